@@ -1,0 +1,49 @@
+"""Exact futures balances from SunX and HTX (v5) through ccxt's ``fetch_balance()``.
+
+The names below are loaded on first use, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sunx_adapter.async_exchange import AsyncHtxFutures, AsyncSunx
+    from sunx_adapter.exchange import HtxFutures, Sunx
+    from sunx_adapter.host import ExchangeHost
+    from sunx_adapter.protocol.account import AccountState, AccountSummary
+    from sunx_adapter.sandbox import Sandbox
+
+__all__ = [
+    "AccountState",
+    "AccountSummary",
+    "AsyncHtxFutures",
+    "AsyncSunx",
+    "ExchangeHost",
+    "HtxFutures",
+    "Sandbox",
+    "Sunx",
+    "__version__",
+]
+
+_HOMES = {
+    "AccountState": "sunx_adapter.protocol.account",
+    "AccountSummary": "sunx_adapter.protocol.account",
+    "AsyncHtxFutures": "sunx_adapter.async_exchange",
+    "AsyncSunx": "sunx_adapter.async_exchange",
+    "ExchangeHost": "sunx_adapter.host",
+    "HtxFutures": "sunx_adapter.exchange",
+    "Sandbox": "sunx_adapter.sandbox",
+    "Sunx": "sunx_adapter.exchange",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

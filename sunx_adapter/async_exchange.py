@@ -1,0 +1,135 @@
+"""The asynchronous classes: the same face, sent without blocking the event loop."""
+
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any, Self, cast
+
+import ccxt.async_support
+import httpx
+from ccxt.base.errors import BaseError, NotSupported
+
+from sunx_adapter.exchange import Call, Method, VenueFace
+from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
+from sunx_adapter.protocol.document import Document
+from sunx_adapter.protocol.envelope import HttpAnswer
+from sunx_adapter.transport import asynchronous
+from sunx_adapter.venue import HTX_FUTURES, SUNX
+
+
+def _public(method: Method) -> Method:
+    """Let a method fail with nothing but what the user may see."""
+
+    @wraps(method)
+    async def call(self: VenueFace, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await method(self, *args, **kwargs)
+        except BaseError as error:
+            failure = self._failure(error, method.__name__)
+        raise failure
+
+    return cast("Method", call)
+
+
+class AsyncFace(VenueFace):
+    """How the asynchronous classes send. What the methods mean is told in ``SyncFace``."""
+
+    _transport: httpx.AsyncBaseTransport | None = None
+
+    def open(self, lazy: bool = False) -> None:
+        """ccxt opens its own session here; connections are made when they are needed."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self, clean_instance_data: bool = False) -> None:
+        """Close the connections that are the exchange's own; calls after that are refused."""
+        self._closed = True
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.aclose()
+        if clean_instance_data:
+            self.clean_rest_data()
+
+    @_public
+    async def fetch_balance(self, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The account's balance, exactly; see ``SyncFace.fetch_balance``."""
+        call, policy = self._balance_call(params or {})
+        document, body = await self._read(call)
+        return self._structure(read_account(document, body), policy)
+
+    @_public
+    async def fetch_account_summary(
+        self, params: Mapping[str, Any] | None = None
+    ) -> AccountSummary:
+        """The account's state and figures as a whole; parameters as in ``fetch_balance``."""
+        call, _ = self._balance_call(params or {})
+        return summarize(read_account(*await self._read(call)))
+
+    @_public
+    async def fetch_markets(
+        self,
+        params: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[Any]:
+        """Not served: this adapter reads balances."""
+        raise NotSupported("only balances are served, no markets")
+
+    async def load_markets(
+        self,
+        reload: bool = False,  # noqa: ARG002
+        params: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """The markets given in the configuration, else none: a balance needs none."""
+        return self._given_markets()
+
+    @_public
+    async def fetch2(
+        self,
+        path: str,
+        api: str | list[str] = "public",
+        method: str = "GET",
+        params: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> Any:
+        """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
+        document, _ = await self._read(self._endpoint_call(path, api, method, params))
+        return document.info
+
+    @_public
+    async def fetch(
+        self,
+        url: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Any:
+        """ccxt's way to an address, for what ``sign()`` gave: the answer as it came."""
+        self._check_fetch(url, method, body)
+        answer = await self._send(self._request(url, headers), self._deadline())
+        return self._document(answer).info
+
+    async def _read(self, call: Call) -> tuple[Document, bytes]:
+        deadline = self._deadline()
+        if call.private:
+            self.check_required_credentials()
+            if budget := self._read_budget():
+                await budget.take_async(deadline)
+        answer = await self._send(self._request(self._url(call)), deadline)
+        return self._document(answer), answer.body
+
+    async def _send(self, request: httpx.Request, deadline: float) -> HttpAnswer:
+        transport: httpx.AsyncBaseTransport | None
+        transport = self.options.get("transport") or self._transport
+        if transport is None:
+            transport = self._transport = asynchronous.async_transport(self._connection_settings())
+        return await asynchronous.send(transport, request, **self._sending(deadline))
+
+
+class AsyncSunx(AsyncFace, ccxt.async_support.Exchange, venue=SUNX):  # type: ignore[misc]
+    """SunX, asynchronous: ``await AsyncSunx({…}).fetch_balance()``."""
+
+
+class AsyncHtxFutures(AsyncFace, ccxt.async_support.Exchange, venue=HTX_FUTURES):  # type: ignore[misc]
+    """HTX's USDT-M futures (v5), asynchronous."""

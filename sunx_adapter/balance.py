@@ -1,0 +1,163 @@
+"""The policy: from a venue's account to ccxt's balance structure.
+
+========== ==================================================================================
+``total``  ``equity`` of the row
+``free``   by policy: ``margin`` (default) ``available_margin`` of the row where the venue sends
+           it, else ``equity`` − ``initial_margin``; ``available`` its ``available`` (the cash);
+           ``withdrawable`` its ``withdraw_available``
+``used``   ``total`` − ``free``, exactly
+``debt``   −``available``, where that is below zero; else absent
+========== ==================================================================================
+
+Why ``margin``: in HTX's documented example the account's ``available_margin`` is its ``equity``
+less its ``initial_margin``, while a row's ``available`` is its ``equity`` less its
+``profit_unreal``: the cash, from which margin in use is not yet taken.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
+from typing import Any, Final, Literal, get_args
+
+import msgspec
+from ccxt.base.errors import NotSupported
+
+from sunx_adapter.protocol.account import MAX_DIGITS, AccountAnswer, Row, amount, currency_id
+
+FreePolicy = Literal["margin", "available", "withdrawable"]
+
+FREE_POLICIES: Final[tuple[FreePolicy, ...]] = get_args(FreePolicy)
+
+# Room for any sum of amounts of MAX_DIGITS before and behind the point. Should it ever not be
+# enough, the traps make that an error: a figure is never rounded in silence.
+_EXACT = Context(
+    prec=4 * MAX_DIGITS, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[InvalidOperation, Inexact]
+)
+_ZERO = Decimal(0)
+
+
+def free_policy(value: object) -> FreePolicy:
+    """The policy of that name.
+
+    Raises:
+        NotSupported: there is none; the message lists those there are.
+    """
+    for policy in FREE_POLICIES:
+        if value == policy:
+            return policy
+    raise NotSupported(f"free={value!r} is not supported; it can be {', '.join(FREE_POLICIES)}")
+
+
+@dataclass(slots=True)
+class CurrencyBalance:
+    """One currency's exact figures, in that currency."""
+
+    total: Decimal
+    free: Decimal
+    debt: Decimal
+
+    @property
+    def used(self) -> Decimal:
+        """``total`` − ``free``, exactly."""
+        return _EXACT.subtract(self.total, self.free)
+
+
+def currency_balances(
+    answer: AccountAnswer, policy: FreePolicy, code_of: Callable[[str], str]
+) -> dict[str, CurrencyBalance]:
+    """The exact figures by unified currency code; rows that come out as one code are added.
+
+    Args:
+        answer: the venue's.
+        policy: what ``free`` means.
+        code_of: ccxt's ``safe_currency_code``.
+
+    Raises:
+        BadResponse: a needed amount or a currency is missing or unreadable.
+    """
+    balances: dict[str, CurrencyBalance] = {}
+    for index, row in enumerate(answer.rows):
+        code = code_of(currency_id(row, index))
+        total = amount(row, "equity", index)
+        free = _free(row, index, total, policy)
+        cash = amount(row, "available", index)
+        debt = cash.copy_negate() if cash < _ZERO else _ZERO
+        if code in balances:
+            same = balances[code]
+            total = _EXACT.add(same.total, total)
+            free = _EXACT.add(same.free, free)
+            debt = _EXACT.add(same.debt, debt)
+        balances[code] = CurrencyBalance(total, free, debt)
+    return balances
+
+
+def _free(row: Row, index: int, equity: Decimal, policy: FreePolicy) -> Decimal:
+    if policy == "available":
+        return amount(row, "available", index)
+    if policy == "withdrawable":
+        return amount(row, "withdraw_available", index)
+    if row.available_margin is not msgspec.UNSET:
+        return amount(row, "available_margin", index)
+    return _EXACT.subtract(equity, amount(row, "initial_margin", index))
+
+
+def balance_structure(
+    answer: AccountAnswer,
+    *,
+    policy: FreePolicy,
+    number: Callable[[str], Any],
+    code_of: Callable[[str], str],
+    iso8601: Callable[[int | None], str | None],
+) -> dict[str, Any]:
+    """ccxt's balance structure.
+
+    Args:
+        answer: the venue's.
+        policy: what ``free`` means.
+        number: ``exchange.number``: what figures become, from exact text, at the very end.
+        code_of: ccxt's ``safe_currency_code``.
+        iso8601: ccxt's ``iso8601``.
+
+    Returns:
+        Per currency code ``{"free", "used", "total"}`` (and ``"debt"``), the same figures under
+        ``free``, ``used``, ``total`` (and ``debt``), and ``info``, ``timestamp`` (ms UTC),
+        ``datetime``; no other key, since bots take every other key for a currency.
+
+    Raises:
+        BadResponse: a needed amount or a currency is missing or unreadable.
+    """
+    structure: dict[str, Any] = {}
+    free: dict[str, Any] = {}
+    used: dict[str, Any] = {}
+    total: dict[str, Any] = {}
+    debt: dict[str, Any] = {}
+    convert = _converter(number)
+    for code, exact in currency_balances(answer, policy, code_of).items():
+        free[code] = convert(exact.free)
+        used[code] = convert(exact.used)
+        total[code] = convert(exact.total)
+        structure[code] = {"free": free[code], "used": used[code], "total": total[code]}
+        if exact.debt:
+            structure[code]["debt"] = debt[code] = convert(exact.debt)
+    structure.update(free=free, used=used, total=total)
+    if debt:
+        structure["debt"] = debt
+    structure["info"] = answer.info
+    structure["timestamp"] = answer.timestamp
+    structure["datetime"] = iso8601(answer.timestamp)
+    return structure
+
+
+def _converter(number: Callable[[str], Any]) -> Callable[[Decimal], Any]:
+    if number is float:
+        # The same float as from the text (both are the nearest one), without making the text.
+        return lambda exact: float(exact) if exact else 0.0
+    return lambda exact: number(plain_text(exact))
+
+
+def plain_text(exact: Decimal) -> str:
+    """Decimal text in the shortest plain form: ``"2.8999998"``, ``"-0.05"``, ``"0"``."""
+    if not exact:
+        return "0"
+    text = f"{exact:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

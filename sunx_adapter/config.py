@@ -1,0 +1,117 @@
+"""What of ccxt's configuration can be honoured; the rest is refused, never ignored in silence."""
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, Final, get_args
+from urllib.parse import urlsplit
+
+import ccxt
+from ccxt.base.errors import BadRequest, NotSupported
+
+from sunx_adapter.balance import FREE_POLICIES
+from sunx_adapter.venue import PathVariantName
+
+_CONNECTION: Final = {
+    *("timeout", "enableRateLimit", "rateLimit", "userAgent", "user_agent", "headers"),
+    *("httpProxy", "http_proxy", "httpsProxy", "https_proxy", "socksProxy", "socks_proxy"),
+    *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile", "asyncio_loop"),
+    *("hostname", "urls", "options", "verbose", "logger", "number"),
+}
+_CREDENTIALS: Final = {"apiKey", "secret", "privateKey", "uid"}
+_DESCRIPTION: Final = {
+    # What describe() tells; a user may tell it otherwise, and ccxt's own code reads it.
+    *("id", "name", "countries", "version", "certified", "pro", "alias", "has", "api", "status"),
+    *("features", "fees", "limits", "precision", "precisionMode", "paddingMode", "timeframes"),
+    *("markets", "currencies", "commonCurrencies", "substituteCommonCurrencyCodes"),
+    *("requiredCredentials", "exceptions", "httpExceptions", "userAgents"),
+    *("enableLastHttpResponse", "enableLastJsonResponse", "enableLastResponseHeaders"),
+}
+_HONOURED: Final = _CONNECTION | _CREDENTIALS | _DESCRIPTION
+
+_INSTEAD: Final = {
+    "session": "all HTTP is httpx's; give options['transport'] an httpx transport",
+    "verify": "certificates are always verified; name your own authority's file with cafile",
+    "validateServerSsl": "certificates are always verified; name your own authority's file with "
+    "cafile",
+    "proxy": "use httpProxy, httpsProxy or socksProxy",
+    "proxyUrl": "use httpProxy, httpsProxy or socksProxy",
+    "proxies": "use httpProxy, httpsProxy or socksProxy",
+    "aiohttp_proxy": "use httpProxy, httpsProxy or socksProxy",
+    "password": "these venues know no passphrase",
+    "sandbox": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
+    "testnet": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
+    "returnResponseHeaders": "they are in last_response_headers",
+}
+# Not attributes of ccxt's class, yet read from the configuration.
+_KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
+
+
+def accepted_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the keys whose value is ``None``, which means not given.
+
+    Raises:
+        NotSupported: ccxt knows the key, it has a value, and it cannot be honoured here.
+        BadRequest: a value is of the wrong kind.
+    """
+    given = {key: value for key, value in config.items() if value is not None}
+    for key, value in given.items():
+        if key not in _HONOURED and _means_something(key, value):
+            advice = f": {_INSTEAD[key]}" if key in _INSTEAD else ""
+            raise NotSupported(f"the setting {key!r} cannot be honoured{advice}")
+    _check_values(given)
+    return given
+
+
+def _means_something(key: str, value: object) -> bool:
+    known = key in _KNOWN_BESIDES or hasattr(ccxt.Exchange, key)
+    return known and value not in ("", False) and value != getattr(ccxt.Exchange, key, None)
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    timeout = given.get("timeout", 1)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise BadRequest("timeout must be a number of milliseconds above 0")
+    api = given.get("urls", {}).get("api", {})
+    if not isinstance(api, dict):
+        raise BadRequest('urls must look like {"api": {"rest": "https://…", "stream": "wss://…"}}')
+    for address in api.values():
+        check_address(address)
+    if any(name.lower() == "host" for name in given.get("headers", {})):
+        raise NotSupported("a Host header of one's own cannot be honoured: use urls and hostname")
+    options = given.get("options", {})
+    check_choice("options['pathVariant']", options.get("pathVariant"), get_args(PathVariantName))
+    check_choice("options['free']", options.get("free"), FREE_POLICIES)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is neither ``None`` nor one of the choices.
+
+    Raises:
+        NotSupported: the message lists the choices.
+    """
+    if value is not None and value not in choices:
+        raise NotSupported(f"{name} = {value!r} is not supported; it can be {', '.join(choices)}")
+
+
+def check_address(address: str) -> None:
+    """Refuse an address to which a signed request must not go.
+
+    Raises:
+        NotSupported: it is not encrypted and not on this machine, or no HTTP or WebSocket URL.
+    """
+    parts = urlsplit(address)
+    if parts.scheme in ("https", "wss"):
+        return
+    if parts.scheme not in ("http", "ws") or not parts.hostname:
+        raise NotSupported(f"{address!r} is no address; it must begin with https:// or wss://")
+    if not _is_loopback(parts.hostname):
+        raise NotSupported(
+            f"{address!r} is not encrypted: plain http and ws are for this machine only"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

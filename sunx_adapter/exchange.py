@@ -1,0 +1,505 @@
+"""The ccxt face: what is alike for the synchronous and the asynchronous classes, and the former.
+
+A call goes once down and once up. :class:`VenueFace` holds everything that neither sends nor
+waits; the classes of :mod:`sunx_adapter.exchange` and :mod:`sunx_adapter.async_exchange` differ
+only in how they send.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
+
+import ccxt
+import httpx
+from ccxt.base.errors import (
+    AuthenticationError,
+    BaseError,
+    ExchangeClosedByUser,
+    NotSupported,
+)
+from ccxt.base.types import Entry
+
+from sunx_adapter import __version__
+from sunx_adapter.balance import FreePolicy, balance_structure, free_policy
+from sunx_adapter.config import accepted_config, check_address, check_choice
+from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
+from sunx_adapter.protocol.document import Document
+from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope
+from sunx_adapter.protocol.errors import RULE_BY_CODE
+from sunx_adapter.protocol.signing import (
+    Credentials,
+    Ed25519Signer,
+    HmacSigner,
+    Signer,
+    encode_query,
+    signed_query,
+)
+from sunx_adapter.transport import synchronous
+from sunx_adapter.transport.body import ACCEPT_ENCODING, MAX_RESPONSE_BYTES
+from sunx_adapter.transport.budget import MEMORY, ReadBudget
+from sunx_adapter.transport.redaction import redact
+from sunx_adapter.transport.settings import ConnectionSettings, environment_proxy
+from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, READ_LIMIT, SUNX, Endpoint, Venue
+
+SERVED_TYPES: Final = ("swap", "future")
+SERVED_SUB_TYPES: Final = ("linear",)
+SERVED_MARGIN_MODES: Final = ("cross",)
+
+_MAX_MESSAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it is meant, not yet signed.
+
+    Attributes:
+        path: with its leading slash.
+        parameters: the caller's own; they are signed too.
+        private: signed, and counted against the read limit.
+        address: scheme and host (and a gateway's path) that it goes to.
+    """
+
+    path: str
+    address: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    private: bool = True
+
+
+def _endpoints(venue: Venue) -> list[Endpoint]:
+    balances = [Endpoint(variant.balance, "private") for variant in PATH_VARIANTS.values()]
+    return balances + list(venue.endpoints)
+
+
+class _HttpxOnly:
+    """Stands where ccxt keeps its requests session, which is never made nor used."""
+
+    headers: ClassVar[dict[str, str]] = {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+if TYPE_CHECKING:
+    from ccxt import Exchange as CcxtExchange
+else:
+    CcxtExchange = object
+
+
+class VenueFace(CcxtExchange):  # type: ignore[misc]
+    """Everything of an exchange that neither sends nor waits. Mixed into ccxt's classes."""
+
+    venue: ClassVar[Venue]
+
+    def __init_subclass__(cls, venue: Venue | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if venue is not None:
+            cls.venue = venue
+            for endpoint in _endpoints(venue):
+                path = endpoint.path.strip("/")
+                words = [endpoint.access, "get", *re.split(r"[^A-Za-z0-9]+", path)]
+                entry = Entry(path, endpoint.access, "GET", {"cost": 1})
+                setattr(cls, "_".join(words), entry)
+                setattr(cls, words[0] + "".join(word.capitalize() for word in words[1:]), entry)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self._closed = False
+        self._codes: dict[str, str] = {}
+        self._signer: tuple[tuple[str | None, str | None], Signer] | None = None
+        self._budget: ReadBudget | None = None
+        try:
+            config = accepted_config(config or {})
+        except BaseError as error:
+            # Made anew below, so that no traceback shows this frame's config with its secrets.
+            config, refusal = None, type(error)(f"{self.venue.id}: {error}")
+        else:
+            super().__init__(config)
+            return
+        raise refusal
+
+    # -- what ccxt asks ---------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """What this exchange is and can do, in ccxt's terms."""
+        venue = self.venue
+        api: dict[str, dict[str, dict[str, Any]]] = {"private": {"get": {}}, "public": {"get": {}}}
+        for endpoint in _endpoints(venue):
+            api[endpoint.access]["get"][endpoint.path.strip("/")] = {"cost": 1}
+        base: dict[str, Any] = super().describe()
+        served = {"linear": {"sandbox": False}, "inverse": None}
+        return {
+            **base,
+            "id": venue.id,
+            "name": venue.name,
+            "countries": [],
+            "version": venue.path_variant,
+            "rateLimit": READ_LIMIT.seconds * 1000 / READ_LIMIT.requests,
+            "certified": False,
+            "pro": False,
+            "hostname": venue.hostname,
+            "userAgent": f"sunx-adapter/{__version__}",
+            "has": {
+                **dict.fromkeys(base["has"], False),
+                **dict.fromkeys(("privateAPI", "swap", "future", "fetchBalance"), True),
+                "publicAPI": any(endpoint.access == "public" for endpoint in venue.endpoints),
+            },
+            "features": {"swap": served, "future": served},
+            "urls": {
+                "api": {"rest": "https://{hostname}", "stream": "wss://{hostname}"},
+                "www": venue.www,
+                "doc": list(venue.doc),
+            },
+            "api": api,
+            "requiredCredentials": {
+                **dict.fromkeys(base["requiredCredentials"], False),
+                "apiKey": True,
+                "secret": True,
+            },
+            "exceptions": {
+                "exact": {code: rule.exception for code, rule in RULE_BY_CODE.items()},
+                "broad": {},
+            },
+            "options": {
+                "defaultType": "swap",
+                "pathVariant": venue.path_variant,
+                "free": "margin",
+                "rateLimitStorage": MEMORY,
+            },
+        }
+
+    def check_required_credentials(self, error: bool = True) -> bool:
+        """Whether a key and a secret or private key are there.
+
+        Raises:
+            AuthenticationError: if ``error`` and they are not; the message says what is missing.
+        """
+        missing = [] if self.apiKey else ["apiKey"]
+        missing += [] if self.secret or self.privateKey else ["secret (or privateKey)"]
+        if missing and error:
+            raise AuthenticationError(f"{self.id} requires {' and '.join(missing)}")
+        return not missing
+
+    def sign(
+        self,
+        path: str,
+        api: str | list[str] = "public",
+        method: str = "GET",
+        params: Mapping[str, object] | None = None,
+    ) -> dict[str, Any]:
+        """A request as ccxt's own ``fetch()`` takes it: ``url``, ``method``, ``body``, ``headers``.
+
+        Raises:
+            NotSupported: the method is not GET.
+            AuthenticationError: the endpoint is private and keys are missing.
+        """
+        call = self._endpoint_call(path, api, method, params)
+        return {"url": self._url(call), "method": "GET", "body": None, "headers": self._headers()}
+
+    def parse_account_summary(self, info: Mapping[str, Any]) -> AccountSummary:
+        """The account as a whole, from a balance's ``info``: no further request is needed.
+
+        Raises:
+            BadResponse: a figure is missing or no number, or the state is unknown.
+        """
+        return summarize(read_account(Document(info, info)))
+
+    def nonce(self) -> int:
+        """The time that requests are signed for, ms UTC."""
+        return int(time.time() * 1000)
+
+    # -- one call, in steps that need no network --------------------------------------------
+
+    def _balance_call(self, params: Mapping[str, Any]) -> tuple[Call, FreePolicy]:
+        options = self.options
+        rest = {key: value for key, value in params.items() if value is not None}
+        for name, default, served in (
+            ("type", "defaultType", SERVED_TYPES),
+            ("subType", "defaultSubType", SERVED_SUB_TYPES),
+            ("marginMode", "defaultMarginMode", SERVED_MARGIN_MODES),
+        ):
+            check_choice(f"{self.id} {name}", rest.pop(name, options.get(default)), served)
+        policy = free_policy(rest.pop("free", options["free"]))
+        path = PATH_VARIANTS[options["pathVariant"]].balance
+        return Call(path, self._address(), rest), policy
+
+    def _endpoint_call(
+        self, path: str, api: str | list[str], method: str, params: Mapping[str, object] | None
+    ) -> Call:
+        if method != "GET":
+            raise NotSupported(f"only GET is supported, not {method}: this adapter only reads")
+        access = api if isinstance(api, str) else api[0]
+        # ccxt's endpoints have no leading slash, and one of HTX's ends with one.
+        listed = next((e.path for e in _endpoints(self.venue) if e.path.strip("/") == path), None)
+        return Call(
+            listed or "/" + path.lstrip("/"), self._address(), params or {}, access == "private"
+        )
+
+    def _address(self) -> str:
+        address: str = self.urls["api"]["rest"].replace("{hostname}", self.hostname)
+        check_address(address)
+        return address.rstrip("/")
+
+    def _url(self, call: Call) -> str:
+        if call.private:
+            self.check_required_credentials()
+            query = signed_query(
+                Credentials(self.apiKey, self._current_signer()),
+                host=self.options.get("signatureHost") or httpx.URL(call.address).host,
+                path=call.path,
+                parameters=call.parameters,
+                milliseconds=self.nonce(),
+            )
+        else:
+            query = encode_query(call.parameters)
+        return f"{call.address}{call.path}?{query}" if query else call.address + call.path
+
+    def _current_signer(self) -> Signer:
+        # Keys may be set or changed at any time, as with every ccxt exchange.
+        keys = (self.secret, self.privateKey)
+        if self._signer is None or self._signer[0] != keys:
+            signer: Signer
+            signer = Ed25519Signer(self.privateKey) if self.privateKey else HmacSigner(self.secret)
+            self._signer = (keys, signer)
+        return self._signer[1]
+
+    def _headers(self) -> dict[str, str]:
+        agent = self.user_agent or self.userAgent
+        agents = agent if isinstance(agent, dict) else {"User-Agent": agent} if agent else {}
+        return {
+            "Accept": "application/json",
+            "Accept-Encoding": ACCEPT_ENCODING,
+            **agents,
+            **self.headers,
+        }
+
+    def _request(self, url: str, headers: Mapping[str, str] | None = None) -> httpx.Request:
+        request = httpx.Request("GET", url, headers={**self._headers(), **(headers or {})})
+        self.lastRestRequestTimestamp = self.milliseconds()
+        self.last_request_url = self._redacted(str(request.url))
+        if self.verbose:
+            self.log("\nfetch Request:", self.id, "GET", self.last_request_url)
+        self.logger.debug("GET %s", self.last_request_url)
+        return request
+
+    def _document(self, answer: HttpAnswer) -> Document:
+        if self.enableLastHttpResponse:
+            self.last_http_response = answer.body.decode("utf-8", "replace")
+        if self.enableLastResponseHeaders:
+            self.last_response_headers = answer.headers
+        if self.verbose:
+            body = self._redacted(answer.body.decode("utf-8", "replace"))
+            self.log("\nfetch Response:", self.id, answer.status, body)
+        self.logger.debug("HTTP %s, %d bytes", answer.status, len(answer.body))
+        document = read_envelope(answer, self.httpExceptions)
+        if self.enableLastJsonResponse:
+            self.last_json_response = document.info
+        return document
+
+    def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
+        return balance_structure(
+            answer,
+            policy=policy,
+            number=self.number,
+            code_of=self._code,
+            iso8601=self.iso8601,
+        )
+
+    def _code(self, currency_id: str) -> str:
+        # ccxt makes a whole currency structure each time; a code is settled once per id.
+        code = self._codes.get(currency_id)
+        if code is None:
+            code = self._codes[currency_id] = self.safe_currency_code(currency_id)
+        return code
+
+    def set_markets(self, *args: Any, **kwargs: Any) -> Any:
+        """ccxt's; currency codes are settled anew afterwards."""
+        self._codes.clear()
+        return super().set_markets(*args, **kwargs)
+
+    def _failure(self, error: BaseError, method: str) -> BaseError:
+        """The exception that the user sees: of the same class, with no secret in it or behind it.
+
+        It is made anew, since the tracebacks of the original and of what caused it lead through
+        frames that hold the signed request.
+        """
+        return type(error)(self._redacted(f"{self.id} {method}(): {error}")[:_MAX_MESSAGE])
+
+    def _redacted(self, text: str) -> str:
+        secrets = [secret for secret in (self.secret, self.privateKey) if secret]
+        return redact(text, api_key=self.apiKey, secrets=secrets)
+
+    # -- what the senders need --------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        if self._closed:
+            raise ExchangeClosedByUser("the exchange was closed; make a new one")
+        return time.monotonic() + float(self.timeout) / 1000
+
+    def _sending(self, deadline: float) -> dict[str, Any]:
+        return {
+            "deadline": deadline,
+            "timeout_ms": self.timeout,
+            "max_bytes": self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
+        }
+
+    def _read_budget(self) -> ReadBudget | None:
+        if not self.enableRateLimit:
+            return None
+        if self._budget is None:
+            window_ms = READ_LIMIT.seconds * 1000
+            # ccxt's rateLimit is the time between two requests; it can only slow reading down.
+            requests = min(READ_LIMIT.requests, round(window_ms / max(self.rateLimit, 1)))
+            seconds = READ_LIMIT.seconds
+            if requests < 1:
+                requests, seconds = 1, -(-int(self.rateLimit) // 1000)
+            user = self.uid or "key:" + hashlib.sha256(self.apiKey.encode()).hexdigest()[:16]
+            self._budget = ReadBudget(
+                self.options["rateLimitStorage"], f"{self.venue.id}:{user}", requests, seconds
+            )
+        return self._budget
+
+    def _connection_settings(self) -> ConnectionSettings:
+        proxy = next((proxy for proxy in self.check_proxy_settings() if proxy), None)
+        trust_env = self.trust_env or self.aiohttp_trust_env or self.requests_trust_env
+        if proxy is None and trust_env:
+            proxy = environment_proxy(self._address())
+        return ConnectionSettings(proxy, getattr(self, "cafile", None), bool(trust_env))
+
+    def _given_markets(self) -> dict[str, Any]:
+        if self.markets and not self.markets_by_id:
+            self.set_markets(self.markets)
+        return self.markets or {}
+
+    def _check_fetch(self, url: str, method: str, body: object) -> None:
+        check_address(url)
+        if method != "GET" or body is not None:
+            raise NotSupported(f"only GET is supported, not {method}: this adapter only reads")
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _public(method: Method) -> Method:
+    """Let a method fail with nothing but what the user may see."""
+
+    @wraps(method)
+    def call(self: VenueFace, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except BaseError as error:
+            failure = self._failure(error, method.__name__)
+        raise failure
+
+    return cast("Method", call)
+
+
+class SyncFace(VenueFace):
+    """How the synchronous classes send."""
+
+    session = _HttpxOnly()
+    _transport: httpx.BaseTransport | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self, clean_instance_data: bool = False) -> None:
+        """Close the connections that are the exchange's own; calls after that are refused."""
+        self._closed = True
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+        if clean_instance_data:
+            self.clean_rest_data()
+
+    @_public
+    def fetch_balance(self, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The account's balance, exactly.
+
+        Args:
+            params: ``type`` (``"swap"``, ``"future"``), ``subType`` (``"linear"``), ``marginMode``
+                (``"cross"``), ``free`` (``"margin"``, ``"available"``, ``"withdrawable"``); any
+                other parameter is signed and sent.
+
+        Returns:
+            ccxt's balance structure, see :func:`sunx_adapter.balance.balance_structure`.
+
+        Raises:
+            ccxt.BaseError: the exception of the error table; never an empty balance instead.
+        """
+        call, policy = self._balance_call(params or {})
+        document, body = self._read(call)
+        return self._structure(read_account(document, body), policy)
+
+    @_public
+    def fetch_account_summary(self, params: Mapping[str, Any] | None = None) -> AccountSummary:
+        """The account's state and figures as a whole; parameters as in ``fetch_balance``."""
+        call, _ = self._balance_call(params or {})
+        return summarize(read_account(*self._read(call)))
+
+    @_public
+    def fetch_markets(self, params: Mapping[str, Any] | None = None) -> list[Any]:  # noqa: ARG002
+        """Not served: this adapter reads balances."""
+        raise NotSupported("only balances are served, no markets")
+
+    def load_markets(
+        self,
+        reload: bool = False,  # noqa: ARG002
+        params: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """The markets given in the configuration, else none: a balance needs none."""
+        return self._given_markets()
+
+    @_public
+    def fetch2(
+        self,
+        path: str,
+        api: str | list[str] = "public",
+        method: str = "GET",
+        params: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> Any:
+        """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
+        document, _ = self._read(self._endpoint_call(path, api, method, params))
+        return document.info
+
+    @_public
+    def fetch(
+        self,
+        url: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Any:
+        """ccxt's way to an address, for what :meth:`sign` gave: the answer as it came."""
+        self._check_fetch(url, method, body)
+        return self._document(self._send(self._request(url, headers), self._deadline())).info
+
+    def _read(self, call: Call) -> tuple[Document, bytes]:
+        deadline = self._deadline()
+        if call.private:
+            self.check_required_credentials()
+            if budget := self._read_budget():
+                budget.take(deadline)
+        answer = self._send(self._request(self._url(call)), deadline)
+        return self._document(answer), answer.body
+
+    def _send(self, request: httpx.Request, deadline: float) -> HttpAnswer:
+        transport: httpx.BaseTransport | None = self.options.get("transport") or self._transport
+        if transport is None:
+            transport = synchronous.DeadlineTransport(self._connection_settings())
+            self._transport = transport
+        return synchronous.send(transport, request, **self._sending(deadline))
+
+
+class Sunx(SyncFace, ccxt.Exchange, venue=SUNX):  # type: ignore[misc]
+    """SunX, synchronous: ``Sunx({"apiKey": …, "secret": …}).fetch_balance()``."""
+
+
+class HtxFutures(SyncFace, ccxt.Exchange, venue=HTX_FUTURES):  # type: ignore[misc]
+    """HTX's USDT-M futures (v5), synchronous."""

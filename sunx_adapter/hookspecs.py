@@ -1,0 +1,40 @@
+"""What a multi-exchange host asks of its plugins: one hook.
+
+A plugin is any module (or object) with a function ``exchange_offers`` marked with
+:data:`hookimpl`, named in its distribution's entry-point group ``multi_exchange``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pluggy
+
+PROJECT = "multi_exchange"
+"""The pluggy project name, and the entry-point group that hosts look into."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeOffer:
+    """One exchange that a plugin can provide, as data: telling of it imports nothing.
+
+    Attributes:
+        id: ccxt-style id, lower case: ``"sunx"``.
+        name: for people: ``"SunX"``.
+        sync_class: import string ``"package.module:Class"`` of a ``ccxt.Exchange``.
+        async_class: the same of a ``ccxt.async_support.Exchange``.
+        has: what works, in the terms of ccxt's ``has``: ``{"fetchBalance": True}``.
+    """
+
+    id: str
+    name: str
+    sync_class: str
+    async_class: str
+    has: Mapping[str, bool] = field(default_factory=dict)
+
+
+@hookspec
+def exchange_offers() -> Sequence[ExchangeOffer]:  # type: ignore[empty-body]
+    """Tell which exchanges this plugin offers. Called at discovery, so it must be cheap."""

@@ -1,0 +1,199 @@
+"""The reference host: finds plugins, makes exchanges by id, and reads many accounts at once.
+
+A bot can use it as it is, or take it as a pattern for a host of its own.
+"""
+
+import asyncio
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from sunx_adapter import ccxt_plugin, hookspecs
+from sunx_adapter.hookspecs import PROJECT, ExchangeOffer
+
+
+class HostError(Exception):
+    """The host cannot make what was asked for."""
+
+
+class UnknownExchangeError(HostError, LookupError):
+    """No plugin offers the id."""
+
+
+class ConflictingOffersError(HostError):
+    """Two plugins offer one id, and which is meant would be a guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginProblem:
+    """A plugin that could not be used; the others are not affected.
+
+    Attributes:
+        plugin: its name.
+        reason: the exception's type and text.
+    """
+
+    plugin: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.plugin!r} is not used: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOffer:
+    """An offer and the name of the plugin that makes it."""
+
+    offer: ExchangeOffer
+    plugin: str
+
+
+class ExchangeHost:
+    """Discovers plugins by entry point and makes the exchanges that they offer.
+
+    ``ExchangeHost().create("sunx", {"apiKey": …, "secret": …})``. Ids that no plugin offers come
+    from ccxt.
+
+    Args:
+        discover: whether to load the plugins of the entry-point group ``multi_exchange``.
+        prefer: which plugin serves an id that several offer: ``{"sunx": "sunx-adapter"}``. The
+            built-in one is called ``"ccxt"``.
+
+    Attributes:
+        problems: the plugins that could not be used, and why.
+    """
+
+    def __init__(self, *, discover: bool = True, prefer: Mapping[str, str] | None = None) -> None:
+        self.problems: list[PluginProblem] = []
+        self._prefer = dict(prefer or {})
+        self._plugins = pluggy.PluginManager(PROJECT)
+        self._plugins.add_hookspecs(hookspecs)
+        self._found: list[FoundOffer] | None = None
+        self.register(ccxt_plugin, "ccxt")
+        if discover:
+            for entry_point in entry_points(group=PROJECT):
+                try:
+                    plugin = entry_point.load()
+                except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+                    self._report(entry_point.name, error)
+                else:
+                    self.register(plugin, entry_point.name)
+
+    def register(self, plugin: ModuleType | object, name: str) -> None:
+        """Add a plugin by hand; one that fails is reported in :attr:`problems`."""
+        try:
+            self._plugins.register(plugin, name)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report(name, error)
+        self._found = None
+
+    def _report(self, plugin: str, error: Exception) -> None:
+        self.problems.append(PluginProblem(plugin, f"{type(error).__name__}: {error}"))
+
+    def offers(self) -> list[FoundOffer]:
+        """Everything that is offered, ordered by id; an id that stands twice cannot be made."""
+        if self._found is None:
+            found: list[FoundOffer] = []
+            # One plugin after the other, so that one that fails does not hide the rest.
+            for hook in self._plugins.hook.exchange_offers.get_hookimpls():
+                try:
+                    offers = _checked(hook.function())
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._report(hook.plugin_name, error)
+                else:
+                    found += [FoundOffer(offer, hook.plugin_name) for offer in offers]
+            self._found = sorted(found, key=lambda entry: (entry.offer.id, entry.plugin))
+        return self._found
+
+    def offer(self, exchange_id: str) -> FoundOffer:
+        """The one offer of an id.
+
+        Raises:
+            UnknownExchangeError: there is none; the message suggests similar ids.
+            ConflictingOffersError: there are several; the message names their plugins.
+        """
+        offers = self.offers()
+        same = [found for found in offers if found.offer.id == exchange_id]
+        if (preferred := self._prefer.get(exchange_id)) is not None:
+            same = [found for found in same if found.plugin == preferred]
+        if not same:
+            similar = difflib.get_close_matches(exchange_id, [found.offer.id for found in offers])
+            hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+            raise UnknownExchangeError(f"no plugin offers the exchange {exchange_id!r}{hint}")
+        if len(same) > 1:
+            plugins = " and ".join(repr(found.plugin) for found in same)
+            raise ConflictingOffersError(
+                f"the exchange {exchange_id!r} is offered by the plugins {plugins}; say which is "
+                f"meant: ExchangeHost(prefer={{{exchange_id!r}: {same[0].plugin!r}}})"
+            )
+        return same[0]
+
+    def create(
+        self, exchange_id: str, config: Mapping[str, Any] | None = None, asynchronous: bool = False
+    ) -> Any:
+        """Make an exchange.
+
+        Args:
+            exchange_id: ``"sunx"``, ``"htxfutures"``, any id of another plugin or of ccxt.
+            config: the exchange's, with ccxt's keys.
+            asynchronous: whether to make the ``ccxt.async_support`` kind.
+
+        Raises:
+            UnknownExchangeError: no plugin offers the id.
+            ConflictingOffersError: two plugins do.
+            HostError: the class cannot be loaded.
+        """
+        found = self.offer(exchange_id)
+        path = found.offer.async_class if asynchronous else found.offer.sync_class
+        module, _, name = path.partition(":")
+        try:
+            exchange_class = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise HostError(
+                f"plugin {found.plugin!r} offers {exchange_id!r} as {path!r}, which cannot be "
+                f"loaded: {error}"
+            ) from error
+        return exchange_class(dict(config or {}))
+
+    async def fetch_balances(
+        self, accounts: Mapping[str, tuple[str, Mapping[str, Any]]]
+    ) -> dict[str, dict[str, Any] | Exception]:
+        """Read several accounts at once.
+
+        Args:
+            accounts: for each name the exchange's id and its configuration.
+
+        Returns:
+            For each name either the balance or the exception; one that fails does not touch the
+            others. Whatever was opened is closed.
+        """
+        balances = await asyncio.gather(
+            *(self._fetch_balance(*account) for account in accounts.values())
+        )
+        return dict(zip(accounts, balances, strict=True))
+
+    async def _fetch_balance(
+        self, exchange_id: str, config: Mapping[str, Any]
+    ) -> dict[str, Any] | Exception:
+        try:
+            exchange = self.create(exchange_id, config, asynchronous=True)
+            try:
+                balance: dict[str, Any] = await exchange.fetch_balance()
+            finally:
+                await exchange.close()
+        except Exception as error:  # noqa: BLE001 - the caller decides, per account
+            return error
+        return balance
+
+
+def _checked(offers: Any) -> list[ExchangeOffer]:
+    for offer in offers:
+        if not isinstance(offer, ExchangeOffer):
+            raise TypeError(f"exchange_offers() gave {offer!r} instead of an ExchangeOffer")
+    return list(offers)

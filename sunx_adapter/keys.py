@@ -1,0 +1,100 @@
+"""Where keys come from: the environment, or a file that only its owner can read.
+
+Never from an argument of a command, where every user of the machine sees it.
+"""
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sunx_adapter.venue import VENUES
+
+KEYS_FILE_VARIABLE: Final = "SUNX_ADAPTER_KEYS"
+
+_VARIABLES: Final = {
+    "API_KEY": "apiKey",
+    "API_SECRET": "secret",
+    "PRIVATE_KEY_FILE": "privateKey",
+    "UID": "uid",
+    "REST_URL": "urls",
+}
+_FILE_KEYS: Final = ("apiKey", "secret", "privateKey", "uid", "hostname", "urls", "options")
+
+
+class KeysError(Exception):
+    """Keys are given in a way that cannot be used; the text says what to do."""
+
+
+def environment_prefix(exchange_id: str) -> str:
+    """What the names of an exchange's variables begin with: ``"SUNX"`` for ``sunx``."""
+    venue = VENUES.get(exchange_id)
+    return venue.env_prefix if venue else exchange_id.upper()
+
+
+def config_from_environment(
+    exchange_id: str, environ: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """An exchange's configuration from ``SUNX_API_KEY``, ``SUNX_API_SECRET`` and so on.
+
+    ``…_PRIVATE_KEY_FILE`` names a file with an Ed25519 key, ``…_UID`` is optional,
+    ``…_REST_URL`` points elsewhere (a sandbox). What is not set is not in the result; the file
+    named by ``SUNX_ADAPTER_KEYS``, if any, gives what the variables do not.
+
+    Raises:
+        KeysError: a file is missing, unreadable, or readable by others.
+    """
+    file = environ.get(KEYS_FILE_VARIABLE)
+    config = config_from_file(Path(file), exchange_id) if file else {}
+    prefix = environment_prefix(exchange_id)
+    for variable, key in _VARIABLES.items():
+        if value := environ.get(f"{prefix}_{variable}"):
+            if key == "privateKey":
+                config[key] = read_private(Path(value))
+            else:
+                config[key] = {"api": {"rest": value}} if key == "urls" else value
+    return config
+
+
+def config_from_file(path: Path, exchange_id: str) -> dict[str, Any]:
+    """An exchange's configuration from a TOML file with one table per exchange id.
+
+    ``[sunx]`` then ``apiKey = "…"``, ``secret = "…"`` (or ``privateKey``), and, if need be,
+    ``uid``, ``hostname``, ``urls``, ``options``.
+
+    Raises:
+        KeysError: the file is missing, readable by others, or not such a file.
+    """
+    try:
+        tables = tomllib.loads(read_private(path))
+    except tomllib.TOMLDecodeError:
+        # The parser's own words may quote a key.
+        tables = None
+    if tables is None:
+        raise KeysError(f"{path} is no TOML file; it must hold tables like [sunx]")
+    table = tables.get(exchange_id, {})
+    if not isinstance(table, dict) or (unknown := sorted(table.keys() - set(_FILE_KEYS))):
+        found = f"unknown keys {', '.join(unknown)}" if isinstance(table, dict) else "no table"
+        raise KeysError(f"{path}, [{exchange_id}]: {found}; known are {', '.join(_FILE_KEYS)}")
+    return table
+
+
+def read_private(path: Path) -> str:
+    """The text of a file that only its owner can read.
+
+    Raises:
+        KeysError: it is missing or unreadable, or others may read it; the text has the command
+            that mends it.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & (
+                stat.S_IRWXG | stat.S_IRWXO
+            ):
+                raise KeysError(f"{path} can be read by others; mend it with: chmod 600 '{path}'")
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise KeysError(f"{path} cannot be read: {reason}") from None

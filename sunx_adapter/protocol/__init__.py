@@ -1,0 +1,1 @@
+"""The venues' protocol as pure functions: signing, envelope and errors, the typed account."""

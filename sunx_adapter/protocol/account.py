@@ -1,0 +1,278 @@
+"""The account as the venues send it, typed, and as users read it.
+
+Sources: the field tables and examples of ``GET /sapi/v1/account/balance`` and
+``GET /v5/account/balance``, and answers seen over REST and over the push channel, which send
+more than the tables tell (``available_margin`` of a row) or send it otherwise (times as text).
+"""
+
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+from ccxt.base.errors import BadResponse
+
+from sunx_adapter.protocol.document import Document, refuse_duplicate_keys
+
+MAX_DIGITS: Final = 100
+"""An amount with more digits, before or behind the point, is refused as nonsense."""
+
+MAX_TIME: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+_UNSET: Any = msgspec.UNSET
+
+
+class AccountState(Enum):
+    """State of an account and what it permits (the table of both pages)."""
+
+    NORMAL = 1
+    LIQUIDATING = 3
+    ADL = 5
+    OPEN_LIMIT = 6
+
+    @property
+    def permits_trading(self) -> bool:
+        """Whether orders of one's own are accepted (in ``OPEN_LIMIT`` only the venue's ADL's)."""
+        return self is AccountState.NORMAL
+
+    @property
+    def permits_transfers_in(self) -> bool:
+        """Whether money can be moved into the account."""
+        return self in (AccountState.NORMAL, AccountState.OPEN_LIMIT)
+
+    @property
+    def permits_transfers_out(self) -> bool:
+        """Whether money can be moved out of the account."""
+        return self is AccountState.NORMAL
+
+
+_STATES: Final[dict[object, AccountState]] = {
+    spelling: state
+    for state in AccountState
+    for spelling in (state.value, str(state.value), state.name.lower())
+}
+
+
+class Row(msgspec.Struct, gc=False):
+    """One of ``details`` on the wire. An amount is read, and must be right, only where needed."""
+
+    currency: Any = _UNSET
+    equity: Any = _UNSET
+    available: Any = _UNSET
+    withdraw_available: Any = _UNSET
+    initial_margin: Any = _UNSET
+    available_margin: Any = _UNSET
+    """Undocumented; seen over REST at HTX, missing over the push channel and at SunX."""
+
+
+class Account(msgspec.Struct):
+    """``data`` on the wire."""
+
+    details: Any = _UNSET
+    state: Any = _UNSET
+    equity: Any = _UNSET
+    initial_margin: Any = _UNSET
+    maintenance_margin: Any = _UNSET
+    maintenance_margin_rate: Any = _UNSET
+    profit_unreal: Any = _UNSET
+    available_margin: Any = _UNSET
+    voucher_value: Any = _UNSET
+    created_time: Any = _UNSET
+    updated_time: Any = _UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAnswer:
+    """A successful answer about an account, its rows not yet mapped.
+
+    Attributes:
+        account: ``data``.
+        rows: ``data.details``.
+        timestamp: ``ts``, ms UTC; ``None`` where the answer has none.
+        info: the answer as it came.
+    """
+
+    account: Account
+    rows: list[Row]
+    timestamp: int | None
+    info: Any
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSummary:
+    """The account as a whole.
+
+    Amounts are exact, in the venue's valuation currency (USDT); times are ms UTC.
+
+    Attributes:
+        state: see :class:`AccountState`.
+        equity: account equity.
+        initial_margin: margin in use.
+        maintenance_margin: margin below which the account is liquidated.
+        maintenance_margin_rate: maintenance margin ratio.
+        profit_unreal: unrealised profit and loss.
+        available_margin: what can still be used as margin.
+        voucher_value: value of vouchers; ``None`` where the venue leaves it blank.
+        created_time: when the account was created.
+        updated_time: when it last changed.
+        timestamp: the answer's own time.
+        info: the answer as it came.
+    """
+
+    state: AccountState
+    equity: Decimal
+    initial_margin: Decimal
+    maintenance_margin: Decimal
+    maintenance_margin_rate: Decimal
+    profit_unreal: Decimal
+    available_margin: Decimal
+    voucher_value: Decimal | None
+    created_time: int | None
+    updated_time: int | None
+    timestamp: int | None
+    info: dict[str, Any] = field(repr=False)
+
+
+def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
+    """The account in a successful answer (or in a push message, which has the same ``data``).
+
+    Args:
+        document: the answer.
+        body: what it was decoded from, to look for keys that stand twice.
+
+    Raises:
+        BadResponse: ``data`` or ``details`` is missing, null or of the wrong type, a row is no
+            object, or a key stands twice; the message names the JSON path.
+    """
+    wire = document.wire
+    data = wire.get("data", _UNSET)
+    if not isinstance(data, dict):
+        raise BadResponse(f"data {_what(data)}; an object was expected")
+    details = data.get("details", _UNSET)
+    if isinstance(details, dict) and all(key.isdecimal() for key in details):
+        # HTX's page prints the list so.
+        details = [details[key] for key in sorted(details, key=int)]
+    if not isinstance(details, list):
+        raise BadResponse(f"data.details {_what(details)}; a list was expected")
+    for index, row in enumerate(details):
+        if not isinstance(row, dict):
+            raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
+    refuse_duplicate_keys(body, len(wire) + len(data) + sum(map(len, details)))
+    return AccountAnswer(
+        account=msgspec.convert(data, Account),
+        rows=msgspec.convert(details, list[Row]),
+        timestamp=_time(wire.get("ts", _UNSET), "ts"),
+        info=document.info,
+    )
+
+
+def summarize(answer: AccountAnswer) -> AccountSummary:
+    """The account's own figures.
+
+    Raises:
+        BadResponse: a figure is missing or no number, or the state is unknown.
+    """
+    account = answer.account
+    try:
+        state = _STATES[_state_spelling(account.state)]
+    except (KeyError, TypeError):
+        known = ", ".join(f"{state.value} {state.name}" for state in AccountState)
+        raise BadResponse(f"data.state {_what(account.state)}; known states: {known}") from None
+    blank_voucher = account.voucher_value in ("", None, _UNSET)
+    return AccountSummary(
+        state=state,
+        equity=amount(account, "equity"),
+        initial_margin=amount(account, "initial_margin"),
+        maintenance_margin=amount(account, "maintenance_margin"),
+        maintenance_margin_rate=amount(account, "maintenance_margin_rate"),
+        profit_unreal=amount(account, "profit_unreal"),
+        available_margin=amount(account, "available_margin"),
+        voucher_value=None if blank_voucher else amount(account, "voucher_value"),
+        created_time=_time(account.created_time, "data.created_time"),
+        updated_time=_time(account.updated_time, "data.updated_time"),
+        timestamp=answer.timestamp,
+        info=answer.info,
+    )
+
+
+def _state_spelling(state: object) -> object:
+    # True would otherwise pass for 1.
+    return state.lower() if isinstance(state, str) else None if state is True else state
+
+
+def currency_id(row: Row, index: int) -> str:
+    """The venue's id of a row's currency.
+
+    Raises:
+        BadResponse: it is missing, blank or no text.
+    """
+    value = row.currency
+    if isinstance(value, str) and value.strip():
+        return value
+    raise BadResponse(f"data.details[{index}].currency {_what(value)}; a currency was expected")
+
+
+def amount(holder: Row | Account, name: str, index: int | None = None) -> Decimal:
+    """An amount, exactly as it stands on the wire (decimal text or a JSON number).
+
+    Args:
+        holder: the row or the account.
+        name: the field.
+        index: the row's place in ``details``, for the message.
+
+    Raises:
+        BadResponse: it is missing, null, blank, no finite decimal number, or absurdly long.
+    """
+    value = getattr(holder, name)
+    if type(value) is str or type(value) is int or type(value) is Decimal:
+        try:
+            number = Decimal(value)
+            # Decimal() reads more than the wire may hold: "1_0", " 1", digits of other scripts,
+            # NaN and infinities.
+            if (
+                number.is_finite()
+                and -MAX_DIGITS < number.adjusted() < MAX_DIGITS
+                and (
+                    type(value) is not str
+                    or (len(value) < MAX_DIGITS and value.isascii() and _plain(value))
+                )
+            ):
+                return number
+        except (InvalidOperation, ValueError):
+            pass
+    row = "" if index is None else f".details[{index}]"
+    raise BadResponse(f"data{row}.{name} {_what(value)}; a decimal number was expected")
+
+
+def _plain(text: str) -> bool:
+    return "_" not in text and not text[0].isspace() and not text[-1].isspace()
+
+
+def _time(value: object, path: str) -> int | None:
+    if value is _UNSET or value is None:
+        return None
+    if (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isdigit()
+        and len(value) < len("1" * 17)
+    ):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TIME:
+        return value
+    raise BadResponse(f"{path} {_what(value)}; a time in ms was expected")
+
+
+def _what(value: object) -> str:
+    if value is _UNSET:
+        return "is missing"
+    if value is None:
+        return "is null"
+    if value == "":
+        return "is blank"
+    if isinstance(value, dict | list):
+        return f"is {'an object' if isinstance(value, dict) else 'a list'}"
+    text = repr(value)
+    return f"is {text if len(text) <= 50 else text[:50] + '…'}"  # noqa: PLR2004

@@ -1,0 +1,115 @@
+"""From an HTTP answer to the JSON object of a success, or to the exception that it means.
+
+Every answer of both venues is wrapped alike; the shapes of errors are those seen in the venues'
+pages and in open clients: ``{"code":1003,"message":…}``, ``{"code":"4007","msg":…}``,
+``{"status":"error","err_code":403,"err_msg":…}``, the same with ``err-code`` and ``err-msg``, and
+``{"status":"maintain"}``. HTTP status is often 200 for an error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from ccxt.base.errors import BadResponse, BaseError, ExchangeError
+
+from sunx_adapter.protocol.document import Document, decode_json
+from sunx_adapter.protocol.errors import RULE_BY_CODE
+
+SUCCESS_CODE = "200"
+EXCERPT_LENGTH = 160
+
+_CODE_KEYS = ("err_code", "err-code")
+_MESSAGE_KEYS = ("message", "msg", "err_msg", "err-msg")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """An HTTP answer, read whole.
+
+    Attributes:
+        status: the HTTP status code.
+        headers: names in lower case.
+        body: decompressed.
+        defect: why the body could not be read (too large, damaged compression), else ``None``.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    defect: str | None = None
+
+
+def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseError]]) -> Document:
+    """The decoded answer, if it tells of success.
+
+    Args:
+        answer: what came over HTTP.
+        http_exceptions: ccxt's ``Exchange.httpExceptions``, by HTTP status.
+
+    Raises:
+        BaseError: what :data:`~sunx_adapter.protocol.errors.ERROR_RULES` says of the code; where
+            there is no readable JSON or an unknown code, what ccxt makes of the HTTP status.
+        BadResponse: HTTP 200 without readable JSON or without a code; a redirect.
+    """
+    if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST:
+        raise BadResponse(_redirect_text(answer))
+    code: str | None
+    try:
+        if answer.defect is not None:
+            raise BadResponse(answer.defect)
+        document = decode_json(answer.body)
+        code, message = outcome(document.wire)
+    except BadResponse as error:
+        code, message = None, str(error)
+        failure: type[BaseError] = BadResponse
+    else:
+        if code == SUCCESS_CODE and answer.status < HTTPStatus.BAD_REQUEST:
+            return document
+        rule = RULE_BY_CODE.get(code or "")
+        if rule is not None:
+            raise rule.exception(f"{code} {message} ({rule.meaning}: {rule.advice})")
+        failure, message = ExchangeError, f"{code} {message}"
+    if answer.status >= HTTPStatus.BAD_REQUEST:
+        failure = http_exceptions.get(str(answer.status), ExchangeError)
+        message = f"HTTP {answer.status}: {message if code else _excerpt(answer)}"
+    raise failure(message)
+
+
+def outcome(wire: Any) -> tuple[str, str]:
+    """Code and message of an answer; the code is ``"200"`` only if nothing tells of failure.
+
+    Raises:
+        BadResponse: it is no JSON object, or has neither code nor status.
+    """
+    if not isinstance(wire, dict):
+        raise BadResponse(f"the answer is no JSON object but {type(wire).__name__}")
+    code, status = wire.get("code"), wire.get("status")
+    if code == int(SUCCESS_CODE) and status is None and "err_code" not in wire:
+        return SUCCESS_CODE, ""  # the usual case, told early
+    codes = [wire[key] for key in _CODE_KEYS if wire.get(key) not in (None, 0, "0")]
+    codes += [status] if status == "maintain" else []
+    codes += [code] if code is not None else []
+    codes += [SUCCESS_CODE if status == "ok" else status] if code is None and status else []
+    if not codes:
+        raise BadResponse("the answer has neither code nor status")
+    if status == "error" and str(codes[0]) == SUCCESS_CODE:
+        codes.insert(0, "error")
+    message = next((wire[key] for key in _MESSAGE_KEYS if wire.get(key)), "")
+    return str(codes[0]), str(message)[:EXCERPT_LENGTH]
+
+
+def _redirect_text(answer: HttpAnswer) -> str:
+    # The query is left out: it may repeat the request's key and signature.
+    target = urlsplit(answer.headers.get("location", ""))
+    where = f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else target.path
+    return (
+        f"HTTP {answer.status} redirects to {where or 'nowhere'}; redirects are never followed, "
+        "since they would carry the signature elsewhere: check urls and hostname"
+    )
+
+
+def _excerpt(answer: HttpAnswer) -> str:
+    text = " ".join(answer.body[: 4 * EXCERPT_LENGTH].decode("utf-8", "replace").split())
+    return text[:EXCERPT_LENGTH] or "no body"

@@ -1,0 +1,140 @@
+"""The venues' error codes as one table of data.
+
+Sources: the error lists of HTX's futures manual and of both balance pages, and answers seen in
+open clients. A new code is a new entry in :data:`ERROR_RULES`; nothing else has to change.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from ccxt.base.errors import (
+    AccountNotEnabled,
+    AccountSuspended,
+    AuthenticationError,
+    BadRequest,
+    BaseError,
+    ExchangeNotAvailable,
+    InvalidNonce,
+    OnMaintenance,
+    PermissionDenied,
+    RateLimitExceeded,
+    RequestTimeout,
+    RestrictedLocation,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """What a family of error codes means.
+
+    Attributes:
+        codes: as text; the venues send them as numbers or as strings.
+        meaning: in a few words, for the table in the README.
+        exception: the ccxt exception that is raised.
+        advice: what the user can do; part of the exception's text.
+    """
+
+    codes: tuple[str, ...]
+    meaning: str
+    exception: type[BaseError]
+    advice: str
+
+
+ERROR_RULES: Final = (
+    ErrorRule(
+        (
+            *("403", "1003", "1253", "12002", "12003", "12004", "12007", "12008"),
+            *("api-signature-not-valid", "api-signature-check-failed"),
+        ),
+        "key or signature refused",
+        AuthenticationError,
+        "check that key and secret belong together, to this venue, and have not expired",
+    ),
+    ErrorRule(
+        ("12001", "12006"),
+        "the request's time is off",
+        InvalidNonce,
+        "set this machine's clock: it must be within 5 minutes of the venue's",
+    ),
+    ErrorRule(
+        ("12005",),
+        "IP address not allowed",
+        PermissionDenied,
+        "add this machine's IP address to the key's list at the venue",
+    ),
+    ErrorRule(
+        ("12009",),
+        "user locked",
+        AccountSuspended,
+        "ask the venue's support why the user is locked",
+    ),
+    ErrorRule(
+        ("1010", "1011", "1012", "1018", "1220", "1228", "4002", "4007"),
+        "no such account, futures not opened, or another collateral mode",
+        AccountNotEnabled,
+        "open futures trading and use the multi-assets collateral mode; an account in "
+        "single-asset mode is served by HTX's older /linear-swap-api/ endpoints only",
+    ),
+    ErrorRule(
+        ("1084",),
+        "API disabled for a time",
+        PermissionDenied,
+        "wait until the time that the venue names",
+    ),
+    ErrorRule(
+        ("1113", "1115", "1221", "1222", "1223", "1231"),
+        "permission, VIP level or KYC missing",
+        PermissionDenied,
+        "give the key the permission to read, and complete what the venue asks for",
+    ),
+    ErrorRule(
+        ("1224",),
+        "not served in this country",
+        RestrictedLocation,
+        "the venue does not serve this country",
+    ),
+    ErrorRule(
+        (
+            *("1032", "1006", "510", "40403"),
+            *("rate-too-many-requests", "base-request-exceed-frequency-limit"),
+        ),
+        "too many requests",
+        RateLimitExceeded,
+        "read less often: all keys of a user share 72 reads in 3 s",
+    ),
+    ErrorRule(
+        ("1000", "1001", "1002", "1004", "1046", "1108", "1252", "gateway-internal-error"),
+        "system busy or failed",
+        ExchangeNotAvailable,
+        "try again",
+    ),
+    ErrorRule(
+        ("1077", "1078"),
+        "settlement or delivery: assets cannot be read now",
+        ExchangeNotAvailable,
+        "try again when settlement is over",
+    ),
+    ErrorRule(
+        ("1431", "maintain", "system-maintenance"),
+        "maintenance",
+        OnMaintenance,
+        "wait until the venue's maintenance is over",
+    ),
+    ErrorRule(
+        ("1030", "1066", "1067", "1347", "bad-request", "invalid-parameter"),
+        "bad request",
+        BadRequest,
+        "check the parameters of the call",
+    ),
+    ErrorRule(
+        ("timeout",),
+        "timed out inside the venue",
+        RequestTimeout,
+        "try again",
+    ),
+)
+"""Any other code that is not success raises ``ExchangeError``."""
+
+RULE_BY_CODE: Final[dict[str, ErrorRule]] = {
+    code: rule for rule in ERROR_RULES for code in rule.codes
+}

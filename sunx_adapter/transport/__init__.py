@@ -1,0 +1,1 @@
+"""Sending of requests with httpx: deadlines, size limits, the read budget, redaction."""

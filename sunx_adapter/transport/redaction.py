@@ -1,0 +1,27 @@
+"""What must never be seen: secrets and signatures; and the API key only masked."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from sunx_adapter.protocol.signing import mask
+
+_SIGNATURE: Final = re.compile(r"""(\bSignature(?:=|%3D|["']\s*:\s*["']))[^&\s"'<>]+""", re.I)
+_ACCESS_KEY: Final = re.compile(r"""(\bAccessKeyId(?:=|%3D|["']\s*:\s*["']))([^&\s"'<>]+)""", re.I)
+
+
+def redact(text: str, *, api_key: str | None = None, secrets: Iterable[str] = ()) -> str:
+    """The text with signatures and secrets taken out and API keys masked.
+
+    Args:
+        text: anything on its way to a log, an exception or a terminal.
+        api_key: the key to look for as such, besides any value of ``AccessKeyId``.
+        secrets: values to take out wherever they stand.
+    """
+    text = _SIGNATURE.sub(r"\1***", text)
+    text = _ACCESS_KEY.sub(lambda match: match[1] + mask(match[2]), text)
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    if api_key:
+        text = text.replace(api_key, mask(api_key))
+    return text

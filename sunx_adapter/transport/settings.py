@@ -1,0 +1,47 @@
+"""How connections are made: certificates and proxies."""
+
+import ssl
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from urllib.parse import urlsplit
+
+import certifi
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What a transport needs to know to connect.
+
+    Attributes:
+        proxy: URL of an HTTP or SOCKS proxy, or ``None``.
+        cafile: a file of certificate authorities instead of certifi's.
+        trust_env: whether ``SSLKEYLOGFILE``, ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` count.
+    """
+
+    proxy: str | None = None
+    cafile: str | None = None
+    trust_env: bool = False
+
+    def tls_context(self) -> ssl.SSLContext:
+        """A context that verifies certificates and host names; one for all who ask alike."""
+        return _tls_context(self.cafile, self.trust_env)
+
+
+@cache
+def _tls_context(cafile: str | None, trust_env: bool) -> ssl.SSLContext:
+    if trust_env:
+        return ssl.create_default_context(cafile=cafile)
+    # Not create_default_context(): that one writes the session's keys to $SSLKEYLOGFILE.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cafile or certifi.where())
+    return context
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL (``HTTPS_PROXY``, ``NO_PROXY``, …)."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")

@@ -1,0 +1,209 @@
+"""The synchronous way over HTTP: an httpx transport that keeps to a deadline, and its sender.
+
+httpx's own transport bounds each single read, so a peer that sends one byte now and then holds
+it for ever. This one gives every read of a request the time that is left until its deadline.
+"""
+
+import ssl
+import threading
+import time
+import typing
+from collections.abc import Iterable, Iterator
+
+import httpcore
+import httpx
+
+from sunx_adapter.protocol.envelope import HttpAnswer
+from sunx_adapter.transport.body import BodyReader
+from sunx_adapter.transport.faults import network_fault, timed_out
+from sunx_adapter.transport.settings import ConnectionSettings
+
+DEADLINE = "deadline"
+"""Request extension: when the whole answer must be there, on :func:`time.monotonic`'s clock."""
+
+
+class _Until(threading.local):
+    """The deadline of the request that this thread is busy with."""
+
+    deadline: float | None = None
+
+    def left(self, timeout: float | None) -> float | None:
+        if self.deadline is None:
+            return timeout
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the deadline has passed")
+        return left if timeout is None else min(left, timeout)
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, until: _Until) -> None:
+        self._stream = stream
+        self._until = until
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._until.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._until.left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._until.left(timeout))
+        return _DeadlineStream(stream, self._until)
+
+    def get_extra_info(self, info: str) -> typing.Any:
+        return self._stream.get_extra_info(info)
+
+
+class _DeadlineBackend(httpcore.NetworkBackend):
+    def __init__(self, until: _Until) -> None:
+        self._backend = httpcore.SyncBackend()
+        self._until = until
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        stream = self._backend.connect_tcp(
+            host, port, self._until.left(timeout), local_address, socket_options
+        )
+        return _DeadlineStream(stream, self._until)
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._response.iter_stream()
+        except _HTTPCORE_ERRORS as error:
+            raise _as_httpx(error) from error
+
+    def close(self) -> None:
+        self._response.close()
+
+
+_HTTPCORE_ERRORS = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+
+
+def _as_httpx(error: Exception) -> httpx.TransportError:
+    # httpx gives its exceptions the names of httpcore's.
+    kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
+    return kind(str(error))
+
+
+class DeadlineTransport(httpx.BaseTransport):
+    """An httpx transport over httpcore that keeps to the request extension ``deadline``.
+
+    Safe to share by threads.
+
+    Args:
+        settings: certificates and proxy.
+    """
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._until = _Until()
+        backend = _DeadlineBackend(self._until)
+        tls = settings.tls_context()
+        if settings.proxy is None:
+            self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=backend)
+        else:
+            # One class answers for both kinds, as httpx's own Proxy does.
+            proxy = httpx.Proxy(settings.proxy)
+            kind = (
+                httpcore.SOCKSProxy if proxy.url.scheme.startswith("socks") else httpcore.HTTPProxy
+            )
+            self._pool = kind(
+                proxy_url=str(proxy.url),
+                proxy_auth=proxy.raw_auth,
+                ssl_context=tls,
+                network_backend=backend,
+            )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send, and give the answer as soon as its head is there."""
+        self._until.deadline = request.extensions.get(DEADLINE)
+        url = request.url
+        try:
+            response = self._pool.handle_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        except _HTTPCORE_ERRORS as error:
+            raise _as_httpx(error) from error
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions=response.extensions,
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+
+def send(
+    transport: httpx.BaseTransport,
+    request: httpx.Request,
+    *,
+    deadline: float,
+    timeout_ms: float,
+    max_bytes: int,
+) -> HttpAnswer:
+    """Send a request and read its answer whole.
+
+    Args:
+        transport: any httpx transport.
+        request: ready to be sent.
+        deadline: when the whole answer must be there, on :func:`time.monotonic`'s clock.
+        timeout_ms: for the message.
+        max_bytes: the largest body, after decompression.
+
+    Raises:
+        RequestTimeout: there was no whole answer in time.
+        NetworkError: there was no whole answer for another reason.
+    """
+    seconds = max(deadline - time.monotonic(), 0.001)
+    request.extensions[DEADLINE] = deadline
+    request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+    try:
+        response = transport.handle_request(request)
+        try:
+            reader = BodyReader(response.headers.get("content-encoding", ""), max_bytes)
+            for chunk in typing.cast("httpx.SyncByteStream", response.stream):
+                if not reader.feed(chunk):
+                    break
+                if time.monotonic() > deadline:
+                    raise timed_out(timeout_ms)
+        finally:
+            response.close()
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise network_fault(error, timeout_ms) from error
+    return HttpAnswer(response.status_code, response.headers, reader.finish(), reader.defect)

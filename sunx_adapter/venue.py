@@ -1,0 +1,111 @@
+"""Everything in which SunX and HTX differ, as data.
+
+The rows come from the venues' own pages (``GET /sapi/v1/account/balance``,
+``GET /v5/account/balance``) and HTX's older futures manual. A further venue of this family
+is one more entry in :data:`VENUES` and one pair of classes.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+PathVariantName = Literal["sapi/v1", "v5"]
+Access = Literal["private", "public"]
+
+
+@dataclass(frozen=True, slots=True)
+class PathVariant:
+    """One of the two spellings of the same API.
+
+    Attributes:
+        balance: path of the balance endpoint, with its leading slash.
+        stream: path of the private push channel.
+    """
+
+    balance: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One GET endpoint: ``private`` ones are signed and count against the read limit."""
+
+    path: str
+    access: Access
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimit:
+    """At most ``requests`` private reads in any ``seconds`` seconds, per user (UID)."""
+
+    requests: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """One venue.
+
+    Attributes:
+        id: the exchange's id in this package and in ccxt's terms.
+        name: for people.
+        hostname: host of the REST and push addresses; also the host that is signed for.
+        path_variant: the variant that the venue itself documents.
+        endpoints: the further GET endpoints, besides the balance of either variant.
+        asset_mode: path that tells the account's collateral mode, where the venue has one.
+        www: home page.
+        doc: pages that the rules are taken from.
+        env_prefix: prefix of the environment variables that hold its keys.
+    """
+
+    id: str
+    name: str
+    hostname: str
+    path_variant: PathVariantName
+    endpoints: tuple[Endpoint, ...]
+    asset_mode: str | None
+    www: str
+    doc: tuple[str, ...]
+    env_prefix: str
+
+
+PATH_VARIANTS: Final[dict[PathVariantName, PathVariant]] = {
+    "sapi/v1": PathVariant(balance="/sapi/v1/account/balance", stream="/ws/v1/notification"),
+    "v5": PathVariant(balance="/v5/account/balance", stream="/ws/v5/notification"),
+}
+
+READ_LIMIT: Final = ReadLimit(requests=72, seconds=3)
+"""Both pages: 144 private requests each 3 s per UID, 72 of them for reading."""
+
+SUNX: Final = Venue(
+    id="sunx",
+    name="SunX",
+    hostname="api.sunx.io",
+    path_variant="sapi/v1",
+    endpoints=(Endpoint("/sapi/v1/public/multi_assets_margin", "private"),),
+    asset_mode=None,
+    www="https://www.sunx.io",
+    doc=("https://docs.sunx.io",),
+    env_prefix="SUNX",
+)
+
+HTX_FUTURES: Final = Venue(
+    id="htxfutures",
+    name="HTX Futures",
+    hostname="api.hbdm.com",
+    path_variant="v5",
+    endpoints=(
+        Endpoint("/v5/account/asset_mode", "private"),
+        Endpoint("/v5/market/multi_assets_margin", "private"),
+        Endpoint("/api/v1/timestamp", "public"),
+        Endpoint("/heartbeat/", "public"),
+    ),
+    asset_mode="/v5/account/asset_mode",
+    www="https://www.htx.com",
+    doc=(
+        "https://www.htx.com/en-us/opend/newApiPages/?id=8cb89359-77b5-11ed-9966-19588469969",
+        "https://www.htx.com/en-us/opend/newApiPages/",
+    ),
+    env_prefix="HTXFUTURES",
+)
+
+VENUES: Final[dict[str, Venue]] = {venue.id: venue for venue in (SUNX, HTX_FUTURES)}
