@@ -78,11 +78,11 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell the version.")
     ] = False,
 ) -> None:
-    """Exact futures balances from SunX and HTX (v5), through ccxt's fetch_balance().
+    r"""Exact futures balances from SunX and HTX (v5), through ccxt's fetch_balance().
 
     Keys come from the environment: [bold]SUNX_API_KEY[/] and [bold]SUNX_API_SECRET[/] (or
     [bold]SUNX_PRIVATE_KEY_FILE[/], an Ed25519 key), and the same with [bold]HTXFUTURES_[/]; or from
-    a TOML file with tables \\[sunx] and \\[htxfutures] that [bold]SUNX_ADAPTER_KEYS[/] names.
+    a TOML file with tables \[sunx] and \[htxfutures] that [bold]SUNX_ADAPTER_KEYS[/] names.
 
     To try it without keys: [bold]sunx-adapter balance --sandbox[/]
     """

@@ -1,0 +1,5 @@
+"""``python -m sunx_adapter`` is the command line."""
+
+from sunx_adapter.cli import main
+
+main()

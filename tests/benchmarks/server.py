@@ -1,0 +1,71 @@
+"""The barest HTTP server that answers both adapters, as a process of its own.
+
+It answers the balance paths from memory and everything else with an empty success, so that what
+is measured is the client.
+"""
+
+import asyncio
+import json
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+LIVE = Path(__file__).parent.parent / "payloads" / "htx-v5-live-rest.json"
+
+
+def balance_body(currencies: int) -> bytes:
+    """An answer as seen live, with that many currencies."""
+    answer: dict[str, Any] = json.loads(LIVE.read_text("utf-8"))
+    row = answer["data"]["details"][0]
+    codes = ["USDT", "BTC", *(f"C{number}" for number in range(currencies - 2))]
+    answer["data"]["details"] = [{**row, "currency": code} for code in codes[:currencies]]
+    return json.dumps(answer, separators=(",", ":")).encode()
+
+
+def _http(body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+class _Answering(asyncio.Protocol):
+    answer: bytes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._pending = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._pending += data
+        while b"\r\n\r\n" in self._pending:
+            _, self._pending = self._pending.split(b"\r\n\r\n", 1)
+            self._transport.write(self.answer)
+
+
+def _serve(ready: Connection, body: bytes) -> None:
+    async def run() -> None:
+        protocol = type("_Fixed", (_Answering,), {"answer": _http(body)})
+        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+        ready.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+@contextmanager
+def bare_server(currencies: int) -> Iterator[str]:
+    """A server in its own process; gives its address."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_serve, args=(sending, balance_body(currencies)), daemon=True
+    )
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{receiving.recv()}"
+    finally:
+        process.terminate()
+        process.join()
