@@ -15,7 +15,6 @@ less its ``initial_margin``, while a row's ``available`` is its ``equity`` less 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
 from typing import Any, Final, Literal, get_args
 
@@ -48,8 +47,7 @@ def free_policy(value: object) -> FreePolicy:
     raise NotSupported(f"free={value!r} is not supported; it can be {', '.join(FREE_POLICIES)}")
 
 
-@dataclass(slots=True)
-class CurrencyBalance:
+class CurrencyBalance(msgspec.Struct, frozen=True, gc=False):
     """One currency's exact figures, in that currency."""
 
     total: Decimal

@@ -329,6 +329,12 @@ def _explained(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _told(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def _say_error(text: str) -> None:
     err.print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
@@ -367,7 +373,7 @@ def sandbox(
         local = Sandbox(known, host=host, port=port)
         local.start()
     except (AccountsFileError, OSError, ValueError) as error:
-        _say_error(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+        _say_error(_told(error))
         raise typer.Exit(1) from None
     with local:
         config = local.config("sunx")

@@ -64,7 +64,8 @@ def accepted_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _means_something(key: str, value: object) -> bool:
     known = key in _KNOWN_BESIDES or hasattr(ccxt.Exchange, key)
-    return known and value not in ("", False) and value != getattr(ccxt.Exchange, key, None)
+    default = getattr(ccxt.Exchange, key, None)
+    return known and value not in ("", default) and bool(value or default)
 
 
 def _check_values(given: Mapping[str, Any]) -> None:

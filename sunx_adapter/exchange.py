@@ -10,8 +10,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 import ccxt
 import httpx
@@ -42,6 +43,7 @@ from sunx_adapter.transport import synchronous
 from sunx_adapter.transport.body import ACCEPT_ENCODING, MAX_RESPONSE_BYTES
 from sunx_adapter.transport.budget import MEMORY, ReadBudget
 from sunx_adapter.transport.redaction import redact
+from sunx_adapter.transport.request import SignedRequest
 from sunx_adapter.transport.settings import ConnectionSettings, environment_proxy
 from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, READ_LIMIT, SUNX, Endpoint, Venue
 
@@ -72,6 +74,11 @@ class Call:
 def _endpoints(venue: Venue) -> list[Endpoint]:
     balances = [Endpoint(variant.balance, "private") for variant in PATH_VARIANTS.values()]
     return balances + list(venue.endpoints)
+
+
+@cache
+def _host(address: str) -> str:
+    return urlsplit(address).hostname or ""
 
 
 class _HttpxOnly:
@@ -247,7 +254,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             self.check_required_credentials()
             query = signed_query(
                 Credentials(self.apiKey, self._current_signer()),
-                host=self.options.get("signatureHost") or httpx.URL(call.address).host,
+                host=self.options.get("signatureHost") or _host(call.address),
                 path=call.path,
                 parameters=call.parameters,
                 milliseconds=self.nonce(),
@@ -275,12 +282,13 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             **self.headers,
         }
 
-    def _request(self, url: str, headers: Mapping[str, str] | None = None) -> httpx.Request:
-        request = httpx.Request("GET", url, headers={**self._headers(), **(headers or {})})
+    def _request(self, url: str, headers: Mapping[str, str] | None = None) -> SignedRequest:
+        request = SignedRequest(url, {**self._headers(), **(headers or {})})
         self.lastRestRequestTimestamp = self.milliseconds()
-        self.last_request_url = self._redacted(str(request.url))
+        # Without the query, which holds the key and the signature.
+        self.last_request_url = url.partition("?")[0]
         if self.verbose:
-            self.log("\nfetch Request:", self.id, "GET", self.last_request_url)
+            self.log("\nfetch Request:", self.id, "GET", self._redacted(url))
         self.logger.debug("GET %s", self.last_request_url)
         return request
 

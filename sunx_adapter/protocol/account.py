@@ -21,6 +21,8 @@ MAX_DIGITS: Final = 100
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
+_NUMBER_CHARACTERS: Final = "0123456789.-+eE"
+
 _UNSET: Any = msgspec.UNSET
 
 
@@ -226,28 +228,24 @@ def amount(holder: Row | Account, name: str, index: int | None = None) -> Decima
         BadResponse: it is missing, null, blank, no finite decimal number, or absurdly long.
     """
     value = getattr(holder, name)
-    if type(value) is str or type(value) is int or type(value) is Decimal:
+    # Decimal() alone would read more than the wire may hold: "1_0", " 1", other scripts' digits,
+    # NaN, infinities.
+    if type(value) is str:
+        readable = len(value) < MAX_DIGITS and not value.strip(_NUMBER_CHARACTERS)
+    else:
+        readable = type(value) is int or type(value) is Decimal
+    if readable:
         try:
             number = Decimal(value)
-            # Decimal() reads more than the wire may hold: "1_0", " 1", digits of other scripts,
-            # NaN and infinities.
-            if (
-                number.is_finite()
-                and -MAX_DIGITS < number.adjusted() < MAX_DIGITS
-                and (
-                    type(value) is not str
-                    or (len(value) < MAX_DIGITS and value.isascii() and _plain(value))
-                )
+        except InvalidOperation:
+            pass
+        else:
+            if -MAX_DIGITS < number.adjusted() < MAX_DIGITS and (
+                type(value) is str or len(number.as_tuple().digits) <= MAX_DIGITS
             ):
                 return number
-        except (InvalidOperation, ValueError):
-            pass
     row = "" if index is None else f".details[{index}]"
     raise BadResponse(f"data{row}.{name} {_what(value)}; a decimal number was expected")
-
-
-def _plain(text: str) -> bool:
-    return "_" not in text and not text[0].isspace() and not text[-1].isspace()
 
 
 def _time(value: object, path: str) -> int | None:

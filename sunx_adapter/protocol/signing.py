@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Literal, Protocol
 from urllib.parse import quote
 
@@ -116,7 +117,7 @@ def mask(api_key: str) -> str:
 
 def timestamp_text(milliseconds: int) -> str:
     """``Timestamp``'s form, UTC: ``1758006975000`` gives ``"2025-09-16T07:16:15"``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds / 1000))
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
 
 
 def encode_query(parameters: Mapping[str, object]) -> str:
@@ -129,10 +130,16 @@ def encode_query(parameters: Mapping[str, object]) -> str:
         BadRequest: a value of another type, for which no encoding is agreed.
     """
     return "&".join(
-        f"{quote(name, safe='')}={quote(_scalar(name, parameters[name]), safe='')}"
+        f"{_encoded(name)}={_encoded(_scalar(name, parameters[name]))}"
         for name in sorted(parameters)
         if parameters[name] is not None
     )
+
+
+@lru_cache(maxsize=1024)
+def _encoded(text: str) -> str:
+    # Cached, since all but the time stays the same; no secret and no signature comes here.
+    return quote(text, safe="")
 
 
 def _scalar(name: str, value: object) -> str:

@@ -17,7 +17,8 @@ import yarl
 
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.transport.body import BodyReader
-from sunx_adapter.transport.faults import network_fault, timed_out
+from sunx_adapter.transport.faults import network_fault
+from sunx_adapter.transport.request import request_url
 from sunx_adapter.transport.settings import ConnectionSettings
 
 
@@ -91,10 +92,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         try:
             response = await session.request(
                 request.method,
-                # As signed: yarl would write %3A and %2F otherwise.
-                yarl.URL(str(request.url), encoded=True),
-                headers=request.headers,
-                data=request.content or None,
+                # As signed: yarl would decode and encode it anew otherwise.
+                yarl.URL(request_url(request), encoded=True),
+                headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
+                data=await request.aread() or None,
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -155,8 +156,6 @@ async def send(
                         break
             finally:
                 await response.aclose()
-    except TimeoutError:
-        raise timed_out(timeout_ms) from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise network_fault(error, timeout_ms) from error
+        raise network_fault(error, request, timeout_ms) from error
     return HttpAnswer(response.status_code, response.headers, reader.finish(), reader.defect)

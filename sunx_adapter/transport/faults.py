@@ -1,26 +1,30 @@
 """What ccxt exception a failure on the network is."""
 
+from typing import Final
+
 import httpx
 from ccxt.base.errors import BaseError, ExchangeError, NetworkError, RequestTimeout
 
-CHECK_NETWORK = "check the network, the host and any proxy"
+from sunx_adapter.transport.request import request_url
+
+_MAX_REASON: Final = 200
 
 
-def timed_out(timeout_ms: float) -> RequestTimeout:
-    """No whole answer within the timeout."""
-    return RequestTimeout(f"no whole answer within {timeout_ms:g} ms (timeout)")
-
-
-def network_fault(error: Exception, timeout_ms: float) -> BaseError:
+def network_fault(error: Exception, request: httpx.Request, timeout_ms: float) -> BaseError:
     """The ccxt exception for what a transport raised.
 
     Args:
-        error: httpx's exception, or an operating system's.
-        timeout_ms: the call's timeout, for the message.
+        error: httpx's exception, an operating system's, or a ``TimeoutError``.
+        request: what was to be sent; its address without the query is part of the text.
+        timeout_ms: the call's timeout, for the text.
     """
+    address = request_url(request).partition("?")[0]
     if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return timed_out(timeout_ms)
-    reason = str(error) or type(error).__name__
+        return RequestTimeout(f"GET {address}: no whole answer within {timeout_ms:g} ms (timeout)")
+    reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
     if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-        return ExchangeError(f"the address cannot be used: {reason}")
-    return NetworkError(f"{reason} ({type(error).__name__}); {CHECK_NETWORK}")
+        return ExchangeError(f"GET {address}: the address cannot be used: {reason}")
+    return NetworkError(
+        f"GET {address}: {reason} ({type(error).__name__}); "
+        "check the network, the host and any proxy"
+    )

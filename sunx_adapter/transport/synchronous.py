@@ -15,7 +15,8 @@ import httpx
 
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.transport.body import BodyReader
-from sunx_adapter.transport.faults import network_fault, timed_out
+from sunx_adapter.transport.faults import network_fault
+from sunx_adapter.transport.request import request_url
 from sunx_adapter.transport.settings import ConnectionSettings
 
 DEADLINE = "deadline"
@@ -142,14 +143,12 @@ class DeadlineTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and give the answer as soon as its head is there."""
         self._until.deadline = request.extensions.get(DEADLINE)
-        url = request.url
+        url = request_url(request)
         try:
             response = self._pool.handle_request(
                 httpcore.Request(
                     method=request.method,
-                    url=httpcore.URL(
-                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                    ),
+                    url=httpcore.URL(url),
                     headers=request.headers.raw,
                     content=request.stream,
                     extensions=request.extensions,
@@ -201,9 +200,9 @@ def send(
                 if not reader.feed(chunk):
                     break
                 if time.monotonic() > deadline:
-                    raise timed_out(timeout_ms)
+                    raise TimeoutError("the deadline has passed")
         finally:
             response.close()
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise network_fault(error, timeout_ms) from error
+        raise network_fault(error, request, timeout_ms) from error
     return HttpAnswer(response.status_code, response.headers, reader.finish(), reader.defect)

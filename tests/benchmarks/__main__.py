@@ -127,15 +127,16 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=640, help="calls per round and side")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = []
-    for currencies, goal in ((2, 0.8), (100, 0.5)):
-        rows.append(measure_sync(currencies, options.rounds, options.calls, goal))
-        for at_once in (1, 32):
-            rows.append(
-                asyncio.run(
-                    measure_async(currencies, at_once, options.rounds, options.calls, goal)
-                )
-            )
+    rounds, calls = options.rounds, options.calls
+    rows = [
+        measured
+        for currencies, goal in ((2, 0.8), (100, 0.5))
+        for measured in (
+            measure_sync(currencies, rounds, calls, goal),
+            asyncio.run(measure_async(currencies, 1, rounds, calls, goal)),
+            asyncio.run(measure_async(currencies, 32, rounds, calls, goal)),
+        )
+    ]
     if options.json:
         json.dump([{**asdict(row), "ratio": row.ratio} for row in rows], sys.stdout, indent=2)
         return

@@ -60,9 +60,7 @@ def bare_server(currencies: int) -> Iterator[str]:
     """A server in its own process; gives its address."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_serve, args=(sending, balance_body(currencies)), daemon=True
-    )
+    process = context.Process(target=_serve, args=(sending, balance_body(currencies)), daemon=True)
     process.start()
     try:
         yield f"http://127.0.0.1:{receiving.recv()}"

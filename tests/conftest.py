@@ -1,0 +1,84 @@
+"""What the tests share: a sandbox, and one way to call the sync and the async classes alike."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sandbox, Sunx
+
+PAYLOADS = Path(__file__).parent / "payloads"
+KEYS = {"apiKey": "made-up-access-key", "secret": "made-up-secret"}
+CLASSES: dict[tuple[str, bool], Any] = {
+    ("sunx", False): Sunx,
+    ("sunx", True): AsyncSunx,
+    ("htxfutures", False): HtxFutures,
+    ("htxfutures", True): AsyncHtxFutures,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Makes an exchange, calls one of its methods and closes it; the same for both kinds."""
+
+    asynchronous: bool
+
+    def __call__(
+        self, exchange_id: str, config: dict[str, Any], method: str, *arguments: Any
+    ) -> Any:
+        """What the method gives; whatever it raises comes through."""
+        return self.using(
+            exchange_id, config, lambda exchange: getattr(exchange, method)(*arguments)
+        )
+
+    def using(self, exchange_id: str, config: dict[str, Any], use: Callable[[Any], Any]) -> Any:
+        """What ``use`` makes of the exchange; an awaitable is awaited."""
+        make = CLASSES[exchange_id, self.asynchronous]
+        if not self.asynchronous:
+            with make(config) as exchange:
+                return use(exchange)
+
+        async def run() -> Any:
+            async with make(config) as exchange:
+                result = use(exchange)
+                return await result if inspect.isawaitable(result) else result
+
+        return asyncio.run(run())
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> Caller:
+    """Calls the synchronous, then the asynchronous class."""
+    return Caller(request.param)
+
+
+@pytest.fixture(params=["sunx", "htxfutures"])
+def exchange_id(request: pytest.FixtureRequest) -> str:
+    """Each exchange in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A venue of its own for each test, so that read limits do not add up."""
+    with Sandbox() as running:
+        yield running
+
+
+def payload(name: str) -> bytes:
+    """A real answer, as it came."""
+    return (PAYLOADS / f"{name}.json").read_bytes()
+
+
+def answered(body: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """A config whose transport gives that answer to whatever is asked."""
+
+    def answer(request: httpx.Request) -> httpx.Response:  # noqa: ARG001
+        return httpx.Response(200, content=body, headers=headers)
+
+    return {**KEYS, "options": {"transport": httpx.MockTransport(answer)}}

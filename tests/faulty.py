@@ -1,0 +1,81 @@
+"""Servers that answer wrongly on the level of TCP and HTTP, which no proper server can do."""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Play = Callable[[socket.socket, threading.Event], None]
+
+
+@contextmanager
+def faulty_server(play: Play) -> Iterator[str]:
+    """A server that reads a request's head, lets ``play`` do the rest, and closes; its address.
+
+    ``play`` gets the connection and an event that is set when the server ends, to wait for.
+    """
+    ending = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
+
+    def serve_one(connection: socket.socket) -> None:
+        with connection:
+            head = b""
+            try:
+                while b"\r\n\r\n" not in head:
+                    received = connection.recv(65536)
+                    if not received:
+                        return
+                    head += received
+                play(connection, ending)
+            except OSError:
+                pass  # the client went away, as it may
+
+    def accept() -> None:
+        while not ending.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=serve_one, args=(connection,))
+            thread.start()
+            threads.append(thread)
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        ending.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        accepting.join()
+        for thread in threads:
+            thread.join()
+
+
+def answering(text: bytes) -> Play:
+    """Sends these bytes and closes."""
+    return lambda connection, _: connection.sendall(text)
+
+
+def silent(_: socket.socket, ending: threading.Event) -> None:
+    """Never answers."""
+    ending.wait()
+
+
+def resetting(connection: socket.socket, _: threading.Event) -> None:
+    """Resets the connection instead of answering."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def dripping(head: bytes) -> Play:
+    """Sends ``head``, then a byte now and then for ever."""
+
+    def play(connection: socket.socket, ending: threading.Event) -> None:
+        connection.sendall(head)
+        while not ending.wait(0.02):
+            connection.sendall(b"x")
+
+    return play

@@ -1,0 +1,175 @@
+import asyncio
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import ccxt
+import pytest
+from ccxt.base.errors import AuthenticationError
+
+from sunx_adapter import AsyncSunx, HtxFutures, Sandbox, Sunx, plugin
+from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
+from sunx_adapter.host import (
+    ConflictingOffersError,
+    ExchangeHost,
+    HostError,
+    UnknownExchangeError,
+)
+
+
+def offering(*offers: object) -> Any:
+    """A plugin that makes these offers."""
+
+    class Plugin:
+        @hookimpl
+        def exchange_offers(self) -> list[object]:
+            return list(offers)
+
+    return Plugin()
+
+
+def offer(exchange_id: str, path: str = "ccxt:kraken") -> ExchangeOffer:
+    return ExchangeOffer(exchange_id, exchange_id.upper(), path, path)
+
+
+@pytest.fixture
+def host() -> ExchangeHost:
+    """A host with this package's plugin, whatever is installed beside it."""
+    made = ExchangeHost(discover=False)
+    made.register(plugin, "sunx-adapter")
+    return made
+
+
+def test_discovered_by_entry_point() -> None:
+    """An installed plugin is found by its entry point alone."""
+    found = ExchangeHost().offer("sunx")
+    assert (found.plugin, found.offer.name) == ("sunx-adapter", "SunX")
+
+
+def test_makes_exchanges(host: ExchangeHost) -> None:
+    """Ours come from this package, every other id from ccxt, each in both kinds."""
+    config = {"apiKey": "made-up"}
+    assert isinstance(host.create("sunx", config), Sunx)
+    assert isinstance(host.create("htxfutures"), HtxFutures)
+    assert isinstance(host.create("sunx", asynchronous=True), AsyncSunx)
+    assert isinstance(host.create("kraken", config), ccxt.kraken)
+    assert host.create("sunx", config).apiKey == "made-up"
+
+
+def test_offers_every_ccxt_exchange(host: ExchangeHost) -> None:
+    """Every exchange that ccxt lists is offered, by the built-in plugin."""
+    ids = {found.offer.id for found in host.offers() if found.plugin == "ccxt"}
+    assert ids == set(ccxt.exchanges)
+
+
+def test_offers_tell_what_works(host: ExchangeHost) -> None:
+    """What an offer says to work is what the class says."""
+    for exchange_id in ("sunx", "htxfutures"):
+        told = {name for name, works in host.offer(exchange_id).offer.has.items() if works}
+        has = host.create(exchange_id).has
+        assert told
+        assert all(has[name] for name in told)
+
+
+def test_unknown_id(host: ExchangeHost) -> None:
+    """An id that nobody offers is told, with one that is like it."""
+    with pytest.raises(UnknownExchangeError, match="did you mean sunx"):
+        host.create("sunxx")
+
+
+def test_two_offers_of_one_id(host: ExchangeHost) -> None:
+    """Two offers of one id are refused by naming both plugins; the others are not affected."""
+    host.register(offering(offer("sunx"), offer("other")), "intruder")
+    with pytest.raises(ConflictingOffersError, match="'intruder' and 'sunx-adapter'"):
+        host.create("sunx")
+    assert host.create("htxfutures").id == "htxfutures"
+    assert host.create("other").id == "kraken"
+
+
+def test_plugin_may_not_replace_ccxts(host: ExchangeHost) -> None:
+    """An id of ccxt's is not taken over in silence either."""
+    host.register(offering(offer("binance")), "intruder")
+    with pytest.raises(ConflictingOffersError, match="'ccxt' and 'intruder'"):
+        host.create("binance")
+
+
+def test_preferred_plugin() -> None:
+    """The user may say whose offer counts."""
+    host = ExchangeHost(discover=False, prefer={"sunx": "mine"})
+    host.register(plugin, "sunx-adapter")
+    host.register(offering(offer("sunx")), "mine")
+    assert host.create("sunx").id == "kraken"
+
+
+class Raising:
+    """A plugin whose hook fails."""
+
+    @hookimpl
+    def exchange_offers(self) -> None:  # noqa: D102
+        raise RuntimeError("out of order")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (Raising(), "RuntimeError: out of order"),
+        (offering("sunx"), "instead of an ExchangeOffer"),
+        (SimpleNamespace(exchange_offers=hookimpl(lambda unknown: unknown)), "unknown"),
+    ],
+)
+def test_broken_plugin(host: ExchangeHost, broken: object, reason: str) -> None:
+    """A plugin that fails is reported by name, and nothing else fails."""
+    host.register(broken, "broken")
+    assert host.create("sunx").id == "sunx"
+    [problem] = host.problems
+    assert problem.plugin == "broken"
+    assert reason in str(problem)
+
+
+@pytest.mark.parametrize("path", ["no_such_module:Class", "ccxt:NoSuchClass", "ccxt", ""])
+def test_class_that_cannot_be_loaded(host: ExchangeHost, path: str) -> None:
+    """An offer whose class is not there is an error that names plugin and import string."""
+    host.register(offering(offer("odd", path)), "hollow")
+    with pytest.raises(HostError, match="'hollow' offers 'odd'"):
+        host.create("odd")
+
+
+def test_several_accounts_at_once(host: ExchangeHost, sandbox: Sandbox) -> None:
+    """Many accounts are read at once; each gives its balance or its exception."""
+    good = sandbox.config("sunx", "small")
+    balances = asyncio.run(
+        host.fetch_balances(
+            {
+                "good": ("sunx", {**good, "number": str}),
+                "other": ("htxfutures", sandbox.config("htxfutures", "empty")),
+                "refused": ("sunx", {**good, "secret": "made-up wrong one"}),
+                "unknown": ("sunxx", {}),
+            }
+        )
+    )
+    assert list(balances) == ["good", "other", "refused", "unknown"]
+    good_balance, empty = balances["good"], balances["other"]
+    assert isinstance(good_balance, dict)
+    assert isinstance(empty, dict)
+    assert good_balance["free"] == {"USDT": "0.004015101942876636"}
+    assert empty["total"] == {}
+    assert isinstance(balances["refused"], AuthenticationError)
+    assert isinstance(balances["unknown"], UnknownExchangeError)
+
+
+HEAVY = ("ccxt", "httpx", "httpcore", "aiohttp", "msgspec", "rich", "typer", "cryptography")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sunx_adapter, sunx_adapter.plugin",
+        "from sunx_adapter.host import ExchangeHost; ExchangeHost().offers()",
+    ],
+)
+def test_discovery_costs_nothing(code: str) -> None:
+    """Importing the package, and discovering all offers, imports nothing heavy."""
+    check = f"{code}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,218 @@
+import gzip
+import socket
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+from ccxt.base.errors import (
+    AuthenticationError,
+    BadResponse,
+    BaseError,
+    ExchangeError,
+    ExchangeNotAvailable,
+    NetworkError,
+    RateLimitExceeded,
+    RequestTimeout,
+)
+
+from tests.conftest import KEYS, Caller, payload
+from tests.faulty import Play, answering, dripping, faulty_server, resetting, silent
+
+BODY = payload("sunx-documented")
+TIMEOUT_MS = 400
+
+
+def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """An HTTP answer as it goes over the wire."""
+    lines = [f"HTTP/1.1 {status}", *headers]
+    lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def config(address: str, **more: Any) -> dict[str, Any]:
+    return {**KEYS, "urls": {"api": {"rest": address}}, "timeout": TIMEOUT_MS, **more}
+
+
+FAULTS: list[tuple[str, Play, type[BaseError], str]] = [
+    ("closed early", answering(b""), NetworkError, "check the network"),
+    ("reset", resetting, NetworkError, "check the network"),
+    ("half a head", answering(b"HTTP/1.1 200 OK\r\nContent-"), NetworkError, "check the network"),
+    ("fewer bytes", answering(http(BODY, length=2 * len(BODY))), NetworkError, "check the network"),
+    ("no HTTP", answering(b"220 mail.example ESMTP\r\n\r\n"), NetworkError, "check the network"),
+    ("garbage", answering(bytes(range(256)) * 4), NetworkError, "check the network"),
+    ("silence", silent, RequestTimeout, "400 ms"),
+    ("dripping head", dripping(b"HTTP/1.1 200 OK\r\nX-Slow: "), RequestTimeout, "400 ms"),
+    ("dripping body", dripping(http(BODY, length=10**6)), RequestTimeout, "400 ms"),
+]
+
+
+@pytest.mark.parametrize(
+    ("play", "error", "words"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
+)
+def test_faults(call: Caller, play: Play, error: type[BaseError], words: str) -> None:
+    """Each fault of the network is one exception of just this class, soon after the timeout."""
+    with faulty_server(play) as address:
+        start = time.monotonic()
+        with pytest.raises(error, match=words) as caught:
+            call("sunx", config(address), "fetch_balance")
+        took = time.monotonic() - start
+    assert type(caught.value) is error
+    assert took < 10 * TIMEOUT_MS / 1000
+
+
+def test_refused_connection(call: Caller) -> None:
+    """Where nobody listens, the exception says so."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(NetworkError, match="check the network") as caught:
+        call("sunx", config(address), "fetch_balance")
+    assert type(caught.value) is NetworkError
+
+
+def test_unknown_host(call: Caller) -> None:
+    """A host that does not exist is a NetworkError that names the address."""
+    with pytest.raises(NetworkError, match=r"https://no-such-host\.invalid"):
+        call("sunx", config("https://no-such-host.invalid", timeout=5000), "fetch_balance")
+
+
+def test_not_tls(call: Caller) -> None:
+    """A host that does not speak TLS is a NetworkError."""
+    with faulty_server(answering(http(BODY))) as address:
+        secure = address.replace("http://", "https://")
+        with pytest.raises(NetworkError):
+            call("sunx", config(secure), "fetch_balance")
+
+
+def test_redirect_is_not_followed(call: Caller) -> None:
+    """A redirect is a BadResponse naming its target, which is not asked."""
+    asked: list[bool] = []
+
+    def elsewhere(connection: socket.socket, _: threading.Event) -> None:
+        asked.append(True)
+        connection.sendall(http(BODY))
+
+    with faulty_server(elsewhere) as target:
+        location = f"Location: {target}/elsewhere?AccessKeyId=x&Signature=y"
+        redirect = http(b"", location, status="302 Found")
+        with (
+            faulty_server(answering(redirect)) as address,
+            pytest.raises(BadResponse, match=f"302 redirects to {target}/elsewhere;") as caught,
+        ):
+            call("sunx", config(address), "fetch_balance")
+    assert not asked
+    assert "Signature" not in str(caught.value)
+
+
+HTML = b"<html><body>Sorry</body></html>"
+BODIES: list[tuple[str, bytes, type[BaseError], str]] = [
+    ("HTML", http(HTML), BadResponse, "no readable JSON"),
+    ("empty", http(b""), BadResponse, "no readable JSON"),
+    ("cut off", http(BODY[:-7]), BadResponse, "no readable JSON"),
+    ("not UTF-8", http(BODY.replace(b"USDT", b"\xff\xfe")), BadResponse, "not UTF-8"),
+    ("two values", http(BODY + b"{}"), BadResponse, "no readable JSON"),
+    ("a list", http(b"[]"), BadResponse, "no JSON object"),
+    ("no code", http(b'{"data":{"details":[]}}'), BadResponse, "neither code nor status"),
+    ("deep", http(b"[" * 100_000), BadResponse, "nested too deeply"),
+    ("502", http(HTML, status="502 Bad Gateway"), ExchangeNotAvailable, "HTTP 502.*Sorry"),
+    ("403", http(HTML, status="403 Forbidden"), ExchangeNotAvailable, "HTTP 403"),
+    ("401", http(HTML, status="401 Unauthorized"), AuthenticationError, "HTTP 401"),
+    ("429", http(HTML, status="429 Too Many Requests"), RateLimitExceeded, "HTTP 429"),
+    ("408", http(HTML, status="408 Request Timeout"), RequestTimeout, "HTTP 408"),
+    ("418 JSON", http(b"{}", status="418 I'm a teapot"), NetworkError, "HTTP 418"),
+    ("599", http(HTML, status="599 Odd"), ExchangeError, "HTTP 599"),
+    ("success in 500", http(BODY, status="500 Oops"), ExchangeNotAvailable, "HTTP 500"),
+    ("brotli", http(BODY, "Content-Encoding: br"), BadResponse, "encoded as 'br'"),
+    ("bad gzip", http(BODY, "Content-Encoding: gzip"), BadResponse, "compression is damaged"),
+    (
+        "half gzip",
+        http(gzip.compress(BODY)[:-20], "Content-Encoding: gzip"),
+        BadResponse,
+        "compression ends early",
+    ),
+    ("8 MiB and more", http(b" " * (8 * 2**20 + 1)), BadResponse, "larger than 8388608"),
+    (
+        "gzip bomb",
+        http(gzip.compress(bytes(100 * 2**20)), "Content-Encoding: gzip"),
+        BadResponse,
+        "larger than 8388608",
+    ),
+    (
+        "bomb in 503",
+        http(gzip.compress(bytes(9 * 2**20)), "Content-Encoding: gzip", status="503 Busy"),
+        ExchangeNotAvailable,
+        "HTTP 503",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"), [row[1:] for row in BODIES], ids=[row[0] for row in BODIES]
+)
+def test_bodies(call: Caller, answer: bytes, error: type[BaseError], words: str) -> None:
+    """A body that is no balance is the exception of the design's table, never a balance."""
+    with faulty_server(answering(answer)) as address, pytest.raises(error, match=words) as caught:
+        call("htxfutures", config(address, timeout=10_000), "fetch_balance")
+    assert len(str(caught.value)) <= 1000
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity"])
+def test_compressed(call: Caller, encoding: str) -> None:
+    """A compressed answer is read like any other."""
+    body = gzip.compress(BODY) if encoding != "identity" else BODY
+    with faulty_server(answering(http(body, f"Content-Encoding: {encoding}"))) as address:
+        balance = call("sunx", config(address), "fetch_balance")
+    assert balance["total"] == {"USDT": 0.004015101942876636}
+
+
+def test_chunked(call: Caller) -> None:
+    """A body in chunks is put together."""
+    chunks = b"".join(
+        f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in (BODY[:9], BODY[9:])
+    )
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with faulty_server(answering(head + chunks + b"0\r\n\r\n")) as address:
+        assert call("sunx", config(address), "fetch_total_balance")
+
+
+def test_largest_body_is_a_setting(call: Caller) -> None:
+    """The cap can be set, down to less than a small answer."""
+    with faulty_server(answering(http(BODY))) as address:
+        settings = config(address, options={"maxResponseBytes": 100})
+        with pytest.raises(BadResponse, match="larger than 100"):
+            call("sunx", settings, "fetch_balance")
+
+
+def test_own_transport_may_fail(call: Caller) -> None:
+    """What another httpx transport raises becomes the same exceptions."""
+
+    def time_out(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow", request=request)
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no route", request=request)
+
+    for handler, error in ((time_out, RequestTimeout), (fail, NetworkError)):
+        options = {"transport": httpx.MockTransport(handler)}
+        with pytest.raises(error):
+            call("sunx", {**KEYS, "options": options}, "fetch_balance")
+
+
+def test_nothing_of_the_key_is_in_sight(call: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    """No exception, log line or frame behind an exception has the secret, key or signature."""
+    echo = http(b"you sent AccessKeyId=" + KEYS["apiKey"].encode() + b"&Signature=abc%3D")
+    caplog.set_level(0)
+    for play in (resetting, silent, answering(echo), answering(http(b"{}", status="500 X"))):
+        with faulty_server(play) as address, pytest.raises(BaseError) as caught:
+            call("sunx", config(address), "fetch_balance")
+        error = caught.value
+        assert error.__context__ is None
+        assert error.__cause__ is None
+        inside = [entry for entry in caught.traceback if "sunx_adapter" in str(entry.path)]
+        assert inside
+        seen = str(error) + repr(error) + "".join(repr(entry.locals) for entry in inside)
+        for hidden in (KEYS["secret"], KEYS["apiKey"], "Signature=a"):
+            assert hidden not in seen
+    for hidden in (KEYS["secret"], KEYS["apiKey"], "Signature="):
+        assert hidden not in caplog.text
