@@ -47,17 +47,12 @@ def free_policy(value: object) -> FreePolicy:
     raise NotSupported(f"free={value!r} is not supported; it can be {', '.join(FREE_POLICIES)}")
 
 
-class CurrencyBalance(msgspec.Struct, frozen=True, gc=False):
-    """One currency's exact figures, in that currency."""
+class CurrencyBalance(msgspec.Struct, gc=False):
+    """One currency's exact figures, in that currency; ``used`` is ``total`` − ``free``."""
 
     total: Decimal
     free: Decimal
     debt: Decimal
-
-    @property
-    def used(self) -> Decimal:
-        """``total`` − ``free``, exactly."""
-        return _EXACT.subtract(self.total, self.free)
 
 
 def currency_balances(
@@ -78,25 +73,34 @@ def currency_balances(
         code = code_of(currency_id(row, index))
         total = amount(row, "equity", index)
         free = _free(row, index, total, policy)
-        cash = amount(row, "available", index)
+        cash = _amount_beside(row, "available", index, total)
         debt = cash.copy_negate() if cash < _ZERO else _ZERO
-        if code in balances:
-            same = balances[code]
-            total = _EXACT.add(same.total, total)
-            free = _EXACT.add(same.free, free)
-            debt = _EXACT.add(same.debt, debt)
-        balances[code] = CurrencyBalance(total, free, debt)
+        same = balances.get(code)
+        if same is None:
+            balances[code] = CurrencyBalance(total, free, debt)
+        else:
+            same.total = _EXACT.add(same.total, total)
+            same.free = _EXACT.add(same.free, free)
+            same.debt = _EXACT.add(same.debt, debt)
     return balances
 
 
 def _free(row: Row, index: int, equity: Decimal, policy: FreePolicy) -> Decimal:
+    if policy == "margin":
+        if row.available_margin is not msgspec.UNSET:
+            return _amount_beside(row, "available_margin", index, equity)
+        return _EXACT.subtract(equity, amount(row, "initial_margin", index))
     if policy == "available":
-        return amount(row, "available", index)
-    if policy == "withdrawable":
-        return amount(row, "withdraw_available", index)
-    if row.available_margin is not msgspec.UNSET:
-        return amount(row, "available_margin", index)
-    return _EXACT.subtract(equity, amount(row, "initial_margin", index))
+        return _amount_beside(row, "available", index, equity)
+    return _amount_beside(row, "withdraw_available", index, equity)
+
+
+def _amount_beside(row: Row, name: str, index: int, equity: Decimal) -> Decimal:
+    # In most rows no margin is in use and these amounts are the equity, in the same words.
+    text = row.equity
+    if type(text) is str and getattr(row, name) == text:
+        return equity
+    return amount(row, name, index)
 
 
 def balance_structure(
@@ -125,21 +129,25 @@ def balance_structure(
         BadResponse: a needed amount or a currency is missing or unreadable.
     """
     structure: dict[str, Any] = {}
-    free: dict[str, Any] = {}
-    used: dict[str, Any] = {}
-    total: dict[str, Any] = {}
-    debt: dict[str, Any] = {}
+    frees: dict[str, Any] = {}
+    useds: dict[str, Any] = {}
+    totals: dict[str, Any] = {}
+    debts: dict[str, Any] = {}
     convert = _converter(number)
+    zero = convert(_ZERO)
     for code, exact in currency_balances(answer, policy, code_of).items():
-        free[code] = convert(exact.free)
-        used[code] = convert(exact.used)
-        total[code] = convert(exact.total)
-        structure[code] = {"free": free[code], "used": used[code], "total": total[code]}
+        totals[code] = total = convert(exact.total)
+        if exact.free == exact.total:
+            free, used = total, zero
+        else:
+            free, used = convert(exact.free), convert(_EXACT.subtract(exact.total, exact.free))
+        frees[code], useds[code] = free, used
+        structure[code] = entry = {"free": free, "used": used, "total": total}
         if exact.debt:
-            structure[code]["debt"] = debt[code] = convert(exact.debt)
-    structure.update(free=free, used=used, total=total)
-    if debt:
-        structure["debt"] = debt
+            entry["debt"] = debts[code] = convert(exact.debt)
+    structure.update(free=frees, used=useds, total=totals)
+    if debts:
+        structure["debt"] = debts
     structure["info"] = answer.info
     structure["timestamp"] = answer.timestamp
     structure["datetime"] = iso8601(answer.timestamp)
@@ -149,8 +157,12 @@ def balance_structure(
 def _converter(number: Callable[[str], Any]) -> Callable[[Decimal], Any]:
     if number is float:
         # The same float as from the text (both are the nearest one), without making the text.
-        return lambda exact: float(exact) if exact else 0.0
+        return _float
     return lambda exact: number(plain_text(exact))
+
+
+def _float(exact: Decimal) -> float:
+    return float(exact) if exact else 0.0  # never -0.0
 
 
 def plain_text(exact: Decimal) -> str:

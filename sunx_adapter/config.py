@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
@@ -94,6 +95,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise NotSupported(f"{name} = {value!r} is not supported; it can be {', '.join(choices)}")
 
 
+@lru_cache(maxsize=256)
 def check_address(address: str) -> None:
     """Refuse an address to which a signed request must not go.
 

@@ -21,7 +21,7 @@ MAX_DIGITS: Final = 100
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
-_NUMBER_CHARACTERS: Final = "0123456789.-+eE"
+_DIGITS: Final = "0123456789.-+"
 
 _UNSET: Any = msgspec.UNSET
 
@@ -211,7 +211,7 @@ def currency_id(row: Row, index: int) -> str:
         BadResponse: it is missing, blank or no text.
     """
     value = row.currency
-    if isinstance(value, str) and value.strip():
+    if type(value) is str and value and not value.isspace():
         return value
     raise BadResponse(f"data.details[{index}].currency {_what(value)}; a currency was expected")
 
@@ -228,24 +228,38 @@ def amount(holder: Row | Account, name: str, index: int | None = None) -> Decima
         BadResponse: it is missing, null, blank, no finite decimal number, or absurdly long.
     """
     value = getattr(holder, name)
+    exact = exact_number(value)
+    if exact is None:
+        row = "" if index is None else f".details[{index}]"
+        raise BadResponse(f"data{row}.{name} {_what(value)}; a decimal number was expected")
+    return exact
+
+
+def exact_number(value: object) -> Decimal | None:
+    """The number that a wire value stands for, or ``None`` if it is none of at most 100 digits."""
     # Decimal() alone would read more than the wire may hold: "1_0", " 1", other scripts' digits,
-    # NaN, infinities.
-    if type(value) is str:
-        readable = len(value) < MAX_DIGITS and not value.strip(_NUMBER_CHARACTERS)
-    else:
-        readable = type(value) is int or type(value) is Decimal
-    if readable:
-        try:
-            number = Decimal(value)
-        except InvalidOperation:
-            pass
-        else:
-            if -MAX_DIGITS < number.adjusted() < MAX_DIGITS and (
-                type(value) is str or len(number.as_tuple().digits) <= MAX_DIGITS
-            ):
-                return number
-    row = "" if index is None else f".details[{index}]"
-    raise BadResponse(f"data{row}.{name} {_what(value)}; a decimal number was expected")
+    # NaN, infinities. What only digits, points and signs are left of cannot be any of these.
+    if type(value) is str and len(value) <= MAX_DIGITS:
+        if not value.strip(_DIGITS):
+            return _decimal(value)
+        if not value.strip(_DIGITS + "eE"):
+            return _bounded(_decimal(value))
+    elif type(value) is int or type(value) is Decimal:
+        return _bounded(_decimal(value))
+    return None
+
+
+def _decimal(value: str | int | Decimal) -> Decimal | None:
+    try:
+        return Decimal(value)
+    except InvalidOperation:
+        return None
+
+
+def _bounded(number: Decimal | None) -> Decimal | None:
+    if number is None or abs(number.adjusted()) >= MAX_DIGITS:
+        return None
+    return number if len(number.as_tuple().digits) <= MAX_DIGITS else None
 
 
 def _time(value: object, path: str) -> int | None:

@@ -8,8 +8,7 @@ that the peer closed the name of a timeout, and parses every signed URL three ti
 
 import asyncio
 import time
-import typing
-from collections.abc import AsyncIterator
+from typing import Self, cast
 
 import aiohttp
 import httpx
@@ -18,7 +17,7 @@ import yarl
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.transport.body import BodyReader
 from sunx_adapter.transport.faults import network_fault
-from sunx_adapter.transport.request import request_url
+from sunx_adapter.transport.request import SignedRequest, request_url
 from sunx_adapter.transport.settings import ConnectionSettings
 
 
@@ -26,12 +25,17 @@ class _Body(httpx.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
+            chunk = await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _as_httpx(error) from error
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
         # Gives the connection back if the body was read to its end, and closes it otherwise.
@@ -95,7 +99,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 # As signed: yarl would decode and encode it anew otherwise.
                 yarl.URL(request_url(request), encoded=True),
                 headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
-                data=await request.aread() or None,
+                data=None if isinstance(request, SignedRequest) else await request.aread() or None,
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -149,13 +153,14 @@ async def send(
     try:
         async with asyncio.timeout(seconds):
             response = await transport.handle_async_request(request)
+            stream = cast("httpx.AsyncByteStream", response.stream)
             try:
                 reader = BodyReader(response.headers.get("content-encoding", ""), max_bytes)
-                async for chunk in typing.cast("httpx.AsyncByteStream", response.stream):
+                async for chunk in stream:
                     if not reader.feed(chunk):
                         break
             finally:
-                await response.aclose()
+                await stream.aclose()
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise network_fault(error, request, timeout_ms) from error
     return HttpAnswer(response.status_code, response.headers, reader.finish(), reader.defect)
