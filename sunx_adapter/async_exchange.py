@@ -1,17 +1,19 @@
 """The asynchronous classes: the same face, sent without blocking the event loop."""
 
+import asyncio
 from collections.abc import Mapping
 from functools import wraps
 from typing import Any, Self, cast
 
 import ccxt.async_support
 import httpx
-from ccxt.base.errors import BaseError, NotSupported
+from ccxt.base.errors import BaseError, ExchangeClosedByUser, NotSupported
 
 from sunx_adapter.exchange import Call, Method, VenueFace
 from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer
+from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.transport import asynchronous
 from sunx_adapter.venue import HTX_FUTURES, SUNX
 
@@ -20,11 +22,25 @@ def _public(method: Method) -> Method:
     """Let a method fail with nothing but what the user may see."""
 
     @wraps(method)
-    async def call(self: VenueFace, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: "AsyncFace", *args: Any, **kwargs: Any) -> Any:
+        task = asyncio.current_task()
+        if task is None:  # only where no event loop runs it
+            raise RuntimeError("an asynchronous exchange is called from within a task")
+        outermost = task not in self._calls
+        if outermost:
+            self._calls.add(task)
         try:
             return await method(self, *args, **kwargs)
-        except BaseError as error:
+        except (BaseError, TransientError) as error:
             failure = self._failure(error, method.__name__)
+        except asyncio.CancelledError:
+            if task not in self._ended or task.uncancel():
+                raise
+            failure = self._failure(ExchangeClosedByUser("closed during the call"), method.__name__)
+        finally:
+            if outermost:
+                self._calls.discard(task)
+                self._ended.discard(task)
         raise failure
 
     return cast("Method", call)
@@ -34,6 +50,11 @@ class AsyncFace(VenueFace):
     """How the asynchronous classes send. What the methods mean is told in ``SyncFace``."""
 
     _transport: httpx.AsyncBaseTransport | None = None
+
+    def _prepare(self) -> None:
+        # The tasks that are in a call, and those of them that close() has ended.
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
 
     def open(self, lazy: bool = False) -> None:
         """ccxt opens its own session here; connections are made when they are needed."""
@@ -45,8 +66,14 @@ class AsyncFace(VenueFace):
         await self.close()
 
     async def close(self, clean_instance_data: bool = False) -> None:
-        """Close the connections that are the exchange's own; calls after that are refused."""
+        """Close the connections that are the exchange's own.
+
+        Calls under way in other tasks end with ``ExchangeClosedByUser``, later ones too.
+        """
         self._closed = True
+        for task in self._calls - self._ended:
+            self._ended.add(task)
+            task.cancel()
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.aclose()
@@ -110,21 +137,50 @@ class AsyncFace(VenueFace):
         answer = await self._send(self._request(url, headers), self._deadline())
         return self._document(answer).info
 
+    @_public
+    async def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
+        """Measure, and go by from now on, how many ms our clock is ahead of the venue's."""
+        return await self._measure_clock(self._deadline())
+
+    async def _measure_clock(self, deadline: float) -> int:
+        request = self._request(self._url(self._time_call()))
+        return self._measured(await self._send(request, deadline))
+
     async def _read(self, call: Call) -> tuple[Document, bytes]:
-        deadline = self._deadline()
+        tries = self._tries()
         if call.private:
             self.check_required_credentials()
-            if budget := self._read_budget():
-                await budget.take_async(deadline)
+            if self.options["adjustForTimeDifference"] and not self._clock_measured:
+                await self._measure_clock(tries.deadline)
+        while True:
+            try:
+                return await self._read_once(call, tries.deadline)
+            except TransientError as failure:
+                await asyncio.sleep(tries.after(failure))
+            except BaseError as error:
+                raise tries.given_up(error) from None
+
+    async def _read_once(self, call: Call, deadline: float) -> tuple[Document, bytes]:
+        budget = self._read_budget() if call.private else None
+        if budget is not None:
+            await budget.take_async(self._budget_deadline(deadline))
         answer = await self._send(self._request(self._url(call)), deadline)
+        if budget is not None:
+            await budget.follow_async(answer.headers)
         return self._document(answer), answer.body
 
     async def _send(self, request: httpx.Request, deadline: float) -> HttpAnswer:
-        transport: httpx.AsyncBaseTransport | None
-        transport = self.options.get("transport") or self._transport
-        if transport is None:
-            transport = self._transport = asynchronous.async_transport(self._connection_settings())
-        return await asynchronous.send(transport, request, **self._sending(deadline))
+        return await asynchronous.send(
+            self._current_transport(), request, **self._sending(deadline)
+        )
+
+    def _current_transport(self) -> httpx.AsyncBaseTransport:
+        given: httpx.AsyncBaseTransport | None = self.options.get("transport")
+        if given is not None:
+            return given
+        if self._transport is None:
+            self._transport = asynchronous.async_transport(self._connection_settings())
+        return self._transport
 
 
 class AsyncSunx(AsyncFace, ccxt.async_support.Exchange, venue=SUNX):  # type: ignore[misc]

@@ -6,7 +6,9 @@ only in how they send.
 """
 
 import hashlib
+import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import ccxt
 import httpx
 from ccxt.base.errors import (
     AuthenticationError,
+    BadResponse,
     BaseError,
     ExchangeClosedByUser,
     NotSupported,
@@ -29,8 +32,8 @@ from sunx_adapter.balance import FreePolicy, balance_structure, free_policy
 from sunx_adapter.config import accepted_config, check_address, check_choice
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import Document
-from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope
-from sunx_adapter.protocol.errors import RULE_BY_CODE
+from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
+from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
 from sunx_adapter.protocol.signing import (
     Credentials,
     Ed25519Signer,
@@ -41,9 +44,10 @@ from sunx_adapter.protocol.signing import (
 )
 from sunx_adapter.transport import synchronous
 from sunx_adapter.transport.body import ACCEPT_ENCODING, MAX_RESPONSE_BYTES
-from sunx_adapter.transport.budget import MEMORY, ReadBudget
+from sunx_adapter.transport.budget import MEMORY, ReadBudget, shared_budget
 from sunx_adapter.transport.redaction import redact
 from sunx_adapter.transport.request import SignedRequest
+from sunx_adapter.transport.retry import DEFAULT_RETRIES, Tries
 from sunx_adapter.transport.settings import ConnectionSettings, environment_proxy
 from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, READ_LIMIT, SUNX, Endpoint, Venue
 
@@ -114,9 +118,10 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self._closed = False
+        self._clock_measured = False
+        self._prepare()
         self._codes: dict[str, str] = {}
         self._signer: tuple[tuple[str | None, str | None], Signer] | None = None
-        self._budget: ReadBudget | None = None
         try:
             config = accepted_config(config or {})
         except BaseError as error:
@@ -126,6 +131,10 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             super().__init__(config)
             return
         raise refusal
+
+    def _prepare(self) -> None:
+        """What the sender needs before anything else."""
+        raise NotImplementedError
 
     # -- what ccxt asks ---------------------------------------------------------------------
 
@@ -174,6 +183,9 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
                 "pathVariant": venue.path_variant,
                 "free": "margin",
                 "rateLimitStorage": MEMORY,
+                "maxRetriesOnFailure": DEFAULT_RETRIES,
+                "adjustForTimeDifference": False,
+                "timeDifference": 0,
             },
         }
 
@@ -214,8 +226,8 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         return summarize(read_account(Document(info, info)))
 
     def nonce(self) -> int:
-        """The time that requests are signed for, ms UTC."""
-        return int(time.time() * 1000)
+        """The time that requests are signed for, ms UTC: the venue's, as far as it is known."""
+        return int(time.time() * 1000) - int(self.options["timeDifference"])
 
     # -- one call, in steps that need no network --------------------------------------------
 
@@ -327,13 +339,14 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self._codes.clear()
         return super().set_markets(*args, **kwargs)
 
-    def _failure(self, error: BaseError, method: str) -> BaseError:
+    def _failure(self, error: BaseError | TransientError, method: str) -> BaseError:
         """The exception that the user sees: of the same class, with no secret in it or behind it.
 
         It is made anew, since the tracebacks of the original and of what caused it lead through
         frames that hold the signed request.
         """
-        return type(error)(self._redacted(f"{self.id} {method}(): {error}")[:_MAX_MESSAGE])
+        kind = type(error.error if isinstance(error, TransientError) else error)
+        return kind(self._redacted(f"{self.id} {method}(): {error}")[:_MAX_MESSAGE])
 
     def _redacted(self, text: str) -> str:
         secrets = [secret for secret in (self.secret, self.privateKey) if secret]
@@ -341,10 +354,41 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     # -- what the senders need --------------------------------------------------------------
 
-    def _deadline(self) -> float:
+    def _check_open(self) -> None:
         if self._closed:
             raise ExchangeClosedByUser("the exchange was closed; make a new one")
+
+    def _deadline(self) -> float:
+        self._check_open()
         return time.monotonic() + float(self.timeout) / 1000
+
+    def _tries(self) -> Tries:
+        return Tries(
+            self._deadline(),
+            self.options["maxRetriesOnFailure"],
+            corrected=self._correct_clock,
+            log=lambda text: self.logger.warning("%s", self._redacted(f"{self.id}: {text}")),
+        )
+
+    def _correct_clock(self, venue_time: int) -> int:
+        """Go by the venue's clock from now on; tells by how many ms we were ahead of it."""
+        ahead: int = self.nonce() - venue_time
+        self.options["timeDifference"] += ahead
+        return ahead
+
+    def _time_call(self) -> Call:
+        # Any answer has the time; where there is no endpoint for it, a refusal does.
+        path = self.venue.time or PATH_VARIANTS[self.venue.path_variant].balance
+        return Call(path, self._address(), private=False)
+
+    def _measured(self, answer: HttpAnswer) -> int:
+        told = venue_time(answer)
+        if told is None:
+            raise BadResponse("the answer has neither ts nor Date, so the clock cannot be measured")
+        self._correct_clock(told)
+        self._clock_measured = True
+        difference: int = self.options["timeDifference"]
+        return difference
 
     def _sending(self, deadline: float) -> dict[str, Any]:
         return {
@@ -356,18 +400,22 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
     def _read_budget(self) -> ReadBudget | None:
         if not self.enableRateLimit:
             return None
-        if self._budget is None:
-            window_ms = READ_LIMIT.seconds * 1000
-            # ccxt's rateLimit is the time between two requests; it can only slow reading down.
-            requests = min(READ_LIMIT.requests, round(window_ms / max(self.rateLimit, 1)))
-            seconds = READ_LIMIT.seconds
-            if requests < 1:
-                requests, seconds = 1, -(-int(self.rateLimit) // 1000)
-            user = self.uid or "key:" + hashlib.sha256(self.apiKey.encode()).hexdigest()[:16]
-            self._budget = ReadBudget(
-                self.options["rateLimitStorage"], f"{self.venue.id}:{user}", requests, seconds
-            )
-        return self._budget
+        user = self.uid or "key:" + hashlib.sha256(self.apiKey.encode()).hexdigest()[:16]
+        window_ms = READ_LIMIT.seconds * 1000
+        # ccxt's rateLimit is the time between two requests; it can only slow reading down.
+        requests = min(READ_LIMIT.requests, round(window_ms / max(self.rateLimit, 1)))
+        seconds = READ_LIMIT.seconds if requests else self.rateLimit / 1000
+        return shared_budget(
+            self.options["rateLimitStorage"],
+            f"{self.venue.id}:{user}",
+            max(requests, 1),
+            seconds,
+            self.options.get("rateLimitFallback") == "memory",
+        )
+
+    def _budget_deadline(self, deadline: float) -> float:
+        longest = self.options.get("rateLimitTimeout")
+        return deadline if longest is None else min(deadline, time.monotonic() + longest / 1000)
 
     def _connection_settings(self) -> ConnectionSettings:
         proxy = next((proxy for proxy in self.check_proxy_settings() if proxy), None)
@@ -397,7 +445,7 @@ def _public(method: Method) -> Method:
     def call(self: VenueFace, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
-        except BaseError as error:
+        except (BaseError, TransientError) as error:
             failure = self._failure(error, method.__name__)
         raise failure
 
@@ -409,6 +457,11 @@ class SyncFace(VenueFace):
 
     session = _HttpxOnly()
     _transport: httpx.BaseTransport | None = None
+    _process: int | None = None
+
+    def _prepare(self) -> None:
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -417,10 +470,15 @@ class SyncFace(VenueFace):
         self.close()
 
     def close(self, clean_instance_data: bool = False) -> None:
-        """Close the connections that are the exchange's own; calls after that are refused."""
+        """Close the connections that are the exchange's own.
+
+        Calls under way in other threads end with ``ExchangeClosedByUser``, later ones too.
+        """
         self._closed = True
-        transport, self._transport = self._transport, None
-        if transport is not None:
+        self._closing.set()
+        with self._lock:
+            transport, self._transport = self._transport, None
+        if transport is not None and self._process == os.getpid():
             transport.close()
         if clean_instance_data:
             self.clean_rest_data()
@@ -488,21 +546,54 @@ class SyncFace(VenueFace):
         self._check_fetch(url, method, body)
         return self._document(self._send(self._request(url, headers), self._deadline())).info
 
+    @_public
+    def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
+        """Measure, and go by from now on, how many ms our clock is ahead of the venue's."""
+        return self._measure_clock(self._deadline())
+
+    def _measure_clock(self, deadline: float) -> int:
+        return self._measured(self._send(self._request(self._url(self._time_call())), deadline))
+
     def _read(self, call: Call) -> tuple[Document, bytes]:
-        deadline = self._deadline()
+        tries = self._tries()
         if call.private:
             self.check_required_credentials()
-            if budget := self._read_budget():
-                budget.take(deadline)
+            if self.options["adjustForTimeDifference"] and not self._clock_measured:
+                self._measure_clock(tries.deadline)
+        while True:
+            try:
+                return self._read_once(call, tries.deadline)
+            except TransientError as failure:
+                self._check_open()
+                self._closing.wait(tries.after(failure))
+            except BaseError as error:
+                self._check_open()
+                raise tries.given_up(error) from None
+            self._check_open()
+
+    def _read_once(self, call: Call, deadline: float) -> tuple[Document, bytes]:
+        budget = self._read_budget() if call.private else None
+        if budget is not None:
+            budget.take(self._budget_deadline(deadline), self._closing)
         answer = self._send(self._request(self._url(call)), deadline)
+        if budget is not None:
+            budget.follow(answer.headers)
         return self._document(answer), answer.body
 
     def _send(self, request: httpx.Request, deadline: float) -> HttpAnswer:
-        transport: httpx.BaseTransport | None = self.options.get("transport") or self._transport
-        if transport is None:
-            transport = synchronous.DeadlineTransport(self._connection_settings())
-            self._transport = transport
-        return synchronous.send(transport, request, **self._sending(deadline))
+        return synchronous.send(self._current_transport(), request, **self._sending(deadline))
+
+    def _current_transport(self) -> httpx.BaseTransport:
+        given: httpx.BaseTransport | None = self.options.get("transport")
+        if given is not None:
+            return given
+        with self._lock:
+            # Another process's connections are not for the child of a fork.
+            if self._transport is None or self._process != os.getpid():
+                self._check_open()
+                self._process = os.getpid()
+                self._transport = synchronous.DeadlineTransport(self._connection_settings())
+            return self._transport
 
 
 class Sunx(SyncFace, ccxt.Exchange, venue=SUNX):  # type: ignore[misc]

@@ -51,6 +51,7 @@ class Venue:
         hostname: host of the REST and push addresses; also the host that is signed for.
         path_variant: the variant that the venue itself documents.
         endpoints: the further GET endpoints, besides the balance of either variant.
+        time: path of the venue's clock, where it has one.
         asset_mode: path that tells the account's collateral mode, where the venue has one.
         www: home page.
         doc: pages that the rules are taken from.
@@ -62,6 +63,7 @@ class Venue:
     hostname: str
     path_variant: PathVariantName
     endpoints: tuple[Endpoint, ...]
+    time: str | None
     asset_mode: str | None
     www: str
     doc: tuple[str, ...]
@@ -82,6 +84,7 @@ SUNX: Final = Venue(
     hostname="api.sunx.io",
     path_variant="sapi/v1",
     endpoints=(Endpoint("/sapi/v1/public/multi_assets_margin", "private"),),
+    time=None,
     asset_mode=None,
     www="https://www.sunx.io",
     doc=("https://docs.sunx.io",),
@@ -99,6 +102,7 @@ HTX_FUTURES: Final = Venue(
         Endpoint("/api/v1/timestamp", "public"),
         Endpoint("/heartbeat/", "public"),
     ),
+    time="/api/v1/timestamp",
     asset_mode="/v5/account/asset_mode",
     www="https://www.htx.com",
     doc=(

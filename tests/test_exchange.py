@@ -482,5 +482,6 @@ def test_parity_covers_every_public_call() -> None:
         for name, value in vars(base).items()
         if inspect.isfunction(value) and not name.startswith("_") and "_" in name
     }
-    inside = {"set_markets", "fetch2"}  # ccxt's own plumbing, called by others of the list
+    # ccxt's own plumbing, called by others of the list; and what depends on the moment.
+    inside = {"set_markets", "fetch2", "load_time_difference"}
     assert own - inside <= {method for method, _ in PUBLIC_CALLS}

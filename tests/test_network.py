@@ -32,7 +32,9 @@ def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None 
 
 
 def config(address: str, **more: Any) -> dict[str, Any]:
-    return {**KEYS, "urls": {"api": {"rest": address}}, "timeout": TIMEOUT_MS, **more}
+    options = {"maxRetriesOnFailure": 0, **more.pop("options", {})}
+    urls = {"api": {"rest": address}}
+    return {**KEYS, "urls": urls, "timeout": TIMEOUT_MS, "options": options, **more}
 
 
 FAULTS: list[tuple[str, Play, type[BaseError], str]] = [
@@ -194,7 +196,7 @@ def test_own_transport_may_fail(call: Caller) -> None:
         raise httpx.ConnectError("no route", request=request)
 
     for handler, error in ((time_out, RequestTimeout), (fail, NetworkError)):
-        options = {"transport": httpx.MockTransport(handler)}
+        options = {"transport": httpx.MockTransport(handler), "maxRetriesOnFailure": 0}
         with pytest.raises(error):
             call("sunx", {**KEYS, "options": options}, "fetch_balance")
 

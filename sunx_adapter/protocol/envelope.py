@@ -8,17 +8,21 @@ pages and in open clients: ``{"code":1003,"message":…}``, ``{"code":"4007","ms
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ccxt.base.errors import BadResponse, BaseError, ExchangeError
+from ccxt.base.errors import BadResponse, BaseError, ExchangeError, InvalidNonce
 
 from sunx_adapter.protocol.document import Document, decode_json
-from sunx_adapter.protocol.errors import RULE_BY_CODE
+from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
 
-SUCCESS_CODE = "200"
-EXCERPT_LENGTH = 160
+SUCCESS_CODE: Final = "200"
+EXCERPT_LENGTH: Final = 160
+
+_PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_MAX_WAIT_DIGITS: Final = 8
 
 _CODE_KEYS = ("err_code", "err-code")
 _MESSAGE_KEYS = ("message", "msg", "err_msg", "err-msg")
@@ -52,29 +56,62 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         BaseError: what :data:`~sunx_adapter.protocol.errors.ERROR_RULES` says of the code; where
             there is no readable JSON or an unknown code, what ccxt makes of the HTTP status.
         BadResponse: HTTP 200 without readable JSON or without a code; a redirect.
+        TransientError: the same, where it may be gone at the next try.
     """
     if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST:
         raise BadResponse(_redirect_text(answer))
-    code: str | None
     try:
         if answer.defect is not None:
             raise BadResponse(answer.defect)
         document = decode_json(answer.body)
         code, message = outcome(document.wire)
     except BadResponse as error:
-        code, message = None, str(error)
-        failure: type[BaseError] = BadResponse
+        if answer.status < HTTPStatus.BAD_REQUEST:
+            raise
+        code, message = "", str(error)
+    if code == SUCCESS_CODE and answer.status < HTTPStatus.BAD_REQUEST:
+        return document
+    rule = RULE_BY_CODE.get(code)
+    if rule is not None:
+        refusal = rule.exception(f"{code} {message} ({rule.meaning}: {rule.advice})")
+        if rule.exception is InvalidNonce:
+            told = venue_time(answer)
+            raise refusal if told is None else TransientError(refusal, venue_time=told)
+        transient = rule.transient
+    elif answer.status >= HTTPStatus.BAD_REQUEST:
+        kind = http_exceptions.get(str(answer.status), ExchangeError)
+        said = f"{code} {message}" if code else _excerpt(answer)
+        refusal = kind(f"HTTP {answer.status}: {said}")
+        transient = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status in _PASSING
     else:
-        if code == SUCCESS_CODE and answer.status < HTTPStatus.BAD_REQUEST:
-            return document
-        rule = RULE_BY_CODE.get(code or "")
-        if rule is not None:
-            raise rule.exception(f"{code} {message} ({rule.meaning}: {rule.advice})")
-        failure, message = ExchangeError, f"{code} {message}"
-    if answer.status >= HTTPStatus.BAD_REQUEST:
-        failure = http_exceptions.get(str(answer.status), ExchangeError)
-        message = f"HTTP {answer.status}: {message if code else _excerpt(answer)}"
-    raise failure(message)
+        raise ExchangeError(f"{code} {message}")
+    if transient:
+        raise TransientError(refusal, wait=told_wait(answer.headers))
+    raise refusal
+
+
+def told_wait(headers: Mapping[str, str]) -> float | None:
+    """How many seconds the venue, or a proxy before it, asks to wait; ``None`` if it does not."""
+    for name, per_second in (("ratelimit-reset", 1000), ("retry-after", 1)):
+        value = headers.get(name, "")
+        if value.isascii() and value.isdigit() and len(value) < _MAX_WAIT_DIGITS:
+            return int(value) / per_second
+    return None
+
+
+def venue_time(answer: HttpAnswer) -> int | None:
+    """The venue's clock when it answered, ms UTC: ``ts`` of any JSON, else the header ``Date``."""
+    try:
+        wire = decode_json(answer.body).wire
+        told = int(wire["ts"]) if isinstance(wire, dict) else 0
+    except (BadResponse, KeyError, TypeError, ValueError):
+        told = 0
+    if told > 0:
+        return told
+    try:
+        return int(parsedate_to_datetime(answer.headers.get("date", "")).timestamp() * 1000)
+    except ValueError:
+        return None
 
 
 def outcome(wire: Any) -> tuple[str, str]:

@@ -32,12 +32,32 @@ class ErrorRule:
         meaning: in a few words, for the table in the README.
         exception: the ccxt exception that is raised.
         advice: what the user can do; part of the exception's text.
+        transient: whether the same request may succeed a moment later.
     """
 
     codes: tuple[str, ...]
     meaning: str
     exception: type[BaseError]
     advice: str
+    transient: bool = False
+
+
+class TransientError(Exception):
+    """A failure that may be gone at the next try. It never reaches the user.
+
+    Attributes:
+        error: what the user sees if it is not gone.
+        wait: seconds to wait first, where the answer tells; else ``None``.
+        venue_time: set if the venue refused the request's time: its own clock, ms UTC.
+    """
+
+    def __init__(
+        self, error: BaseError, wait: float | None = None, venue_time: int | None = None
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+        self.venue_time = venue_time
 
 
 ERROR_RULES: Final = (
@@ -101,12 +121,14 @@ ERROR_RULES: Final = (
         "too many requests",
         RateLimitExceeded,
         "read less often: all keys of a user share 72 reads in 3 s",
+        transient=True,
     ),
     ErrorRule(
         ("1000", "1001", "1002", "1004", "1046", "1108", "1252", "gateway-internal-error"),
         "system busy or failed",
         ExchangeNotAvailable,
         "try again",
+        transient=True,
     ),
     ErrorRule(
         ("1077", "1078"),
@@ -131,6 +153,7 @@ ERROR_RULES: Final = (
         "timed out inside the venue",
         RequestTimeout,
         "try again",
+        transient=True,
     ),
 )
 """Any other code that is not success raises ``ExchangeError``."""

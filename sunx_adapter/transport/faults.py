@@ -5,13 +5,16 @@ from typing import Final
 import httpx
 from ccxt.base.errors import BaseError, ExchangeError, NetworkError, RequestTimeout
 
+from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.transport.request import request_url
 
 _MAX_REASON: Final = 200
 
 
-def network_fault(error: Exception, request: httpx.Request, timeout_ms: float) -> BaseError:
-    """The ccxt exception for what a transport raised.
+def network_fault(
+    error: Exception, request: httpx.Request, timeout_ms: float
+) -> BaseError | TransientError:
+    """What to raise for what a transport raised; the next try may reach what this one did not.
 
     Args:
         error: httpx's exception, an operating system's, or a ``TimeoutError``.
@@ -24,7 +27,9 @@ def network_fault(error: Exception, request: httpx.Request, timeout_ms: float) -
     reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
     if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
         return ExchangeError(f"GET {address}: the address cannot be used: {reason}")
-    return NetworkError(
-        f"GET {address}: {reason} ({type(error).__name__}); "
-        "check the network, the host and any proxy"
+    return TransientError(
+        NetworkError(
+            f"GET {address}: {reason} ({type(error).__name__}); "
+            "check the network, the host and any proxy"
+        )
     )

@@ -4,6 +4,8 @@ httpx's own transport bounds each single read, so a peer that sends one byte now
 it for ever. This one gives every read of a request the time that is left until its deadline.
 """
 
+import contextlib
+import socket
 import ssl
 import threading
 import time
@@ -49,6 +51,11 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream.write(buffer, self._until.left(timeout))
 
     def close(self) -> None:
+        # Closing a socket does not wake a thread that reads from it; shutting it down does.
+        connection = self._stream.get_extra_info("socket")
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._stream.close()
 
     def start_tls(

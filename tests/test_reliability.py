@@ -1,0 +1,482 @@
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from ccxt.base.errors import (
+    AuthenticationError,
+    BadResponse,
+    BaseError,
+    ExchangeClosedByUser,
+    ExchangeNotAvailable,
+    InvalidNonce,
+    NetworkError,
+    OnMaintenance,
+    RateLimitExceeded,
+    RequestTimeout,
+)
+
+from sunx_adapter import AsyncSunx, Sandbox, Sunx
+from tests.conftest import KEYS, Caller, payload
+from tests.faulty import faulty_server, silent
+
+GOOD = httpx.Response(200, content=payload("sunx-documented"))
+
+
+def refusal(code: object, **headers: str) -> httpx.Response:
+    """An error as the venues send it."""
+    return httpx.Response(200, json={"code": code, "message": "no"}, headers=headers)
+
+
+class Script:
+    """A transport that plays answers in turn, the last one for ever, and keeps the requests."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self._answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    def config(self, **options: Any) -> dict[str, Any]:
+        """A configuration that sends through this script."""
+        transport = httpx.MockTransport(self._answer)
+        return {**KEYS, "options": {"transport": transport, **options}}
+
+
+# -- retries --------------------------------------------------------------------------------
+
+PASSING: list[httpx.Response | Exception] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadError("reset"),
+    httpx.RemoteProtocolError("no HTTP"),
+    httpx.Response(500, text="oops"),
+    httpx.Response(503, text="<html>busy</html>"),
+    refusal(1004),
+    refusal("gateway-internal-error"),
+    refusal("timeout"),
+]
+
+
+@pytest.mark.parametrize("failure", PASSING, ids=repr)
+def test_what_passes_is_tried_again(
+    call: Caller, failure: httpx.Response | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure that may pass is tried again, signed anew, and told of once at WARNING."""
+    script = Script(failure, GOOD)
+    with caplog.at_level(logging.WARNING):
+        assert call("sunx", script.config(), "fetch_balance")["total"]
+    assert len(script.requests) == 2
+    assert all("Signature=" in str(request.url) for request in script.requests)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "trying again" in record.getMessage()
+
+
+FINAL: list[tuple[httpx.Response, type[BaseError]]] = [
+    (refusal(1003), AuthenticationError),
+    (refusal(12005), BaseError),
+    (refusal(1030), BaseError),
+    (refusal("maintain"), OnMaintenance),
+    (refusal(1077), ExchangeNotAvailable),
+    (httpx.Response(200, text="<html>"), BadResponse),
+    (httpx.Response(200, json={"code": 200, "data": None}), BadResponse),
+    (httpx.Response(403, text="<html>"), ExchangeNotAvailable),
+    (httpx.Response(302, headers={"Location": "https://elsewhere.example"}), BadResponse),
+]
+
+
+@pytest.mark.parametrize(("answer", "error"), FINAL, ids=range(len(FINAL)))
+def test_what_stays_is_not_tried_again(
+    call: Caller, answer: httpx.Response, error: type[BaseError]
+) -> None:
+    """A refused key, permission, bad request or bad answer is final at once."""
+    script = Script(answer)
+    with pytest.raises(error):
+        call("sunx", script.config(), "fetch_balance")
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_number_of_tries(call: Caller, retries: int) -> None:
+    """There are as many tries as are set, and the last failure is told with their number."""
+    script = Script(refusal(1004))
+    with pytest.raises(ExchangeNotAvailable) as caught:
+        call("sunx", script.config(maxRetriesOnFailure=retries), "fetch_balance")
+    assert len(script.requests) == retries + 1
+    assert (f"({retries + 1} tries)" in str(caught.value)) == (retries > 0)
+
+
+def test_retries_end_with_the_deadline(call: Caller) -> None:
+    """No retry begins after the timeout, however many are left."""
+    script = Script(refusal(1004))
+    config = {**script.config(maxRetriesOnFailure=1000), "timeout": 700}
+    start = time.monotonic()
+    with pytest.raises(ExchangeNotAvailable):
+        call("sunx", config, "fetch_balance")
+    assert time.monotonic() - start < 3
+    assert 1 < len(script.requests) < 10
+
+
+def test_too_many_requests_waits_as_told(call: Caller) -> None:
+    """After too many requests it waits as long as the headers say."""
+    script = Script(refusal(1032, **{"ratelimit-reset": "300"}), GOOD)
+    start = time.monotonic()
+    assert call("sunx", script.config(), "fetch_balance")["total"]
+    assert time.monotonic() - start >= 0.3
+
+
+def test_too_many_requests_without_time_to_wait(call: Caller) -> None:
+    """If the wait is longer than the timeout, that is told at once."""
+    script = Script(httpx.Response(429, headers={"Retry-After": "60"}))
+    start = time.monotonic()
+    with pytest.raises(RateLimitExceeded):
+        call("sunx", script.config(), "fetch_balance")
+    assert time.monotonic() - start < 3
+    assert len(script.requests) == 1
+
+
+# -- clock ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [-30, -1, 1, 30])
+def test_clock_that_is_off_by_hours(
+    call: Caller, hours: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A clock that is off is corrected by the venue's, in one more request, and the log says so."""
+
+    def use(exchange: Any) -> Any:
+        first = exchange.fetch_balance()
+        if isinstance(first, dict):
+            return first, exchange.fetch_balance()
+
+        async def both() -> Any:
+            return await first, await exchange.fetch_balance()
+
+        return both()
+
+    clock = lambda: time.time() + hours * 3600  # noqa: E731
+    with Sandbox(clock=clock) as sandbox, caplog.at_level(logging.WARNING):
+        first, second = call.using("sunx", sandbox.config("sunx"), use)
+        assert first["total"] == second["total"]
+        assert [request.code for request in sandbox.requests] == [12001, 200, 200]
+    [record] = caplog.records
+    assert "corrected this machine's clock" in record.getMessage()
+
+
+def test_clock_by_date_header(call: Caller) -> None:
+    """Where the refusal has no ts, the HTTP date tells the venue's time."""
+    date = {"Date": "Tue, 16 Sep 2025 07:16:15 GMT"}
+    script = Script(refusal(12001, **date), GOOD)
+    assert call("sunx", script.config(), "fetch_balance")["total"]
+    assert "Timestamp=2025-09-16T07%3A16%3A1" in str(script.requests[1].url)
+
+
+def test_clock_that_jumps(call: Caller) -> None:
+    """A venue that goes on refusing the time is asked twice, not for ever."""
+    jumping = [
+        httpx.Response(200, json={"code": 12001, "message": "no", "ts": hour * 3_600_000})
+        for hour in range(1, 20)
+    ]
+    script = Script(*jumping)
+    with pytest.raises(InvalidNonce, match="12001"):
+        call("sunx", script.config(), "fetch_balance")
+    assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize("answer", [refusal(12001), refusal(12006)])
+def test_clock_without_any_time(call: Caller, answer: httpx.Response) -> None:
+    """A refusal that tells no time is final."""
+    script = Script(answer)
+    with pytest.raises(InvalidNonce):
+        call("sunx", script.config(), "fetch_balance")
+    assert len(script.requests) == 1
+
+
+def test_clock_measured_when_asked(call: Caller, exchange_id: str) -> None:
+    """With adjustForTimeDifference the clock is measured once, before the first balance."""
+    with Sandbox(clock=lambda: time.time() - 7200) as sandbox:
+        config = sandbox.config(exchange_id) | {"options": {"adjustForTimeDifference": True}}
+        assert call(exchange_id, config, "fetch_balance")["total"]
+        assert [request.code for request in sandbox.requests][-1] == 200
+        assert 12001 not in [request.code for request in sandbox.requests]
+        difference = call(exchange_id, sandbox.config(exchange_id), "load_time_difference")
+    assert difference == pytest.approx(7_200_000, abs=5000)
+
+
+# -- the read limit -------------------------------------------------------------------------
+
+
+def most_in_any_window(times: list[float], seconds: float) -> int:
+    """The most requests that stand in any window of that length."""
+    times = sorted(times)
+    return max(
+        sum(start <= other < start + seconds for other in times[index:])
+        for index, start in enumerate(times)
+    )
+
+
+def arrived(sandbox: Sandbox) -> list[float]:
+    return [request.monotonic for request in sandbox.requests]
+
+
+def test_limit_is_used_and_kept() -> None:
+    """Under load the venue never sees a 73rd read in 3 s, and nine tenths of the limit are used."""
+    reads = 216  # three windows
+
+    async def read_all(config: dict[str, Any]) -> float:
+        async with AsyncSunx({**config, "timeout": 30_000}) as exchange:
+            start = time.monotonic()
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(reads)))
+            return time.monotonic() - start
+
+    with Sandbox() as sandbox:
+        took = asyncio.run(read_all({**sandbox.config("sunx"), "uid": "on its own"}))
+        assert all(request.code == 200 for request in sandbox.requests)
+        assert most_in_any_window(arrived(sandbox), 3.0) == 72
+    # The last of three windows' reads need not wait for a window to end.
+    assert (reads - 72) / took >= 0.9 * 72 / 3
+
+
+def test_threads_share_the_limit() -> None:
+    """Threads that share an exchange keep to one budget, and all get their turn in time."""
+    with Sandbox() as sandbox, Sunx({**sandbox.config("sunx"), "timeout": 20_000}) as exchange:
+        threads = [
+            threading.Thread(target=lambda: [exchange.fetch_balance() for _ in range(13)])
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(sandbox.requests) == 104
+        assert all(request.code == 200 for request in sandbox.requests)
+
+
+def test_first_come_first_served() -> None:
+    """Those who wait for the budget are served in the order in which they came."""
+    order: list[int] = []
+
+    async def run(config: dict[str, Any]) -> None:
+        async with AsyncSunx({**config, "timeout": 20_000}) as exchange:
+
+            async def read(number: int) -> None:
+                await exchange.fetch_balance()
+                order.append(number)
+
+            await asyncio.gather(*(read(number) for number in range(90)))
+
+    with Sandbox() as sandbox:
+        asyncio.run(run(sandbox.config("sunx")))
+    waited = [number for number in order if number >= 72]
+    assert waited == sorted(waited)
+
+
+def test_no_time_to_wait_for_the_budget(call: Caller) -> None:
+    """If the timeout ends before there is a read to take, that is told at once."""
+
+    def use(exchange: Any) -> Any:
+        def drain() -> None:
+            for _ in range(72):
+                exchange.fetch_balance()
+
+        async def drain_async() -> Any:
+            for _ in range(72):
+                await exchange.fetch_balance()
+            start = time.monotonic()
+            with pytest.raises(RateLimitExceeded, match="72 reads in 3 s"):
+                await exchange.fetch_balance()
+            return time.monotonic() - start
+
+        if call.asynchronous:
+            return drain_async()
+        drain()
+        start = time.monotonic()
+        with pytest.raises(RateLimitExceeded, match="72 reads in 3 s"):
+            exchange.fetch_balance()
+        return time.monotonic() - start
+
+    with Sandbox() as sandbox:
+        for setting in ({"timeout": 1500}, {"options": {"rateLimitTimeout": 100}}):
+            config = sandbox.config("sunx") | {"uid": repr(setting) + repr(call)} | setting
+            # Each setting has a budget of its own, and so needs an account of its own.
+            config |= {"apiKey": KEYS["apiKey"], "secret": KEYS["secret"]}
+            script = Script(GOOD)
+            config["options"] = {**config.get("options", {}), **script.config()["options"]}
+            assert call.using("sunx", config, use) < 0.5
+            assert len(script.requests) == 72
+
+
+def test_limit_can_be_turned_off(call: Caller) -> None:
+    """Without enableRateLimit nothing is held back."""
+    script = Script(GOOD)
+    config = {**script.config(), "enableRateLimit": False, "timeout": 1000}
+
+    def use(exchange: Any) -> Any:
+        if call.asynchronous:
+
+            async def run() -> None:
+                for _ in range(100):
+                    await exchange.fetch_balance()
+
+            return run()
+        for _ in range(100):
+            exchange.fetch_balance()
+        return None
+
+    call.using("sunx", config, use)
+    assert len(script.requests) == 100
+
+
+def test_headers_that_tell_of_less(call: Caller) -> None:
+    """What others have read of the limit, as the headers tell, is not read again."""
+    told = httpx.Response(
+        200, content=payload("sunx-documented"), headers={"ratelimit-remaining": "0"}
+    )
+    script = Script(told)
+
+    def use(exchange: Any) -> Any:
+        exchange.timeout = 1000
+        if call.asynchronous:
+
+            async def run() -> None:
+                await exchange.fetch_balance()
+                await exchange.fetch_balance()
+
+            return run()
+        exchange.fetch_balance()
+        return exchange.fetch_balance()
+
+    with pytest.raises(RateLimitExceeded):
+        call.using("sunx", {**script.config(), "uid": f"told of less {call}"}, use)
+    assert len(script.requests) == 1
+
+
+def test_slower_than_the_venue(call: Caller) -> None:
+    """ccxt's rateLimit slows reading down: at 1000 ms there are three reads in 3 s."""
+    script = Script(GOOD)
+    config = {**script.config(), "rateLimit": 1000, "timeout": 500, "uid": f"slow {call}"}
+
+    def use(exchange: Any) -> Any:
+        if call.asynchronous:
+
+            async def run() -> None:
+                for _ in range(4):
+                    await exchange.fetch_balance()
+
+            return run()
+        return [exchange.fetch_balance() for _ in range(4)]
+
+    with pytest.raises(RateLimitExceeded, match="3 reads in 3 s"):
+        call.using("sunx", config, use)
+    assert len(script.requests) == 3
+
+
+# -- ends -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent_config() -> Iterator[dict[str, Any]]:
+    """A venue that never answers."""
+    with faulty_server(silent) as address:
+        yield {**KEYS, "urls": {"api": {"rest": address}}, "timeout": 20_000}
+
+
+def test_close_ends_calls_of_threads(silent_config: dict[str, Any]) -> None:
+    """close() ends a call that waits in another thread, soon, with a ccxt exception."""
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            exchange.fetch_balance()
+        except BaseError as error:
+            raised.append(error)
+
+    exchange = Sunx(silent_config)
+    thread = threading.Thread(target=read)
+    thread.start()
+    while not exchange.last_request_url:
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.1)  # so that it waits for the answer
+    start = time.monotonic()
+    exchange.close()
+    thread.join()
+    assert time.monotonic() - start < 5
+    [error] = raised
+    assert type(error) is ExchangeClosedByUser
+
+
+@pytest.mark.parametrize("stage", ["answer", "budget", "backoff"])
+def test_close_ends_calls_of_tasks(stage: str, silent_config: dict[str, Any]) -> None:
+    """close() ends calls of other tasks, wherever they wait, with a ccxt exception."""
+
+    async def run() -> list[object]:
+        config: dict[str, Any] = silent_config
+        if stage == "backoff":
+            config = Script(refusal(1032, **{"ratelimit-reset": "9000"})).config()
+        if stage == "budget":
+            script = Script(httpx.Response(200, headers={"ratelimit-remaining": "0"}, json={}))
+            config = {**script.config(), "uid": "closed while waiting"}
+        exchange = AsyncSunx(config)
+        tasks = [asyncio.create_task(exchange.fetch_balance()) for _ in range(3)]
+        await asyncio.sleep(0.2)  # so that they wait
+        await exchange.close()
+        return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+    start = time.monotonic()
+    results = asyncio.run(run())
+    assert time.monotonic() - start < 5
+    assert ExchangeClosedByUser in [type(result) for result in results]
+    assert {type(result) for result in results} <= {ExchangeClosedByUser, BadResponse}
+
+
+def test_cancelled_by_its_owner(silent_config: dict[str, Any]) -> None:
+    """A task that its owner cancels is cancelled, and the exchange goes on working."""
+
+    async def run() -> None:
+        async with AsyncSunx(silent_config) as exchange:
+            task = asyncio.create_task(exchange.fetch_balance())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            exchange.timeout = 100
+            with pytest.raises(RequestTimeout):
+                await exchange.fetch_balance()
+
+    asyncio.run(run())
+
+
+def test_timeout_of_the_caller(silent_config: dict[str, Any]) -> None:
+    """A shorter timeout around the call is the caller's own, and leaves nothing open."""
+
+    async def run() -> None:
+        async with AsyncSunx(silent_config) as exchange:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await exchange.fetch_balance()
+
+    asyncio.run(run())
+
+
+def test_network_error_says_what_to_check(call: Caller) -> None:
+    """After all tries the error still tells what failed and what to check."""
+    script = Script(httpx.ConnectError("All connection attempts failed"))
+    with pytest.raises(NetworkError, match=r"All connection attempts failed.*check the network"):
+        call("sunx", script.config(), "fetch_balance")
+
+
+def test_json_of_the_sandbox_is_untouched(sandbox: Sandbox) -> None:
+    """What arrives through retries and clocks is still the answer as it came."""
+    with Sunx(sandbox.config("sunx")) as exchange:
+        balance = exchange.fetch_balance()
+        assert balance["info"] == json.loads(exchange.last_http_response)
