@@ -5,6 +5,7 @@ it for ever. This one gives every read of a request the time that is left until 
 """
 
 import contextlib
+import ipaddress
 import socket
 import ssl
 import threading
@@ -84,10 +85,43 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._backend.connect_tcp(
-            host, port, self._until.left(timeout), local_address, socket_options
-        )
-        return _DeadlineStream(stream, self._until)
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in _addresses(host, port, self._until.left(timeout)):
+            try:
+                stream = self._backend.connect_tcp(
+                    address, port, self._until.left(timeout), local_address, socket_options
+                )
+            except httpcore.ConnectError as error:
+                failure = error
+            else:
+                return _DeadlineStream(stream, self._until)
+        raise failure
+
+
+def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
+    """The host's addresses. The system's resolver knows no timeout, so it gets a thread."""
+    found: list[str] = []
+    failures: list[OSError] = []
+
+    def resolve() -> None:
+        try:
+            for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                found.append(str(address[0]))
+        except OSError as error:
+            failures.append(error)
+
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        resolver = threading.Thread(target=resolve, name="sunx-adapter-resolver", daemon=True)
+        resolver.start()
+        resolver.join(timeout)
+        if resolver.is_alive():
+            raise httpcore.ConnectTimeout(f"no address of {host} in time") from None
+        if failures:
+            raise httpcore.ConnectError(f"{host}: {failures[0].strerror}") from None
+        return found
+    return [host]
 
 
 class _Body(httpx.SyncByteStream):

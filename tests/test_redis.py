@@ -1,0 +1,150 @@
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
+
+from sunx_adapter import Sandbox
+from tests.conftest import Caller, answered, payload
+from tests.test_reliability import arrived, most_in_any_window
+
+PASSWORD = "made-up-password"
+
+
+@pytest.fixture
+def redis_uri(tmp_path: Path) -> Iterator[str]:
+    """A Redis server of its own on a free port."""
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis-server is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    arguments = [
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--requirepass",
+        PASSWORD,
+    ]
+    with subprocess.Popen(
+        [server, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if "Ready to accept connections" in line:
+                    break
+            yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+
+
+READER = """
+import asyncio, json, sys
+from sunx_adapter import AsyncSunx
+
+async def main(config, seconds):
+    loop = asyncio.get_running_loop()
+    async with AsyncSunx(config) as exchange:
+        async def read():
+            while loop.time() < end:
+                await exchange.fetch_balance()
+        end = loop.time() + seconds
+        await asyncio.gather(*(read() for _ in range(8)))
+
+asyncio.run(main(json.loads(sys.argv[1]), float(sys.argv[2])))
+"""
+
+
+def test_four_processes_share_one_budget(redis_uri: str) -> None:
+    """Four processes under load: never a 73rd read in 3 s, and 85 % of the limit are used."""
+    with Sandbox() as sandbox:
+        config = sandbox.config("sunx") | {"timeout": 30_000}
+        config["options"] = {"rateLimitStorage": redis_uri}
+        readers = [
+            subprocess.Popen([sys.executable, "-c", READER, json.dumps(config), "9"])
+            for _ in range(4)
+        ]
+        assert [reader.wait() for reader in readers] == [0] * 4
+        times = sorted(arrived(sandbox))
+        assert all(request.code == 200 for request in sandbox.requests)
+    assert most_in_any_window(times, 3.0) <= 72
+    # From the end of the first window on, when all four are at work.
+    busy = [moment for moment in times if times[0] + 3 <= moment < times[0] + 9]
+    assert len(busy) >= 0.85 * 72 * 2
+
+
+def drained(exchange: Any, asynchronous: bool, reads: int) -> Any:
+    async def run() -> None:
+        for _ in range(reads):
+            await exchange.fetch_balance()
+
+    if asynchronous:
+        return run()
+    for _ in range(reads):
+        exchange.fetch_balance()
+    return None
+
+
+def test_budget_is_in_redis(call: Caller, redis_uri: str) -> None:
+    """A budget that one exchange has used is used for the next one too."""
+    config = answered(payload("sunx-documented")) | {"uid": "in redis", "timeout": 2500}
+    config["options"]["rateLimitStorage"] = redis_uri
+    call.using("sunx", config, lambda exchange: drained(exchange, call.asynchronous, 72))
+    with pytest.raises(RateLimitExceeded):
+        call("sunx", config, "fetch_balance")
+
+
+def gone(fallback: str | None = None) -> dict[str, Any]:
+    """A configuration whose Redis is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    config = answered(payload("sunx-documented")) | {"uid": f"gone {port}", "timeout": 1500}
+    uri = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+    config["options"] |= {"rateLimitStorage": uri, "rateLimitFallback": fallback}
+    return config
+
+
+def test_redis_that_is_gone(call: Caller) -> None:
+    """If Redis cannot be reached, that is told, without its password, and nothing is read."""
+    with pytest.raises(NetworkError, match="rateLimitFallback") as caught:
+        call("sunx", gone(), "fetch_balance")
+    assert PASSWORD not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_fallback_is_a_quarter(call: Caller) -> None:
+    """If the user chose so, a quarter of the budget goes on in memory."""
+    config = gone("memory")
+    call.using("sunx", config, lambda exchange: drained(exchange, call.asynchronous, 18))
+    with pytest.raises(RateLimitExceeded):
+        call("sunx", config, "fetch_balance")
+
+
+def test_redis_that_refuses_us(call: Caller, redis_uri: str) -> None:
+    """A Redis that refuses the password is told like one that is not there."""
+    config = answered(payload("sunx-documented"))
+    config["options"]["rateLimitStorage"] = redis_uri.replace(PASSWORD, "wrong")
+    start = time.monotonic()
+    with pytest.raises(NetworkError, match="cannot be reached"):
+        call("sunx", config, "fetch_balance")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("uri", ["nonsense://", "nonsense", "memcached://127.0.0.1:1"])
+def test_unknown_storage(call: Caller, uri: str) -> None:
+    """A storage that there is not is told with those that there are."""
+    config = answered(payload("sunx-documented"))
+    config["options"]["rateLimitStorage"] = uri
+    with pytest.raises(NotSupported, match="memory://"):
+        call("sunx", config, "fetch_balance")
