@@ -7,7 +7,7 @@ from typing import Any, Self, cast
 
 import ccxt.async_support
 import httpx
-from ccxt.base.errors import BaseError, ExchangeClosedByUser, NotSupported
+from ccxt.base.errors import BaseError, ExchangeClosedByUser
 
 from sunx_adapter.exchange import Call, Method, VenueFace
 from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
@@ -95,14 +95,6 @@ class AsyncFace(VenueFace):
         call, _ = self._balance_call(params or {})
         return summarize(read_account(*await self._read(call)))
 
-    @_public
-    async def fetch_markets(
-        self,
-        params: Mapping[str, Any] | None = None,  # noqa: ARG002
-    ) -> list[Any]:
-        """Not served: this adapter reads balances."""
-        raise NotSupported("only balances are served, no markets")
-
     async def load_markets(
         self,
         reload: bool = False,  # noqa: ARG002
@@ -162,8 +154,9 @@ class AsyncFace(VenueFace):
 
     async def _read_once(self, call: Call, deadline: float) -> tuple[Document, bytes]:
         budget = self._read_budget() if call.private else None
-        if budget is not None:
-            await budget.take_async(self._budget_deadline(deadline))
+        for limit in (budget, self._pace() if call.private else None):
+            if limit is not None:
+                await limit.take_async(self._budget_deadline(deadline))
         answer = await self._send(self._request(self._url(call)), deadline)
         if budget is not None:
             await budget.follow_async(answer.headers)
@@ -175,8 +168,7 @@ class AsyncFace(VenueFace):
         )
 
     def _current_transport(self) -> httpx.AsyncBaseTransport:
-        given: httpx.AsyncBaseTransport | None = self.options.get("transport")
-        if given is not None:
+        if (given := self._given_transport(httpx.AsyncBaseTransport)) is not None:
             return given
         if self._transport is None:
             self._transport = asynchronous.async_transport(self._connection_settings())

@@ -1,16 +1,18 @@
-"""The command line: ``sunx-adapter exchanges | balance | sandbox``.
+"""The command line: ``sunx-adapter exchanges | balance | doctor | sandbox``.
 
 It only reads keys, calls the library and shows what came of it; every rule is the library's.
 """
 
+import io
 import json
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from sunx_adapter import __version__
@@ -27,14 +30,17 @@ from sunx_adapter.keys import (
     KeysError,
     config_from_environment,
     environment_prefix,
+    key_sources,
 )
 from sunx_adapter.venue import VENUES
 
 if TYPE_CHECKING:
-    from sunx_adapter.protocol.account import AccountSummary
+    from sunx_adapter.doctor import Finding
     from sunx_adapter.sandbox import Sandbox
 
 BAR_WIDTH = 12
+PLACES = Decimal("0.00000001")
+MAX_WIDTH = 1000
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,10 +66,15 @@ class UsageError(Exception):
 
 def main() -> None:
     """Run the command line; the exit status is 0 only if all that was asked for was done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack a character or two
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        sys.exit(f"error: {_told(error)}")  # standard output is full or gone
 
 
 def _version(shown: bool) -> None:
@@ -153,53 +164,49 @@ def balance(
         ),
     ] = False,
     free: Annotated[
-        Free,
+        Free | None,
         typer.Option(
             help="What 'free' means: margin that can still be used, the venue's 'available' "
-            "(cash), or what can be withdrawn."
+            "(cash), or what can be withdrawn. Default: as the keys file says, else margin."
         ),
-    ] = Free.margin,
+    ] = None,
     precise: Annotated[
         bool, typer.Option("--precise", help="All digits: amounts as text instead of floats.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log the traffic (masked) and show tracebacks.")
+        bool, typer.Option("--verbose", help="Log requests (masked) and show tracebacks.")
     ] = False,
 ) -> None:
     """Read balances and show them. The exit status is 0 only if all of them were read."""
     if verbose:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+        logging.basicConfig(stream=sys.stderr)
+        logging.getLogger("sunx_adapter").setLevel(logging.DEBUG)
     host = ExchangeHost()
     structures: dict[str, Any] = {}
     failed = False
     with ExitStack() as stack:
         try:
-            configs = _configs(exchange, _opened_sandbox(stack, sandbox, account), account)
-        except (UsageError, KeysError, ValueError) as error:
+            configs = _configs(host, exchange, _opened_sandbox(stack, sandbox, account), account)
+        except (UsageError, KeysError, HostError, ValueError) as error:
             _say_error(str(error))
             raise typer.Exit(1) from None
         for exchange_id, config in configs.items():
             try:
-                structure, summary = _read(
-                    host, exchange_id, config, free=free, as_text=precise or not as_json
-                )
+                shown = _read(host, exchange_id, config, free, as_json=as_json, precise=precise)
             except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
                 failed = True
                 _say_error(_explained(error))
                 if verbose:
-                    err.print(traceback.format_exc(), markup=False, highlight=False)
+                    err.print(_redacted(traceback.format_exc()), markup=False, highlight=False)
             else:
-                structures[exchange_id] = structure
+                structures[exchange_id] = shown.structure
                 if not as_json:
-                    _show_balance(exchange_id, structure, summary, free, precise)
+                    _show_balance(exchange_id, shown, precise)
     if as_json and structures:
         single = len(configs) == 1
-        out.print(
-            json.dumps(next(iter(structures.values())) if single else structures, indent=2),
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
+        # What another exchange gives may not be JSON's: as text then.
+        result = next(iter(structures.values())) if single else structures
+        typer.echo(json.dumps(result, indent=2, default=str))
     if failed:
         raise typer.Exit(1)
 
@@ -215,108 +222,143 @@ def _opened_sandbox(stack: ExitStack, wanted: bool, account: str | None) -> "San
 
 
 def _configs(
-    wanted: list[str] | None, sandbox: "Sandbox | None", account: str | None
+    host: ExchangeHost, wanted: list[str] | None, sandbox: "Sandbox | None", account: str | None
 ) -> dict[str, dict[str, Any]]:
     """Per exchange to be read its configuration."""
     if sandbox is not None:
         return {name: sandbox.config(name, account) for name in wanted or VENUES}
+    for name in wanted or ():
+        host.offer(name)  # an unknown id is told before its keys are missed
     configs = {name: config_from_environment(name) for name in wanted or VENUES}
-    found = {name: config for name, config in configs.items() if _has_keys(config)}
-    if missing := [name for name in configs if name not in found and (wanted or not found)]:
-        variables = "; or ".join(
-            f"{prefix}_API_KEY and {prefix}_API_SECRET (or {prefix}_PRIVATE_KEY_FILE)"
-            for prefix in map(environment_prefix, missing)
-        )
+    found = {name: config for name, config in configs.items() if not _missing_keys(name, config)}
+    if lacking := [name for name in configs if name not in found and (wanted or not found)]:
         raise UsageError(
-            f"no keys for {' or '.join(missing)}. Set {variables}; or name a file with them in "
-            f"{KEYS_FILE_VARIABLE}.\nTo try it without keys: sunx-adapter balance --sandbox"
+            "\n".join(_missing_keys(name, configs[name]) for name in lacking)
+            + f"\nKeys may also stand in a TOML file that {KEYS_FILE_VARIABLE} names, in a table "
+            "per exchange.\nTo try it without keys: sunx-adapter balance --sandbox"
         )
     return found
 
 
-def _has_keys(config: Mapping[str, Any]) -> bool:
-    return "apiKey" in config and ("secret" in config or "privateKey" in config)
+def _missing_keys(exchange_id: str, config: Mapping[str, Any]) -> str:
+    prefix = environment_prefix(exchange_id)
+    missing = [] if "apiKey" in config else [f"{prefix}_API_KEY"]
+    if "secret" not in config and "privateKey" not in config:
+        missing.append(f"{prefix}_API_SECRET (or {prefix}_PRIVATE_KEY_FILE)")
+    return f"no keys for {exchange_id}: set {' and '.join(missing)}" if missing else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A balance and what is told beside it."""
+
+    structure: dict[str, Any]
+    free: str
+    state: str
 
 
 def _read(
-    host: ExchangeHost, exchange_id: str, config: dict[str, Any], *, free: Free, as_text: bool
-) -> tuple[dict[str, Any], "AccountSummary | None"]:
-    number = {"number": str} if as_text else {}
+    host: ExchangeHost,
+    exchange_id: str,
+    config: dict[str, Any],
+    free: Free | None,
+    *,
+    as_json: bool,
+    precise: bool,
+) -> Shown:
+    number = {"number": str} if precise or not as_json else {}
     exchange = host.create(exchange_id, {**config, **number})
     try:
         if exchange_id not in VENUES:
-            return exchange.fetch_balance(), None
-        structure = exchange.fetch_balance({"free": free.value})
-        return structure, exchange.parse_account_summary(structure["info"])
+            if free is not None:
+                raise UsageError(f"--free is for {', '.join(VENUES)}, not for {exchange_id}")
+            return Shown(exchange.fetch_balance(), "free", "")
+        structure = exchange.fetch_balance({"free": free.value if free else None})
+        policy = free.value if free else exchange.options["free"]
+        state = "" if as_json else _state(exchange, structure["info"])
+        return Shown(structure, f"free ({policy})", state)
     finally:
         if hasattr(exchange, "close"):
             exchange.close()
 
 
-def _show_balance(
-    exchange_id: str,
-    structure: dict[str, Any],
-    summary: "AccountSummary | None",
-    free: Free,
-    precise: bool,
-) -> None:
-    debts = structure.get("debt", {})
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("currency")
-    for heading in (f"free ({free})", "used", "total"):
-        table.add_column(heading, justify="right")
-    table.add_column("in use")
-    if debts:
-        table.add_column("debt", justify="right", style="red")
-    for code in structure["total"]:
-        figures = [structure[code][view] for view in ("free", "used", "total")]
-        shown = [_amount(figure, precise) for figure in figures]
-        debt = [_amount(debts[code], precise) if code in debts else ""] if debts else []
-        table.add_row(code, *shown, _bar(figures[1], figures[2]), *debt)
-    state = f"  {_state(summary)}" if summary else ""
-    out.print(f"[bold]{escape(exchange_id)}[/]{state}  [dim]{_moment(structure)}[/]")
-    if structure["total"]:
-        out.print(table)
-    else:
-        out.print("the venue says that the account holds no currency", style="dim")
+def _state(exchange: Any, info: Mapping[str, Any]) -> str:
+    from ccxt.base.errors import BadResponse  # noqa: PLC0415 - for a quick start
+
+    try:
+        state = exchange.parse_account_summary(info).state
+    except BadResponse as error:
+        # The balance is right all the same.
+        return f"[yellow]state unknown[/] ({escape(_printable(str(error)))})"
+    if not state.forbids:
+        return f"[green]{state.name}[/]"
+    return f"[red]{state.name}[/]: no {', no '.join(state.forbids)}"
+
+
+def _show_balance(exchange_id: str, shown: Shown, precise: bool) -> None:
+    structure = shown.structure
+    heading = f"[bold]{escape(exchange_id)}[/]  {shown.state}".rstrip()
+    out.print(f"{heading}  [dim]{_moment(structure)}[/]", highlight=False, soft_wrap=True)
+    if not structure["total"]:
+        out.print("the venue says that the account holds no currency\n", style="dim")
+        return
+    table = _balance_table(shown, precise, bar=True)
+    if Measurement.get(out, out.options.update(width=MAX_WIDTH), table).maximum > out.width:
+        table = _balance_table(shown, precise, bar=False)
+    # No figure is ever cut to the terminal's width: rather a long line.
+    Console(width=MAX_WIDTH).print(table, crop=False, soft_wrap=True, highlight=False)
     out.print()
 
 
-def _amount(figure: str, precise: bool) -> str:
-    """All digits if precise; else cut (never rounded up) to 8 places, which is then marked."""
-    whole, _, fraction = figure.partition(".")
-    if precise or len(fraction) <= 8:  # noqa: PLR2004
-        return f"{Decimal(whole):,}{'.' + fraction if fraction else ''}"
-    return f"{Decimal(whole):,}.{fraction[:8]}…"
+def _balance_table(shown: Shown, precise: bool, *, bar: bool) -> Table:
+    structure = shown.structure
+    debts = structure.get("debt", {})
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("currency")
+    for heading in (shown.free, "used", "total"):
+        table.add_column(heading, justify="right")
+    if bar:
+        table.add_column("in use")
+    if debts:
+        table.add_column("debt", justify="right", style="red")
+    for code in structure["total"]:
+        free, used, total = (structure[code].get(view) for view in ("free", "used", "total"))
+        cells = [escape(_printable(code)), _amount(free, precise)]
+        cells += [_amount(used, precise, up=True), _amount(total, precise)]
+        cells += [_bar(used, total)] if bar else []
+        cells += [_amount(debts[code], precise, up=True) if code in debts else ""] if debts else []
+        table.add_row(*cells)
+    return table
 
 
-def _bar(used: str, total: str) -> str:
-    if Decimal(total) <= 0:
-        return "[red]all[/]" if Decimal(used) > 0 else ""
-    share = min(max(Decimal(used) / Decimal(total), Decimal(0)), Decimal(1))
-    filled = round(share * BAR_WIDTH)
+def _amount(figure: object, precise: bool, *, up: bool = False) -> str:
+    """A figure; unless precise, cut to 8 places, which is marked.
+
+    What is there is never shown too large, and what is used or owed never too small.
+    """
+    if figure is None:
+        return "unknown"
+    exact = Decimal(str(figure))
+    shown = exact if precise else exact.quantize(PLACES, ROUND_CEILING if up else ROUND_FLOOR)
+    if shown == exact:
+        return f"{exact:,f}"
+    return f"{shown:,f}…"
+
+
+def _bar(used: object, total: object) -> str:
+    if used is None or total is None:
+        return ""
+    taken, whole = Decimal(str(used)), Decimal(str(total))
+    if whole <= 0:
+        return "[red]all[/]" if taken > 0 else ""
+    share = taken / whole
+    filled = round(min(max(share, Decimal(0)), Decimal(1)) * BAR_WIDTH)
     colour = "green" if share < Decimal("0.5") else "yellow" if share < Decimal("0.8") else "red"
     return f"[{colour}]{'█' * filled}[/][dim]{'░' * (BAR_WIDTH - filled)}[/] {share:.0%}"
 
 
-def _state(summary: "AccountSummary") -> str:
-    state = summary.state
-    forbidden = [
-        name
-        for name, permitted in (
-            ("trading", state.permits_trading),
-            ("transfers in", state.permits_transfers_in),
-            ("transfers out", state.permits_transfers_out),
-        )
-        if not permitted
-    ]
-    if not forbidden:
-        return f"[green]{state.name}[/]"
-    return f"[red]{state.name}[/]: no {', no '.join(forbidden)}"
-
-
-def _moment(structure: dict[str, Any]) -> str:
-    timestamp = structure["timestamp"]
+def _moment(structure: Mapping[str, Any]) -> str:
+    timestamp = structure.get("timestamp")
     if timestamp is None:
         return "the venue told no time"
     moment = datetime.fromtimestamp(timestamp / 1000, UTC)
@@ -324,9 +366,15 @@ def _moment(structure: dict[str, Any]) -> str:
 
 
 def _explained(error: Exception) -> str:
-    if isinstance(error, HostError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    # Other exchanges' exceptions may quote a signed address.
+    text = _redacted(str(error))
+    return text if isinstance(error, HostError | UsageError) else f"{type(error).__name__}: {text}"
+
+
+def _redacted(text: str) -> str:
+    from sunx_adapter.transport.redaction import redact  # noqa: PLC0415 - for a quick start
+
+    return redact(text)
 
 
 def _told(error: Exception) -> str:
@@ -335,8 +383,99 @@ def _told(error: Exception) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
+def _printable(text: str) -> str:
+    """Without what would steer the terminal: the text may be a venue's."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
 def _say_error(text: str) -> None:
-    err.print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    lines = "\n".join(map(_printable, text.splitlines()))
+    err.print(f"[red]error:[/] {escape(lines)}", highlight=False, soft_wrap=True)
+
+
+# -- doctor ---------------------------------------------------------------------------------
+
+MARKS = {
+    "ok": "[green]✔[/]",
+    "warning": "[yellow]![/]",
+    "failed": "[red]✘[/]",
+    "skipped": "[dim]-[/]",
+}
+
+
+@app.command()
+def doctor(
+    exchange: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-e", "--exchange", metavar="ID", help="Look at this one (repeatable). Default: all."
+        ),
+    ] = None,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Look at a local sandbox; needs no keys.")
+    ] = False,
+    account: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --sandbox: which of its accounts.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Go through what can be wrong, in order: keys, network, clock, permissions, account.
+
+    Without keys it checks what needs none. The exit status is 1 if anything fails.
+    """
+    failed = False
+    report: dict[str, list[dict[str, str]]] = {}
+    with ExitStack() as stack:
+        try:
+            local = _opened_sandbox(stack, sandbox, account)
+        except UsageError as error:
+            _say_error(str(error))
+            raise typer.Exit(1) from None
+        for exchange_id in exchange or VENUES:
+            if not as_json:
+                out.print(f"[bold]{escape(exchange_id)}[/]")
+            for finding in _findings(exchange_id, local, account):
+                failed |= finding.status == "failed"
+                report.setdefault(exchange_id, []).append(asdict(finding))
+                if not as_json:
+                    _show_finding(finding)
+    if as_json:
+        out.print_json(data=report)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _findings(
+    exchange_id: str, local: "Sandbox | None", account: str | None
+) -> "Iterator[Finding]":
+    from sunx_adapter.doctor import Finding, diagnose  # noqa: PLC0415 - for a quick start
+
+    if exchange_id not in VENUES:
+        advice = f"only {', '.join(VENUES)} are looked at"
+        yield Finding("exchange", "failed", f"{exchange_id!r} is none of this package's", advice)
+        return
+    try:
+        if local is not None:
+            config, sources = local.config(exchange_id, account), ["the sandbox"]
+        else:
+            config, sources = config_from_environment(exchange_id), key_sources(exchange_id)
+        options = {**config.get("options", {}), "maxRetriesOnFailure": 0}
+        made = ExchangeHost().create(exchange_id, {**config, "options": options})
+    except (KeysError, ValueError) as error:
+        yield Finding("keys", "failed", str(error))
+    except Exception as error:  # noqa: BLE001 - a setting of the keys file, most likely
+        yield Finding("settings", "failed", _explained(error))
+    else:
+        with made:
+            yield from diagnose(made, sources)
+
+
+def _show_finding(finding: "Finding") -> None:
+    advice = f" → {escape(finding.advice)}" if finding.advice else ""
+    out.print(
+        f"  {MARKS[finding.status]} {finding.check}: {escape(finding.seen)}{advice}",
+        highlight=False,
+    )
 
 
 # -- sandbox --------------------------------------------------------------------------------
@@ -344,7 +483,9 @@ def _say_error(text: str) -> None:
 
 @app.command()
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     accounts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file with the accounts to serve.")
@@ -376,15 +517,17 @@ def sandbox(
         _say_error(_told(error))
         raise typer.Exit(1) from None
     with local:
+        address = local.url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
         config = local.config("sunx")
-        typer.echo(f"the sandbox serves SunX and HTX at {local.url} (Ctrl-C ends it)\n")
-        typer.echo("Point the command line at it:")
-        for prefix in (venue.env_prefix for venue in VENUES.values()):
-            typer.echo(
-                f"  export {prefix}_REST_URL={local.url} {prefix}_API_KEY={config['apiKey']} "
-                f"{prefix}_API_SECRET={config.get('secret', '')}"
-            )
-        typer.echo(f"or an exchange in Python:\n  Sunx({config!r})\n")
+        typer.echo(f"the sandbox serves SunX and HTX at {address} (Ctrl-C ends it)\n")
+        if "secret" in config:
+            typer.echo("Point the command line at it:")
+            for prefix in (venue.env_prefix for venue in VENUES.values()):
+                typer.echo(
+                    f"  export {prefix}_REST_URL={address} {prefix}_API_KEY={config['apiKey']} "
+                    f"{prefix}_API_SECRET={config['secret']}"
+                )
+        typer.echo(f"Point an exchange in Python at it:\n  Sunx({config!r})\n")
         typer.echo(f"Accounts: {', '.join(account.name for account in local.accounts)}")
         try:
             local.wait()

@@ -3,13 +3,16 @@
 import ipaddress
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, get_args
+from importlib.util import find_spec
+from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
 import ccxt
+import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
 
 from sunx_adapter.balance import FREE_POLICIES
+from sunx_adapter.transport.settings import ConnectionSettings
 from sunx_adapter.venue import PathVariantName
 
 _CONNECTION: Final = {
@@ -47,6 +50,44 @@ _INSTEAD: Final = {
 _KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
 
 
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+
+
+class _Urls(msgspec.Struct):
+    api: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Options(msgspec.Struct):
+    """The options that mean something here; others are carried along, as with ccxt."""
+
+    pathVariant: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    signatureHost: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    free: str | msgspec.UnsetType = msgspec.UNSET
+    rateLimitStorage: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    rateLimitTimeout: _Positive | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    maxRetriesOnFailure: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    maxResponseBytes: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    adjustForTimeDifference: bool | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    timeDifference: int | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+
+
+class _Settings(msgspec.Struct):
+    """Of what kind each setting has to be."""
+
+    apiKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    secret: str | msgspec.UnsetType = msgspec.UNSET
+    privateKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    uid: str | int | msgspec.UnsetType = msgspec.UNSET
+    timeout: _Positive | msgspec.UnsetType = msgspec.UNSET
+    rateLimit: _Positive | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    hostname: str | msgspec.UnsetType = msgspec.UNSET
+    cafile: str | msgspec.UnsetType = msgspec.UNSET
+    headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    userAgent: str | dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    urls: _Urls | msgspec.UnsetType = msgspec.UNSET
+    options: _Options | msgspec.UnsetType = msgspec.UNSET
+
+
 def accepted_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without the keys whose value is ``None``, which means not given.
 
@@ -55,10 +96,13 @@ def accepted_config(config: Mapping[str, Any]) -> dict[str, Any]:
         BadRequest: a value is of the wrong kind.
     """
     given = {key: value for key, value in config.items() if value is not None}
+    if isinstance(options := given.get("options"), dict):
+        given["options"] = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if key not in _HONOURED and _means_something(key, value):
             advice = f": {_INSTEAD[key]}" if key in _INSTEAD else ""
             raise NotSupported(f"the setting {key!r} cannot be honoured{advice}")
+    _check_kinds(given)
     _check_values(given)
     return given
 
@@ -69,20 +113,68 @@ def _means_something(key: str, value: object) -> bool:
     return known and value not in ("", default) and bool(value or default)
 
 
+def _check_kinds(given: Mapping[str, Any]) -> None:
+    try:
+        msgspec.convert(given, _Settings)
+        return
+    except msgspec.ValidationError as error:
+        # "Expected `str`, got `int` - at `$.secret`": kinds and places, never values.
+        reason, _, place = str(error).partition(" - at ")
+    if "`$.urls" in place:
+        reason += '; it must look like {"api": {"rest": "https://…", "stream": "wss://…"}}'
+    raise BadRequest(f"setting {place.strip('`$.')}: {reason}")
+
+
 def _check_values(given: Mapping[str, Any]) -> None:
-    timeout = given.get("timeout", 1)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise BadRequest("timeout must be a number of milliseconds above 0")
-    api = given.get("urls", {}).get("api", {})
-    if not isinstance(api, dict):
-        raise BadRequest('urls must look like {"api": {"rest": "https://…", "stream": "wss://…"}}')
-    for address in api.values():
+    for address in given.get("urls", {}).get("api", {}).values():
         check_address(address)
+    for key in (
+        "httpProxy",
+        "http_proxy",
+        "httpsProxy",
+        "https_proxy",
+        "socksProxy",
+        "socks_proxy",
+    ):
+        if key in given:
+            _check_proxy(key, given[key])
     if any(name.lower() == "host" for name in given.get("headers", {})):
         raise NotSupported("a Host header of one's own cannot be honoured: use urls and hostname")
+    if "cafile" in given:
+        _check_certificates(given["cafile"])
+    if "number" in given:
+        _check_number(given["number"])
     options = given.get("options", {})
     check_choice("options['pathVariant']", options.get("pathVariant"), get_args(PathVariantName))
     check_choice("options['free']", options.get("free"), FREE_POLICIES)
+    check_choice("options['rateLimitFallback']", options.get("rateLimitFallback"), ("memory",))
+
+
+def _check_proxy(key: str, proxy: object) -> None:
+    scheme = urlsplit(proxy).scheme if isinstance(proxy, str) else ""
+    if scheme not in ("http", "https", "socks5", "socks5h"):
+        raise BadRequest(f"{key} must be a URL like http://host:port or socks5://host:port")
+    if scheme.startswith("socks") and find_spec("socksio") is None:
+        raise NotSupported(f"{key}: for SOCKS install sunx-adapter[socks]")
+
+
+def _check_certificates(file: str) -> None:
+    try:
+        ConnectionSettings(cafile=file).tls_context()
+        return
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or "no certificates in it"
+    raise BadRequest(f"cafile {file!r} cannot be used: {reason}")
+
+
+def _check_number(number: object) -> None:
+    try:
+        if callable(number):
+            number("-0.5")
+            return
+    except Exception:  # noqa: BLE001, S110 - it is the user's own
+        pass
+    raise BadRequest("number must make a figure of decimal text: float, str or decimal.Decimal")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -106,7 +198,10 @@ def check_address(address: str) -> None:
     if parts.scheme in ("https", "wss"):
         return
     if parts.scheme not in ("http", "ws") or not parts.hostname:
-        raise NotSupported(f"{address!r} is no address; it must begin with https:// or wss://")
+        raise NotSupported(
+            f"{address!r} is no address; it must begin with https:// (wss:// for the stream), or "
+            "with http:// if it is on this machine"
+        )
     if not _is_loopback(parts.hostname):
         raise NotSupported(
             f"{address!r} is not encrypted: plain http and ws are for this machine only"

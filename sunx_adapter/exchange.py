@@ -6,6 +6,7 @@ only in how they send.
 """
 
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, wraps
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -51,9 +53,14 @@ from sunx_adapter.transport.retry import DEFAULT_RETRIES, Tries
 from sunx_adapter.transport.settings import ConnectionSettings, environment_proxy
 from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, READ_LIMIT, SUNX, Endpoint, Venue
 
+TransportKind = TypeVar("TransportKind")
+
 SERVED_TYPES: Final = ("swap", "future")
 SERVED_SUB_TYPES: Final = ("linear",)
 SERVED_MARGIN_MODES: Final = ("cross",)
+
+RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
+"""The venue's limit as ccxt tells it: ms between two requests. Bursts are allowed all the same."""
 
 _MAX_MESSAGE = 1000
 
@@ -85,6 +92,38 @@ def _host(address: str) -> str:
     return urlsplit(address).hostname or ""
 
 
+def _unserved(cls: type["VenueFace"]) -> list[str]:
+    """The methods that ccxt's ``has`` speaks of and that are not served."""
+    spoken_of = ccxt.Exchange().has.keys() - cls.serves
+    return [
+        name
+        for name in dir(cls)
+        if not name.startswith("_")
+        and _camel_case(name) in spoken_of
+        and callable(getattr(cls, name))
+    ]
+
+
+def _camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    special = {"ohlcv": "OHLCV", "adl": "ADL"}  # ccxt's own exceptions to the rule
+    return first + "".join(special.get(word, word.capitalize()) for word in rest)
+
+
+def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of that name which says that it is not served; some of ccxt's would not."""
+
+    def refuse(self: "VenueFace", *_: object, **__: object) -> None:
+        raise NotSupported(
+            f"{self.id} {method.__name__}() is not supported: only balances are served"
+        )
+
+    async def refuse_async(self: "VenueFace", *_: object, **__: object) -> None:
+        refuse(self)
+
+    return wraps(method)(refuse_async if iscoroutinefunction(method) else refuse)
+
+
 class _HttpxOnly:
     """Stands where ccxt keeps its requests session, which is never made nor used."""
 
@@ -104,6 +143,10 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
     """Everything of an exchange that neither sends nor waits. Mixed into ccxt's classes."""
 
     venue: ClassVar[Venue]
+    serves: ClassVar[frozenset[str]] = frozenset({"fetchBalance"})
+    """Of ccxt's methods those that work; ``has`` and the methods themselves go by it."""
+
+    logger = logging.getLogger("sunx_adapter")
 
     def __init_subclass__(cls, venue: Venue | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -115,10 +158,13 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
                 entry = Entry(path, endpoint.access, "GET", {"cost": 1})
                 setattr(cls, "_".join(words), entry)
                 setattr(cls, words[0] + "".join(word.capitalize() for word in words[1:]), entry)
+            for name in _unserved(cls):
+                setattr(cls, name, _refusing(getattr(cls, name)))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self._closed = False
         self._clock_measured = False
+        self._paced: tuple[float, ReadBudget] | None = None
         self._prepare()
         self._codes: dict[str, str] = {}
         self._signer: tuple[tuple[str | None, str | None], Signer] | None = None
@@ -152,14 +198,14 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             "name": venue.name,
             "countries": [],
             "version": venue.path_variant,
-            "rateLimit": READ_LIMIT.seconds * 1000 / READ_LIMIT.requests,
+            "rateLimit": RATE_LIMIT_MS,
             "certified": False,
             "pro": False,
             "hostname": venue.hostname,
             "userAgent": f"sunx-adapter/{__version__}",
             "has": {
                 **dict.fromkeys(base["has"], False),
-                **dict.fromkeys(("privateAPI", "swap", "future", "fetchBalance"), True),
+                **dict.fromkeys(("privateAPI", "swap", "future", *self.serves), True),
                 "publicAPI": any(endpoint.access == "public" for endpoint in venue.endpoints),
             },
             "features": {"swap": served, "future": served},
@@ -225,6 +271,17 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         """
         return summarize(read_account(Document(info, info)))
 
+    def enable_demo_trading(self, enable: bool) -> None:
+        """Not served: these venues have no demo host."""
+        if enable:
+            raise NotSupported(f"{self.id} has no demo host; for a local one see Sandbox")
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(
+            f"{self.id}: an exchange holds keys and connections, and is neither pickled nor "
+            "copied; make another one from the same configuration"
+        )
+
     def nonce(self) -> int:
         """The time that requests are signed for, ms UTC: the venue's, as far as it is known."""
         return int(time.time() * 1000) - int(self.options["timeDifference"])
@@ -241,6 +298,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         ):
             check_choice(f"{self.id} {name}", rest.pop(name, options.get(default)), served)
         policy = free_policy(rest.pop("free", options["free"]))
+        check_choice("options['pathVariant']", options["pathVariant"], tuple(PATH_VARIANTS))
         path = PATH_VARIANTS[options["pathVariant"]].balance
         return Call(path, self._address(), rest), policy
 
@@ -349,8 +407,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         return kind(self._redacted(f"{self.id} {method}(): {error}")[:_MAX_MESSAGE])
 
     def _redacted(self, text: str) -> str:
-        secrets = [secret for secret in (self.secret, self.privateKey) if secret]
-        return redact(text, api_key=self.apiKey, secrets=secrets)
+        return redact(text, api_key=self.apiKey, secrets=(self.secret, self.privateKey))
 
     # -- what the senders need --------------------------------------------------------------
 
@@ -401,17 +458,27 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         if not self.enableRateLimit:
             return None
         user = self.uid or "key:" + hashlib.sha256(self.apiKey.encode()).hexdigest()[:16]
-        window_ms = READ_LIMIT.seconds * 1000
-        # ccxt's rateLimit is the time between two requests; it can only slow reading down.
-        requests = min(READ_LIMIT.requests, round(window_ms / max(self.rateLimit, 1)))
-        seconds = READ_LIMIT.seconds if requests else self.rateLimit / 1000
         return shared_budget(
             self.options["rateLimitStorage"],
             f"{self.venue.id}:{user}",
-            max(requests, 1),
-            seconds,
             self.options.get("rateLimitFallback") == "memory",
         )
+
+    def _pace(self) -> ReadBudget | None:
+        """ccxt's ``rateLimit``, the ms between two reads, where it is slower than the venue's."""
+        if not self.enableRateLimit or self.rateLimit <= RATE_LIMIT_MS:
+            return None
+        if self._paced is None or self._paced[0] != self.rateLimit:
+            seconds = self.rateLimit / 1000
+            pace = ReadBudget(MEMORY, f"pace:{id(self)}", requests=1, seconds=seconds, slack=0)
+            self._paced = (self.rateLimit, pace)
+        return self._paced[1]
+
+    def _given_transport(self, kind: type[TransportKind]) -> TransportKind | None:
+        given = self.options.get("transport")
+        if given is None or isinstance(given, kind):
+            return given
+        raise NotSupported(f"options['transport'] must be an httpx.{kind.__name__} here")
 
     def _budget_deadline(self, deadline: float) -> float:
         longest = self.options.get("rateLimitTimeout")
@@ -508,11 +575,6 @@ class SyncFace(VenueFace):
         call, _ = self._balance_call(params or {})
         return summarize(read_account(*self._read(call)))
 
-    @_public
-    def fetch_markets(self, params: Mapping[str, Any] | None = None) -> list[Any]:  # noqa: ARG002
-        """Not served: this adapter reads balances."""
-        raise NotSupported("only balances are served, no markets")
-
     def load_markets(
         self,
         reload: bool = False,  # noqa: ARG002
@@ -573,8 +635,9 @@ class SyncFace(VenueFace):
 
     def _read_once(self, call: Call, deadline: float) -> tuple[Document, bytes]:
         budget = self._read_budget() if call.private else None
-        if budget is not None:
-            budget.take(self._budget_deadline(deadline), self._closing)
+        for limit in (budget, self._pace() if call.private else None):
+            if limit is not None:
+                limit.take(self._budget_deadline(deadline), self._closing)
         answer = self._send(self._request(self._url(call)), deadline)
         if budget is not None:
             budget.follow(answer.headers)
@@ -584,8 +647,7 @@ class SyncFace(VenueFace):
         return synchronous.send(self._current_transport(), request, **self._sending(deadline))
 
     def _current_transport(self) -> httpx.BaseTransport:
-        given: httpx.BaseTransport | None = self.options.get("transport")
-        if given is not None:
+        if (given := self._given_transport(httpx.BaseTransport)) is not None:
             return given
         with self._lock:
             # Another process's connections are not for the child of a fork.

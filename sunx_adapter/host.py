@@ -89,6 +89,10 @@ class ExchangeHost:
         """Add a plugin by hand; one that fails is reported in :attr:`problems`."""
         try:
             self._plugins.register(plugin, name)
+            if not self._plugins.get_hookcallers(plugin):
+                raise TypeError(
+                    f"it has no function exchange_offers marked with {PROJECT}'s hookimpl"
+                )
         except Exception as error:  # noqa: BLE001 - as above
             self._report(name, error)
         self._found = None
@@ -122,8 +126,13 @@ class ExchangeHost:
         same = [found for found in offers if found.offer.id == exchange_id]
         if (preferred := self._prefer.get(exchange_id)) is not None:
             same = [found for found in same if found.plugin == preferred]
+            if not same:
+                raise UnknownExchangeError(
+                    f"the plugin {preferred!r}, preferred for {exchange_id!r}, does not offer it"
+                )
         if not same:
-            similar = difflib.get_close_matches(exchange_id, [found.offer.id for found in offers])
+            ids = sorted({found.offer.id for found in offers})
+            similar = difflib.get_close_matches(exchange_id.lower(), ids)
             hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
             raise UnknownExchangeError(f"no plugin offers the exchange {exchange_id!r}{hint}")
         if len(same) > 1:

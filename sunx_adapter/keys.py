@@ -4,6 +4,7 @@ Never from an argument of a command, where every user of the machine sees it.
 """
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -21,7 +22,10 @@ _VARIABLES: Final = {
     "UID": "uid",
     "REST_URL": "urls",
 }
-_FILE_KEYS: Final = ("apiKey", "secret", "privateKey", "uid", "hostname", "urls", "options")
+_FILE_KEYS: Final = (
+    *("apiKey", "secret", "privateKey", "uid", "hostname", "urls", "options"),
+    *("timeout", "httpProxy", "httpsProxy", "socksProxy", "cafile", "trust_env"),
+)
 
 
 class KeysError(Exception):
@@ -50,7 +54,8 @@ def config_from_environment(
     config = config_from_file(Path(file), exchange_id) if file else {}
     prefix = environment_prefix(exchange_id)
     for variable, key in _VARIABLES.items():
-        if value := environ.get(f"{prefix}_{variable}"):
+        # A pasted key may end with a line feed; none has white space in it.
+        if value := environ.get(f"{prefix}_{variable}", "").strip():
             if key == "privateKey":
                 config[key] = read_private(Path(value))
             else:
@@ -58,26 +63,44 @@ def config_from_environment(
     return config
 
 
+def key_sources(exchange_id: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Where :func:`config_from_environment` finds what it finds: names of variables and files."""
+    prefix = environment_prefix(exchange_id)
+    keys = ("API_KEY", "API_SECRET", "PRIVATE_KEY_FILE")
+    names = [KEYS_FILE_VARIABLE, *(f"{prefix}_{variable}" for variable in keys)]
+    return [
+        f"{name} ({environ[name]})" if name.endswith(("_FILE", "_KEYS")) else name
+        for name in names
+        if environ.get(name)
+    ]
+
+
 def config_from_file(path: Path, exchange_id: str) -> dict[str, Any]:
     """An exchange's configuration from a TOML file with one table per exchange id.
 
     ``[sunx]`` then ``apiKey = "…"``, ``secret = "…"`` (or ``privateKey``), and, if need be,
-    ``uid``, ``hostname``, ``urls``, ``options``.
+    ``uid``, ``hostname``, ``urls``, ``options``, ``timeout``, a proxy, ``cafile``, ``trust_env``.
 
     Raises:
         KeysError: the file is missing, readable by others, or not such a file.
     """
     try:
         tables = tomllib.loads(read_private(path))
-    except tomllib.TOMLDecodeError:
-        # The parser's own words may quote a key.
-        tables = None
+    except tomllib.TOMLDecodeError as error:
+        # Of the parser's words only the place: the others may quote a key.
+        place = re.search(r"\(at .*\)$", str(error))
+        tables, where = None, f" {place[0]}" if place else ""
     if tables is None:
-        raise KeysError(f"{path} is no TOML file; it must hold tables like [sunx]")
+        raise KeysError(f"{path} is no TOML file{where}; it must hold tables like [sunx]")
     table = tables.get(exchange_id, {})
-    if not isinstance(table, dict) or (unknown := sorted(table.keys() - set(_FILE_KEYS))):
-        found = f"unknown keys {', '.join(unknown)}" if isinstance(table, dict) else "no table"
-        raise KeysError(f"{path}, [{exchange_id}]: {found}; known are {', '.join(_FILE_KEYS)}")
+    if not isinstance(table, dict):
+        raise KeysError(f"{path}: {exchange_id} is no table; write [{exchange_id}] above its keys")
+    unknown = sorted(table.keys() - set(_FILE_KEYS))
+    if unknown and exchange_id in VENUES:
+        known = ", ".join(_FILE_KEYS)
+        raise KeysError(
+            f"{path}, [{exchange_id}]: unknown keys {', '.join(unknown)}; known are {known}"
+        )
     return table
 
 
@@ -88,6 +111,7 @@ def read_private(path: Path) -> str:
         KeysError: it is missing or unreadable, or others may read it; the text has the command
             that mends it.
     """
+    path = path.expanduser()
     try:
         with path.open(encoding="utf-8") as file:
             if os.name == "posix" and os.fstat(file.fileno()).st_mode & (

@@ -64,7 +64,7 @@ def test_keys_file(tmp_path: Path) -> None:
     [
         ("secret = = made-up", "no TOML file"),
         ('[sunx]\napikey = "made-up"', "unknown keys apikey"),
-        ('sunx = "made-up"', "no table"),
+        ('sunx = "made-up"', "is no table"),
     ],
 )
 def test_bad_keys_file(tmp_path: Path, text: str, words: str) -> None:

@@ -362,9 +362,10 @@ def test_headers_that_tell_of_less(call: Caller) -> None:
 
 
 def test_slower_than_the_venue(call: Caller) -> None:
-    """ccxt's rateLimit slows reading down: at 1000 ms there are three reads in 3 s."""
+    """ccxt's rateLimit slows reading down: there are so many ms between two reads."""
     script = Script(GOOD)
-    config = {**script.config(), "rateLimit": 1000, "timeout": 500, "uid": f"slow {call}"}
+    config = {**script.config(), "rateLimit": 300, "timeout": 20_000}
+    moments: list[float] = []
 
     def use(exchange: Any) -> Any:
         if call.asynchronous:
@@ -372,13 +373,16 @@ def test_slower_than_the_venue(call: Caller) -> None:
             async def run() -> None:
                 for _ in range(4):
                     await exchange.fetch_balance()
+                    moments.append(time.monotonic())
 
             return run()
-        return [exchange.fetch_balance() for _ in range(4)]
+        for _ in range(4):
+            exchange.fetch_balance()
+            moments.append(time.monotonic())
+        return None
 
-    with pytest.raises(RateLimitExceeded, match="3 reads in 3 s"):
-        call.using("sunx", config, use)
-    assert len(script.requests) == 3
+    call.using("sunx", config, use)
+    assert moments[-1] - moments[0] >= 0.85
 
 
 # -- ends -----------------------------------------------------------------------------------

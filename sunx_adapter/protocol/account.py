@@ -49,6 +49,16 @@ class AccountState(Enum):
         """Whether money can be moved out of the account."""
         return self is AccountState.NORMAL
 
+    @property
+    def forbids(self) -> list[str]:
+        """What is not permitted: of ``"trading"``, ``"transfers in"``, ``"transfers out"``."""
+        permits = {
+            "trading": self.permits_trading,
+            "transfers in": self.permits_transfers_in,
+            "transfers out": self.permits_transfers_out,
+        }
+        return [what for what, permitted in permits.items() if not permitted]
+
 
 _STATES: Final[dict[object, AccountState]] = {
     spelling: state

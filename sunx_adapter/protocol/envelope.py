@@ -67,24 +67,25 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         code, message = outcome(document.wire)
     except BadResponse as error:
         if answer.status < HTTPStatus.BAD_REQUEST:
-            raise
+            raise BadResponse(f"{error}; it begins: {_excerpt(answer)}") from None
         code, message = "", str(error)
     if code == SUCCESS_CODE and answer.status < HTTPStatus.BAD_REQUEST:
         return document
     rule = RULE_BY_CODE.get(code)
     if rule is not None:
-        refusal = rule.exception(f"{code} {message} ({rule.meaning}: {rule.advice})")
+        said = f"{code} {message}".rstrip()
+        refusal = rule.exception(f"{said} ({rule.meaning}: {rule.advice})")
         if rule.exception is InvalidNonce:
             told = venue_time(answer)
             raise refusal if told is None else TransientError(refusal, venue_time=told)
         transient = rule.transient
     elif answer.status >= HTTPStatus.BAD_REQUEST:
         kind = http_exceptions.get(str(answer.status), ExchangeError)
-        said = f"{code} {message}" if code else _excerpt(answer)
+        said = f"{code} {message}".rstrip() if code else _excerpt(answer)
         refusal = kind(f"HTTP {answer.status}: {said}")
         transient = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status in _PASSING
     else:
-        raise ExchangeError(f"{code} {message}")
+        raise ExchangeError(f"{code} {message}".rstrip())
     if transient:
         raise TransientError(refusal, wait=told_wait(answer.headers))
     raise refusal

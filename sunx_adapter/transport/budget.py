@@ -7,6 +7,7 @@ machine shares; the two below go by a clock that serves.
 
 import asyncio
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
 from limits.errors import ConfigurationError
 from limits.storage import MemoryStorage, RedisStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
+
+from sunx_adapter.venue import READ_LIMIT
 
 MEMORY: Final = "memory://"
 FALLBACK_SHARE: Final = 4
@@ -186,23 +189,31 @@ class ReadBudget:
         key: whose budget it is.
         requests: how many reads fit into the window.
         seconds: the window's length.
+        slack: seconds that the window is longer.
         fallback: whether to go on with a part of the budget, kept in memory, if the storage
             cannot be reached.
     """
 
     def __init__(
-        self, storage_uri: str, key: str, requests: int, seconds: float, *, fallback: bool = False
+        self,
+        storage_uri: str,
+        key: str,
+        *,
+        requests: int = READ_LIMIT.requests,
+        seconds: float = READ_LIMIT.seconds,
+        slack: float = SLACK_SECONDS,
+        fallback: bool = False,
     ) -> None:
         self._limiter = _limiter(storage_uri)
         self.in_memory = isinstance(self._limiter.storage, _ProcessStorage)
         own = isinstance(self._limiter.storage, _ProcessStorage | _SharedStorage)
         # The other storages of limits count in whole seconds.
-        length = seconds + SLACK_SECONDS if own else math.ceil(seconds + SLACK_SECONDS)
+        length = seconds + slack if own else math.ceil(seconds + slack)
         self._window = _Window(requests, length)
         self._told = f"{requests} reads in {seconds:g} s"
         self._key = key
         self._fallback = (
-            ReadBudget(MEMORY, key, max(requests // FALLBACK_SHARE, 1), seconds)
+            ReadBudget(MEMORY, key, requests=max(requests // FALLBACK_SHARE, 1), seconds=seconds)
             if fallback and not self.in_memory
             else None
         )
@@ -319,14 +330,16 @@ def _remaining(headers: Mapping[str, str]) -> int | None:
 
 
 @cache
-def shared_budget(
-    storage_uri: str, key: str, requests: int, seconds: float, fallback: bool
-) -> ReadBudget:
+def shared_budget(storage_uri: str, key: str, fallback: bool) -> ReadBudget:
     """The one budget of this process for a user: the arguments are :class:`ReadBudget`'s."""
-    return ReadBudget(storage_uri, key, requests, seconds, fallback=fallback)
+    return ReadBudget(storage_uri, key, fallback=fallback)
 
 
-def forget_budgets() -> None:
-    """Start anew; for the child of a fork, where another thread may have held a lock."""
+def _forget() -> None:
     shared_budget.cache_clear()
     _limiter.cache_clear()
+
+
+# In the child of a fork another thread's lock would stay locked for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -24,9 +24,15 @@ def network_fault(
     address = request_url(request).partition("?")[0]
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return RequestTimeout(f"GET {address}: no whole answer within {timeout_ms:g} ms (timeout)")
-    reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+    # Of an answer that is no HTTP the parser quotes more, from the second line on.
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_REASON]
     if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
         return ExchangeError(f"GET {address}: the address cannot be used: {reason}")
+    if "CERTIFICATE_VERIFY_FAILED" in reason or "certificate verify failed" in reason:
+        return NetworkError(
+            f"GET {address}: the certificate cannot be verified: {reason}. If the host's authority "
+            "is your own, name its file with cafile"
+        )
     return TransientError(
         NetworkError(
             f"GET {address}: {reason} ({type(error).__name__}); "

@@ -7,10 +7,12 @@ from typing import Final
 from sunx_adapter.protocol.signing import mask
 
 _SIGNATURE: Final = re.compile(r"""(\bSignature(?:=|%3D|["']\s*:\s*["']))[^&\s"'<>]+""", re.I)
+# What is shorter is no venue's key, and may be part of any word.
+_SHORTEST_SECRET: Final = 6
 _ACCESS_KEY: Final = re.compile(r"""(\bAccessKeyId(?:=|%3D|["']\s*:\s*["']))([^&\s"'<>]+)""", re.I)
 
 
-def redact(text: str, *, api_key: str | None = None, secrets: Iterable[str] = ()) -> str:
+def redact(text: str, *, api_key: str | None = None, secrets: Iterable[str | None] = ()) -> str:
     """The text with signatures and secrets taken out and API keys masked.
 
     Args:
@@ -21,7 +23,8 @@ def redact(text: str, *, api_key: str | None = None, secrets: Iterable[str] = ()
     text = _SIGNATURE.sub(r"\1***", text)
     text = _ACCESS_KEY.sub(lambda match: match[1] + mask(match[2]), text)
     for secret in secrets:
-        text = text.replace(secret, "***")
-    if api_key:
+        if secret and len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    if api_key and len(api_key) >= _SHORTEST_SECRET:
         text = text.replace(api_key, mask(api_key))
     return text

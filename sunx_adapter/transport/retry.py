@@ -15,6 +15,19 @@ DEFAULT_RETRIES: Final = 2
 _FIRST_BACKOFF: Final = 0.2
 _LAST_BACKOFF: Final = 5.0
 _RIGHT_ENOUGH_MS: Final = 2000
+_MOST_DOUBLINGS: Final = 32
+
+
+def backoff(failures: int, first: float = _FIRST_BACKOFF) -> float:
+    """Seconds to wait after so many failures in a row: twice as long each time, up to 5 s.
+
+    Args:
+        failures: 1 or more.
+        first: the longest wait after the first.
+    """
+    ceiling = min(first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LAST_BACKOFF)
+    # Half of it at random, so that many clients of one venue do not come back as one.
+    return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
 
 
 class Tries:
@@ -72,6 +85,4 @@ class Tries:
             return failure.wait
         if isinstance(failure.error, RateLimitExceeded):
             return float(READ_LIMIT.seconds)
-        ceiling = min(_FIRST_BACKOFF * 2.0 ** (self._made - 1), _LAST_BACKOFF)
-        # Half of it at random, so that many clients of one venue do not come back as one.
-        return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
+        return backoff(self._made)

@@ -86,7 +86,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
-        for address in _addresses(host, port, self._until.left(timeout)):
+        for address in resolve(host, port, self._until.left(timeout)):
             try:
                 stream = self._backend.connect_tcp(
                     address, port, self._until.left(timeout), local_address, socket_options
@@ -98,8 +98,13 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         raise failure
 
 
-def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
-    """The host's addresses. The system's resolver knows no timeout, so it gets a thread."""
+def resolve(host: str, port: int, timeout: float | None) -> list[str]:
+    """The host's addresses. The system's resolver knows no timeout, so it gets a thread.
+
+    Raises:
+        httpcore.ConnectError: there is none.
+        httpcore.ConnectTimeout: there was none within ``timeout`` seconds.
+    """
     found: list[str] = []
     failures: list[OSError] = []
 

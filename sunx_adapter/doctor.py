@@ -1,0 +1,209 @@
+"""What can be wrong between a bot and its balance, looked at in order, one thing at a time."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+import httpcore
+from ccxt.base.errors import (
+    AccountNotEnabled,
+    AccountSuspended,
+    AuthenticationError,
+    BaseError,
+    InvalidNonce,
+    PermissionDenied,
+)
+
+from sunx_adapter.protocol.account import AccountSummary
+from sunx_adapter.transport.synchronous import resolve
+from sunx_adapter.venue import Venue
+
+Status = Literal["ok", "warning", "failed", "skipped"]
+
+CLOCK_TOLERANCE_MS = 300_000
+CLOCK_WARNING_MS = 30_000
+MULTI_ASSETS_MODE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        check: what was looked at.
+        status: ``failed`` keeps balances from being read, ``warning`` may do so soon.
+        seen: what was seen.
+        advice: what to do; empty if nothing.
+    """
+
+    check: str
+    status: Status
+    seen: str
+    advice: str = ""
+
+
+class Exchange(Protocol):
+    """What the checks need of ``Sunx`` or ``HtxFutures``."""
+
+    venue: Venue
+    urls: dict[str, Any]
+    hostname: str
+    timeout: float
+    last_response_headers: Mapping[str, str] | None
+
+    def check_required_credentials(self, error: bool = True) -> bool: ...  # noqa: D102
+    def load_time_difference(self) -> int: ...  # noqa: D102
+    def fetch_account_summary(self) -> AccountSummary: ...  # noqa: D102
+    def request(self, path: str, api: str) -> Any: ...  # noqa: D102
+
+
+class _Stop(Exception):  # noqa: N818 - it ends the checks, it is no error
+    """The checks that follow make no sense."""
+
+
+def diagnose(exchange: Exchange, sources: list[str]) -> Iterator[Finding]:
+    """Look at one exchange; each finding is given as soon as it is there.
+
+    Args:
+        exchange: made with the user's configuration and ``maxRetriesOnFailure`` 0.
+        sources: where its keys come from, for people.
+    """
+    checks: list[Callable[[Exchange], Iterator[Finding]]] = [_name, _reach, _up]
+    has_keys = exchange.check_required_credentials(error=False)
+    yield _keys(has_keys, sources)
+    if has_keys:
+        checks += [_account]
+    try:
+        for check in checks:
+            yield from check(exchange)
+    except _Stop:
+        return
+    if not has_keys:
+        yield Finding("account", "skipped", "no keys to ask with")
+
+
+def _keys(has_keys: bool, sources: list[str]) -> Finding:
+    if has_keys:
+        return Finding("keys", "ok", f"found in {', '.join(sources)}")
+    found = f"only {', '.join(sources)}" if sources else "none found"
+    return Finding("keys", "failed", found, "set the key and its secret (or private key) file")
+
+
+def _name(exchange: Exchange) -> Iterator[Finding]:
+    address = urlsplit(exchange.urls["api"]["rest"].replace("{hostname}", exchange.hostname))
+    host = address.hostname or ""
+    try:
+        found = resolve(host, address.port or 443, exchange.timeout / 1000)
+    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+        advice = "check the name, and this machine's network and name server"
+        yield Finding("name", "failed", str(error), advice)
+        raise _Stop from None
+    yield Finding("name", "ok", f"{host} is {', '.join(dict.fromkeys(found))}")
+
+
+def _reach(exchange: Exchange) -> Iterator[Finding]:
+    try:
+        ahead = exchange.load_time_difference()
+    except BaseError as error:
+        advice = "check firewall, proxy and address; certificates must be valid"
+        yield Finding("connection", "failed", _said(error), advice)
+        raise _Stop from None
+    secure = exchange.urls["api"]["rest"].startswith("https")
+    yield Finding("connection", "ok", "answers, over verified TLS" if secure else "answers")
+    off = f"this machine's clock is {abs(ahead) / 1000:.1f} s {'ahead' if ahead > 0 else 'behind'}"
+    if abs(ahead) < CLOCK_WARNING_MS:
+        yield Finding("clock", "ok", off)
+    else:
+        # Not failed: calls correct it by themselves, at the cost of a refused request.
+        yield Finding("clock", "warning", off, "set the clock, for example by NTP")
+
+
+def _up(exchange: Exchange) -> Iterator[Finding]:
+    if not any(endpoint.path == "/heartbeat/" for endpoint in exchange.venue.endpoints):
+        return
+    try:
+        beating = exchange.request("heartbeat", "public")["data"]["linear_swap_heartbeat"]
+    except (BaseError, KeyError, TypeError) as error:
+        yield Finding("venue", "warning", f"its heartbeat cannot be read: {_said(error)}")
+        return
+    if str(beating) == "1":
+        yield Finding("venue", "ok", "is up")
+    else:
+        yield Finding("venue", "failed", "is down for maintenance", "wait until it is over")
+
+
+def _account(exchange: Exchange) -> Iterator[Finding]:
+    mode = _asset_mode(exchange)
+    try:
+        summary = exchange.fetch_account_summary()
+    except BaseError as error:
+        yield from _refused(error)
+        if mode is not None:
+            yield mode
+        return
+    yield Finding("key and signature", "ok", "accepted")
+    yield Finding("permission and address", "ok", "reading is allowed from here")
+    if mode is not None:
+        yield mode
+    yield _state(summary)
+    yield _limit(exchange.last_response_headers or {})
+
+
+def _refused(error: BaseError) -> Iterator[Finding]:
+    # The text of each exception has the advice of the error table.
+    accepted = Finding("key and signature", "ok", "accepted")
+    match error:
+        case AccountNotEnabled() | AccountSuspended():
+            yield accepted
+            yield Finding("account", "failed", _said(error))
+        case PermissionDenied():
+            yield accepted
+            yield Finding("permission and address", "failed", _said(error))
+        case AuthenticationError() | InvalidNonce():
+            yield Finding("key and signature", "failed", _said(error))
+        case _:
+            yield Finding("balance", "failed", _said(error))
+
+
+def _asset_mode(exchange: Exchange) -> Finding | None:
+    path = exchange.venue.asset_mode
+    if path is None:
+        return None
+    try:
+        mode = int(exchange.request(path.strip("/"), "private")["data"]["asset_mode"])
+    except (BaseError, KeyError, TypeError, ValueError):
+        return None  # the balance tells what is wrong
+    if mode == MULTI_ASSETS_MODE:
+        return Finding("collateral mode", "ok", "multi-assets")
+    return Finding(
+        "collateral mode",
+        "failed",
+        f"single-asset (asset_mode {mode})",
+        "this endpoint serves multi-assets accounts: change the mode at the venue, or read a "
+        "single-asset account through HTX's older /linear-swap-api/ endpoints (ccxt's htx does)",
+    )
+
+
+def _state(summary: AccountSummary) -> Finding:
+    state = summary.state
+    if not (forbidden := state.forbids):
+        return Finding("account state", "ok", state.name)
+    advice = "see the venue's account page; the balance can still be read"
+    return Finding(
+        "account state", "warning", f"{state.name}: no {', no '.join(forbidden)}", advice
+    )
+
+
+def _limit(headers: Mapping[str, str]) -> Finding:
+    remaining, limit = headers.get("ratelimit-remaining"), headers.get("ratelimit-limit")
+    if remaining is None:
+        return Finding("read limit", "ok", "the venue does not tell what is left")
+    left = f"{remaining} of {limit or '?'} reads left"
+    if remaining == "0":
+        return Finding("read limit", "warning", left, "something else reads with this user's keys")
+    return Finding("read limit", "ok", left)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
