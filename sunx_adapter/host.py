@@ -168,7 +168,10 @@ class ExchangeHost:
                 f"plugin {found.plugin!r} offers {exchange_id!r} as {path!r}, which cannot be "
                 f"loaded: {error}"
             ) from error
-        return exchange_class(dict(config or {}))
+        # Handed over so that no local variable holds the keys if the class refuses the rest.
+        handed_over = [dict(config or {})]
+        del config
+        return exchange_class(handed_over.pop())
 
     async def fetch_balances(
         self, accounts: Mapping[str, tuple[str, Mapping[str, Any]]]

@@ -163,8 +163,8 @@ def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
     if not isinstance(data, dict):
         raise BadResponse(f"data {_what(data)}; an object was expected")
     details = data.get("details", _UNSET)
-    if isinstance(details, dict) and all(key.isdecimal() for key in details):
-        # HTX's page prints the list so.
+    if details and isinstance(details, dict) and all(key.isdecimal() for key in details):
+        # HTX's page prints the list so. An empty object is no empty list, and no account.
         details = [details[key] for key in sorted(details, key=int)]
     if not isinstance(details, list):
         raise BadResponse(f"data.details {_what(details)}; a list was expected")

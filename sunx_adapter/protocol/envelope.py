@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from ccxt.base.errors import BadResponse, BaseError, ExchangeError, InvalidNonce
 
@@ -140,11 +139,11 @@ def outcome(wire: Any) -> tuple[str, str]:
 
 def _redirect_text(answer: HttpAnswer) -> str:
     # The query is left out: it may repeat the request's key and signature.
-    target = urlsplit(answer.headers.get("location", ""))
-    where = f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else target.path
+    where = answer.headers.get("location", "").partition("?")[0].partition("#")[0]
     return (
-        f"HTTP {answer.status} redirects to {where or 'nowhere'}; redirects are never followed, "
-        "since they would carry the signature elsewhere: check urls and hostname"
+        f"HTTP {answer.status} redirects to {where[:EXCERPT_LENGTH] or 'nowhere'}; "
+        "redirects are never followed, since they would carry the signature elsewhere: check urls "
+        "and hostname"
     )
 
 

@@ -17,6 +17,7 @@ import yarl
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.transport.body import BodyReader
 from sunx_adapter.transport.faults import network_fault
+from sunx_adapter.transport.redaction import redact_logs
 from sunx_adapter.transport.request import SignedRequest, request_url
 from sunx_adapter.transport.settings import ConnectionSettings
 
@@ -120,6 +121,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 def async_transport(settings: ConnectionSettings) -> httpx.AsyncBaseTransport:
     """The transport for these settings: httpx's own where there is a proxy, which it knows best."""
+    redact_logs()
     if settings.proxy is not None:
         return httpx.AsyncHTTPTransport(
             verify=settings.tls_context(), proxy=httpx.Proxy(settings.proxy), trust_env=False

@@ -1,7 +1,9 @@
 """What must never be seen: secrets and signatures; and the API key only masked."""
 
+import logging
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 from sunx_adapter.protocol.signing import mask
@@ -10,6 +12,21 @@ _SIGNATURE: Final = re.compile(r"""(\bSignature(?:=|%3D|["']\s*:\s*["']))[^&\s"'
 # What is shorter is no venue's key, and may be part of any word.
 _SHORTEST_SECRET: Final = 6
 _ACCESS_KEY: Final = re.compile(r"""(\bAccessKeyId(?:=|%3D|["']\s*:\s*["']))([^&\s"'<>]+)""", re.I)
+
+
+class _Redaction(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if (redacted := redact(message)) != message:
+            record.msg, record.args = redacted, None
+        return True
+
+
+@cache
+def redact_logs() -> None:
+    """Mask keys and signatures in what the HTTP libraries log: addresses, and echoes of them."""
+    for name in ("httpx", "httpcore.http11", "httpcore.connection", "httpcore.proxy"):
+        logging.getLogger(name).addFilter(_Redaction())
 
 
 def redact(text: str, *, api_key: str | None = None, secrets: Iterable[str | None] = ()) -> str:

@@ -19,6 +19,7 @@ import httpx
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.transport.body import BodyReader
 from sunx_adapter.transport.faults import network_fault
+from sunx_adapter.transport.redaction import redact_logs
 from sunx_adapter.transport.request import request_url
 from sunx_adapter.transport.settings import ConnectionSettings
 
@@ -168,6 +169,7 @@ class DeadlineTransport(httpx.BaseTransport):
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
+        redact_logs()
         self._until = _Until()
         backend = _DeadlineBackend(self._until)
         tls = settings.tls_context()
