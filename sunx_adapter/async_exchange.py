@@ -139,18 +139,20 @@ class AsyncFace(VenueFace):
         return self._measured(await self._send(request, deadline))
 
     async def _read(self, call: Call) -> tuple[Document, bytes]:
-        tries = self._tries()
+        deadline = self._deadline()
         if call.private:
             self.check_required_credentials()
             if self.options["adjustForTimeDifference"] and not self._clock_measured:
-                await self._measure_clock(tries.deadline)
+                await self._measure_clock(deadline)
+        tries = None
         while True:
             try:
-                return await self._read_once(call, tries.deadline)
+                return await self._read_once(call, deadline)
             except TransientError as failure:
+                tries = tries or self._tries(deadline)
                 await asyncio.sleep(tries.after(failure))
             except BaseError as error:
-                raise tries.given_up(error) from None
+                raise (tries.given_up(error) if tries else error) from None
 
     async def _read_once(self, call: Call, deadline: float) -> tuple[Document, bytes]:
         budget = self._read_budget() if call.private else None

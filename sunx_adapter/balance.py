@@ -22,6 +22,7 @@ import msgspec
 from ccxt.base.errors import NotSupported
 
 from sunx_adapter.protocol.account import MAX_DIGITS, AccountAnswer, Row, amount, currency_id
+from sunx_adapter.protocol.signing import utc_text
 
 FreePolicy = Literal["margin", "available", "withdrawable"]
 
@@ -109,7 +110,6 @@ def balance_structure(
     policy: FreePolicy,
     number: Callable[[str], Any],
     code_of: Callable[[str], str],
-    iso8601: Callable[[int | None], str | None],
 ) -> dict[str, Any]:
     """ccxt's balance structure.
 
@@ -118,7 +118,6 @@ def balance_structure(
         policy: what ``free`` means.
         number: ``exchange.number``: what figures become, from exact text, at the very end.
         code_of: ccxt's ``safe_currency_code``.
-        iso8601: ccxt's ``iso8601``.
 
     Returns:
         Per currency code ``{"free", "used", "total"}`` (and ``"debt"``), the same figures under
@@ -152,6 +151,13 @@ def balance_structure(
     structure["timestamp"] = answer.timestamp
     structure["datetime"] = iso8601(answer.timestamp)
     return structure
+
+
+def iso8601(timestamp: int | None) -> str | None:
+    """ccxt's form of a time in ms UTC: ``"2025-09-28T06:51:04.737Z"``."""
+    if timestamp is None:
+        return None
+    return f"{utc_text(timestamp // 1000)}.{timestamp % 1000:03d}Z"
 
 
 def _converter(number: Callable[[str], Any]) -> Callable[[Decimal], Any]:

@@ -12,14 +12,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import ccxt
 import httpx
+import msgspec
 from ccxt.base.errors import (
     AuthenticationError,
     BadResponse,
@@ -65,8 +65,7 @@ RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 _MAX_MESSAGE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request as it is meant, not yet signed.
 
     Attributes:
@@ -78,13 +77,18 @@ class Call:
 
     path: str
     address: str
-    parameters: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, object] = {}
     private: bool = True
 
 
 def _endpoints(venue: Venue) -> list[Endpoint]:
     balances = [Endpoint(variant.balance, "private") for variant in PATH_VARIANTS.values()]
     return balances + list(venue.endpoints)
+
+
+@lru_cache(maxsize=4096)
+def _key_hash(api_key: str) -> str:
+    return "key:" + hashlib.sha256(api_key.encode()).hexdigest()[:16]
 
 
 @cache
@@ -167,7 +171,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self._paced: tuple[float, ReadBudget] | None = None
         self._prepare()
         self._codes: dict[str, str] = {}
-        self._signer: tuple[tuple[str | None, str | None], Signer] | None = None
+        self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         try:
             config = accepted_config(config or {})
         except BaseError as error:
@@ -323,7 +327,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         if call.private:
             self.check_required_credentials()
             query = signed_query(
-                Credentials(self.apiKey, self._current_signer()),
+                self._current_credentials(),
                 host=self.options.get("signatureHost") or _host(call.address),
                 path=call.path,
                 parameters=call.parameters,
@@ -333,14 +337,14 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             query = encode_query(call.parameters)
         return f"{call.address}{call.path}?{query}" if query else call.address + call.path
 
-    def _current_signer(self) -> Signer:
+    def _current_credentials(self) -> Credentials:
         # Keys may be set or changed at any time, as with every ccxt exchange.
-        keys = (self.secret, self.privateKey)
-        if self._signer is None or self._signer[0] != keys:
+        keys = (self.apiKey, self.secret, self.privateKey)
+        if self._credentials is None or self._credentials[0] != keys:
             signer: Signer
             signer = Ed25519Signer(self.privateKey) if self.privateKey else HmacSigner(self.secret)
-            self._signer = (keys, signer)
-        return self._signer[1]
+            self._credentials = (keys, Credentials(self.apiKey, signer))
+        return self._credentials[1]
 
     def _headers(self) -> dict[str, str]:
         agent = self.user_agent or self.userAgent
@@ -382,7 +386,6 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             policy=policy,
             number=self.number,
             code_of=self._code,
-            iso8601=self.iso8601,
         )
 
     def _code(self, currency_id: str) -> str:
@@ -419,9 +422,9 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self._check_open()
         return time.monotonic() + float(self.timeout) / 1000
 
-    def _tries(self) -> Tries:
+    def _tries(self, deadline: float) -> Tries:
         return Tries(
-            self._deadline(),
+            deadline,
             self.options["maxRetriesOnFailure"],
             corrected=self._correct_clock,
             log=lambda text: self.logger.warning("%s", self._redacted(f"{self.id}: {text}")),
@@ -457,7 +460,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
     def _read_budget(self) -> ReadBudget | None:
         if not self.enableRateLimit:
             return None
-        user = self.uid or "key:" + hashlib.sha256(self.apiKey.encode()).hexdigest()[:16]
+        user = self.uid or _key_hash(self.apiKey)
         return shared_budget(
             self.options["rateLimitStorage"],
             f"{self.venue.id}:{user}",
@@ -617,20 +620,22 @@ class SyncFace(VenueFace):
         return self._measured(self._send(self._request(self._url(self._time_call())), deadline))
 
     def _read(self, call: Call) -> tuple[Document, bytes]:
-        tries = self._tries()
+        deadline = self._deadline()
         if call.private:
             self.check_required_credentials()
             if self.options["adjustForTimeDifference"] and not self._clock_measured:
-                self._measure_clock(tries.deadline)
+                self._measure_clock(deadline)
+        tries = None
         while True:
             try:
-                return self._read_once(call, tries.deadline)
+                return self._read_once(call, deadline)
             except TransientError as failure:
                 self._check_open()
+                tries = tries or self._tries(deadline)
                 self._closing.wait(tries.after(failure))
             except BaseError as error:
                 self._check_open()
-                raise tries.given_up(error) from None
+                raise (tries.given_up(error) if tries else error) from None
             self._check_open()
 
     def _read_once(self, call: Call, deadline: float) -> tuple[Document, bytes]:

@@ -95,8 +95,7 @@ class Account(msgspec.Struct):
     updated_time: Any = _UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class AccountAnswer:
+class AccountAnswer(msgspec.Struct, frozen=True):
     """A successful answer about an account, its rows not yet mapped.
 
     Attributes:

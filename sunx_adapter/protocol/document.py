@@ -2,7 +2,6 @@
 
 import json
 import threading
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -12,8 +11,7 @@ from ccxt.base.errors import BadResponse
 MAX_REASON = 120
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """One decoded JSON text.
 
     Attributes:

@@ -7,11 +7,11 @@ pages and in open clients: ``{"code":1003,"message":…}``, ``{"code":"4007","ms
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 
+import msgspec
 from ccxt.base.errors import BadResponse, BaseError, ExchangeError, InvalidNonce
 
 from sunx_adapter.protocol.document import Document, decode_json
@@ -27,8 +27,7 @@ _CODE_KEYS = ("err_code", "err-code")
 _MESSAGE_KEYS = ("message", "msg", "err_msg", "err-msg")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpAnswer(msgspec.Struct, frozen=True):
     """An HTTP answer, read whole.
 
     Attributes:

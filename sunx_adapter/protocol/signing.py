@@ -117,7 +117,13 @@ def mask(api_key: str) -> str:
 
 def timestamp_text(milliseconds: int) -> str:
     """``Timestamp``'s form, UTC: ``1758006975000`` gives ``"2025-09-16T07:16:15"``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return utc_text(milliseconds // 1000)
+
+
+@lru_cache(maxsize=64)
+def utc_text(seconds: int) -> str:
+    """A time in seconds UTC as ``YYYY-MM-DDThh:mm:ss``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def encode_query(parameters: Mapping[str, object]) -> str:
