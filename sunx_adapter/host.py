@@ -5,7 +5,7 @@ A bot can use it as it is, or take it as a pattern for a host of its own.
 
 import asyncio
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -183,25 +183,45 @@ class ExchangeHost:
 
         Returns:
             For each name either the balance or the exception; one that fails does not touch the
-            others. Whatever was opened is closed.
+            others. Accounts of one venue share connections; whatever was opened is closed.
         """
-        balances = await asyncio.gather(
-            *(self._fetch_balance(*account) for account in accounts.values())
-        )
+        made = [self._made(*account) for account in accounts.values()]
+        opened = [exchange for exchange in made if not isinstance(exchange, Exception)]
+        _share_connections(opened)
+        try:
+            balances = await asyncio.gather(*(_balance_of(exchange) for exchange in made))
+        finally:
+            # Those that lent their connections to others were made first, and close last.
+            for exchange in reversed(opened):
+                await exchange.close()
         return dict(zip(accounts, balances, strict=True))
 
-    async def _fetch_balance(
-        self, exchange_id: str, config: Mapping[str, Any]
-    ) -> dict[str, Any] | Exception:
+    def _made(self, exchange_id: str, config: Mapping[str, Any]) -> Any:
         try:
             exchange = self.create(exchange_id, config, asynchronous=True)
-            try:
-                balance: dict[str, Any] = await exchange.fetch_balance()
-            finally:
-                await exchange.close()
         except Exception as error:  # noqa: BLE001 - the caller decides, per account
             return error
-        return balance
+        return exchange
+
+
+async def _balance_of(exchange: Any) -> dict[str, Any] | Exception:
+    if isinstance(exchange, Exception):
+        return exchange
+    try:
+        balance: dict[str, Any] = await exchange.fetch_balance()
+    except Exception as error:  # noqa: BLE001 - the caller decides, per account
+        return error
+    return balance
+
+
+def _share_connections(exchanges: Iterable[Any]) -> None:
+    """Let exchanges of one class that can (``use_connections_of``) share their connections."""
+    first: dict[type, Any] = {}
+    for exchange in exchanges:
+        if hasattr(exchange, "use_connections_of"):
+            lender = first.setdefault(type(exchange), exchange)
+            if lender is not exchange:
+                exchange.use_connections_of(lender)
 
 
 def _checked(offers: Any) -> list[ExchangeOffer]:

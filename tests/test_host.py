@@ -173,3 +173,23 @@ def test_discovery_costs_nothing(code: str) -> None:
     check = f"{code}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_accounts_of_one_venue_share_connections(host: ExchangeHost, sandbox: Sandbox) -> None:
+    """Exchanges can share connections, and closing one leaves the others alone."""
+    sunx, other = (AsyncSunx(sandbox.config("sunx", name)) for name in ("main", "small"))
+
+    async def run() -> None:
+        other.use_connections_of(sunx)
+        try:
+            await sunx.fetch_balance()
+            await other.close()
+            # Closing the borrower leaves the lender's connections alone.
+            assert (await sunx.fetch_balance())["total"]
+        finally:
+            await sunx.close()
+
+    asyncio.run(run())
+    accounts = {str(number): ("sunx", sandbox.config("sunx")) for number in range(10)}
+    balances = asyncio.run(host.fetch_balances(accounts))
+    assert all(isinstance(balance, dict) for balance in balances.values())

@@ -1,0 +1,290 @@
+"""Vectors: answers of a venue, and what must come out of them.
+
+The format is told in ``README.md`` and in ``vector.schema.json``; nothing here knows a venue.
+"""
+
+import base64
+import copy
+import gzip
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, Literal
+
+SERVER: Final = "@SERVER@"
+"""Stands for the playing server's address, ``http://127.0.0.1:…``."""
+
+TARGET: Final = "@TARGET@"
+"""Stands for the request's path and query, as they came."""
+
+SETTINGS_FILE: Final = "config.toml"
+
+SCHEMA: Final = Path(__file__).parent.parent / "vector.schema.json"
+DEFAULT_VECTORS: Final = Path(__file__).parent.parent / "vectors"
+
+
+class VectorsError(Exception):
+    """A directory of vectors cannot be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer as it is meant, before any fault of the transport.
+
+    Attributes:
+        status: the HTTP status code.
+        headers: without those that tell of length and framing.
+        body: as it goes over the wire, so compressed where it is.
+        text_body: whether placeholders in the body are filled in.
+    """
+
+    status: int = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    text_body: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How an answer travels; by default whole, at once, with its length.
+
+    Attributes:
+        connection: instead of an answer: nobody listens, the connection is reset or closed, or
+            nothing ever comes.
+        raw: bytes that come instead of an HTTP answer; the connection is closed behind them.
+        framing: how the end of the body is told.
+        piece: how many bytes of the body (or of ``raw``) are sent at a time; ``None`` for all.
+        pause: how long to rest between two pieces, in seconds.
+        cut_after: after how many bytes of the body to stop; ``None`` for never.
+        cut_by: what happens there.
+    """
+
+    connection: Literal["refuse", "reset", "close", "silent"] | None = None
+    raw: bytes | None = None
+    framing: Literal["content-length", "chunked", "until-close"] = "content-length"
+    piece: int | None = None
+    pause: float = 0.0
+    cut_after: int | None = None
+    cut_by: Literal["close", "reset", "stall"] = "close"
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One vector file. Anything but its name is read when it is asked for."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; it says what the vector shows."""
+        return self.path.stem
+
+    @property
+    def group(self) -> str:
+        """What it is about, for the report."""
+        return str(self.content.get("group", "other"))
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the path variants it is played over; none means the exchange's own."""
+        return tuple(self.content.get("variants", ()))
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What is added to the exchange's configuration."""
+        config: Mapping[str, Any] = self.content.get("config", {})
+        return config
+
+    @property
+    def params(self) -> Mapping[str, Any] | None:
+        """The argument of ``fetch_balance()``; ``None`` for a call without one."""
+        params: Mapping[str, Any] | None = self.content.get("params")
+        return params
+
+    def arguments(self) -> tuple[dict[str, Any], ...]:
+        """The arguments of ``fetch_balance()``, the caller's to change."""
+        return () if self.params is None else (copy.deepcopy(dict(self.params)),)
+
+    @property
+    def expect(self) -> Mapping[str, Any]:
+        """What must come out."""
+        expect: Mapping[str, Any] = self.content.get("expect", {})
+        return expect
+
+    @property
+    def gives_balance(self) -> bool:
+        """Whether a balance must come out, and no exception."""
+        return "balance" in self.expect
+
+    @cached_property
+    def answer(self) -> Answer:
+        """What the venue answers."""
+        return read_answer(self.content.get("answer", {}))
+
+    @property
+    def repeats_the_request(self) -> bool:
+        """Whether the venue's answer holds the request's query, so its key and signature."""
+        texts = [*self.answer.headers.values()]
+        if self.answer.text_body:
+            texts.append(self.answer.body.decode())
+        return any(TARGET in text for text in texts)
+
+    @property
+    def json(self) -> Any:
+        """The body as any JSON library reads it."""
+        content = self.content["answer"]
+        return json.loads(_body_bytes(content["body"]))
+
+    @cached_property
+    def transport(self) -> Transport:
+        """How the answer travels."""
+        content = dict(self.content.get("transport", {}))
+        if "raw" in content:
+            content["raw"] = _body_bytes(content["raw"])
+        if "pause_ms" in content:
+            content["pause"] = content.pop("pause_ms") / 1000
+        return Transport(**content)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A vector over one path variant (``None``: the exchange's own)."""
+
+    vector: Vector
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        variant = f"@{self.variant.replace('/', '-')}" if self.variant else ""
+        return self.vector.name + variant
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One spelling of the venue's API.
+
+    Attributes:
+        config: what is added to the exchange's configuration to speak it.
+        path: where the balance must be asked for; ``None`` if that may be anywhere.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``config.toml`` of a directory of vectors: how exchanges are pointed at the server.
+
+    Attributes:
+        exchanges: ids to run if none are named.
+        config: the configuration of every exchange.
+        variants: the path variants that vectors may name.
+        answers: what is answered at other paths (markets, currencies).
+        secret_query: names of query parameters that nobody may see in an exception or a log.
+    """
+
+    exchanges: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    secret_query: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A directory of vectors with its settings."""
+
+    path: Path
+    vectors: tuple[Vector, ...]
+    settings: Settings
+
+    def played(self) -> list[Played]:
+        """Every vector over every variant that it names."""
+        return [
+            Played(vector, variant)
+            for vector in self.vectors
+            for variant in (vector.variants or (None,))
+        ]
+
+
+def load_collection(directory: Path) -> Collection:
+    """Read a directory of vectors.
+
+    Raises:
+        VectorsError: there are none, or one is no JSON object; the text names the file.
+    """
+    vectors = tuple(_load_vector(path) for path in sorted(directory.glob("*.json")))
+    if not vectors:
+        raise VectorsError(f"there are no vectors (*.json) in {directory}")
+    return Collection(directory, vectors, _load_settings(directory / SETTINGS_FILE))
+
+
+def _load_vector(path: Path) -> Vector:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise VectorsError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise VectorsError(f"{path} is no JSON object")
+    return Vector(path, content)
+
+
+def _load_settings(path: Path) -> Settings:
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise VectorsError(f"{path} is missing: it says how to configure exchanges") from None
+    except ValueError as error:
+        raise VectorsError(f"{path} is no TOML: {error}") from error
+    try:
+        return Settings(
+            exchanges=tuple(content.pop("exchanges", ())),
+            config=content.pop("config", {}),
+            variants={
+                name: Variant(**variant) for name, variant in content.pop("variants", {}).items()
+            },
+            answers={
+                path: read_answer(answer) for path, answer in content.pop("answers", {}).items()
+            },
+            secret_query=tuple(content.pop("secret_query", ())),
+            **content,
+        )
+    except TypeError as error:
+        raise VectorsError(f"{path} has an unknown entry: {error}") from error
+
+
+def read_answer(content: Mapping[str, Any]) -> Answer:
+    """An answer as a vector's ``answer`` describes it."""
+    body = content.get("body", {"text": ""})
+    wire = _body_bytes(body)
+    headers = {"Content-Type": "application/json", **content.get("headers", {})}
+    if content.get("encoding") == "gzip":
+        wire = gzip.compress(wire, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return Answer(
+        status=content.get("status", HTTPStatus.OK),
+        headers=headers,
+        body=wire,
+        text_body="text" in body and "encoding" not in content,
+    )
+
+
+def _body_bytes(body: Mapping[str, Any]) -> bytes:
+    match body:
+        case {"json": value}:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        case {"base64": text}:
+            return base64.b64decode(text, validate=True)
+        case {"parts": parts}:
+            return b"".join(part["text"].encode() * part.get("times", 1) for part in parts)
+        case _:
+            text = body["text"]
+            return str(text).encode()
