@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sunx_adapter.exchange import HtxFutures, Sunx
     from sunx_adapter.host import ExchangeHost
     from sunx_adapter.protocol.account import AccountState, AccountSummary
+    from sunx_adapter.registration import register_with_ccxt
     from sunx_adapter.sandbox import Sandbox
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Sandbox",
     "Sunx",
     "__version__",
+    "register_with_ccxt",
 ]
 
 _HOMES = {
@@ -36,13 +38,16 @@ _HOMES = {
     "HtxFutures": "sunx_adapter.exchange",
     "Sandbox": "sunx_adapter.sandbox",
     "Sunx": "sunx_adapter.exchange",
+    "register_with_ccxt": "sunx_adapter.registration",
 }
 
 
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker is to know just the names above
+
+    def __getattr__(name: str) -> object:
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
 """The asynchronous classes: the same face, sent without blocking the event loop."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import wraps
 from typing import Any, Self, cast
 
@@ -14,7 +14,9 @@ from sunx_adapter.protocol.account import AccountSummary, read_account, summariz
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.protocol.errors import TransientError
+from sunx_adapter.stream import STREAM_DEFAULTS, BalanceWatch, Place, StreamStatus
 from sunx_adapter.transport import asynchronous
+from sunx_adapter.transport.redaction import without_signature
 from sunx_adapter.venue import HTX_FUTURES, SUNX
 
 
@@ -29,14 +31,17 @@ def _public(method: Method) -> Method:
         outermost = task not in self._calls
         if outermost:
             self._calls.add(task)
+        failure: BaseException
         try:
             return await method(self, *args, **kwargs)
-        except (BaseError, TransientError) as error:
-            failure = self._failure(error, method.__name__)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            closed = ExchangeClosedByUser("closed during the call")
+            failure = self._failure(closed, method.__name__.lstrip("_"))
             if task not in self._ended or task.uncancel():
-                raise
-            failure = self._failure(ExchangeClosedByUser("closed during the call"), method.__name__)
+                # Made anew, too: its traceback leads through the signed request.
+                failure = asyncio.CancelledError(*error.args)
+        except Exception as error:  # noqa: BLE001 - nothing else reaches the user, see _failure()
+            failure = self._failure(error, method.__name__.lstrip("_"))
         finally:
             if outermost:
                 self._calls.discard(task)
@@ -49,17 +54,34 @@ def _public(method: Method) -> Method:
 class AsyncFace(VenueFace):
     """How the asynchronous classes send. What the methods mean is told in ``SyncFace``."""
 
+    serves = frozenset({"fetchBalance", "watchBalance", "ws"})
+
     _transport: httpx.AsyncBaseTransport | None = None
+    _made_by: Any = None
 
     def _prepare(self) -> None:
         # The tasks that are in a call, and those of them that close() has ended.
         self._calls: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
+        # Transports that other settings took the place of, until close().
+        self._replaced: list[httpx.AsyncBaseTransport] = []
+        self._watch = BalanceWatch(self)
+
+    def describe(self) -> dict[str, Any]:
+        """What this exchange is and can do, in ccxt's terms."""
+        described: dict[str, Any] = super().describe()
+        described["pro"] = True
+        described["options"] |= STREAM_DEFAULTS
+        return described
 
     def open(self, lazy: bool = False) -> None:
-        """ccxt opens its own session here; connections are made when they are needed."""
+        """Open again after :meth:`close`; connections are made when they are needed."""
+        self._closed = self._closed and lazy
+        if getattr(self, "asyncio_loop", None) is None:
+            self.asyncio_loop: Any = asyncio.get_running_loop()
 
     async def __aenter__(self) -> Self:
+        self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,9 +96,12 @@ class AsyncFace(VenueFace):
         for task in self._calls - self._ended:
             self._ended.add(task)
             task.cancel()
+        await self._watch.close()
         transport, self._transport = self._transport, None
-        if transport is not None:
-            await transport.aclose()
+        for used in (*self._replaced, transport):
+            if used is not None:
+                await used.aclose()
+        self._replaced.clear()
         if clean_instance_data:
             self.clean_rest_data()
 
@@ -86,6 +111,47 @@ class AsyncFace(VenueFace):
         call, policy = self._balance_call(params or {})
         document, body = await self._read(call)
         return self._structure(read_account(document, body), policy)
+
+    @_public
+    async def watch_balance(self, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The next balance that the venue pushes; the first one at once.
+
+        One connection serves all tasks. A task that comes late gets the newest balance, and never
+        an old one; after a drop there is a fresh one, so that nothing is missed.
+
+        Args:
+            params: ``type``, ``subType``, ``marginMode`` and ``free`` as in ``fetch_balance``.
+
+        Returns:
+            The same structure as ``fetch_balance``; ``info`` is the message as it came.
+
+        Raises:
+            NetworkError: what is newest has not been known for ``options["streamGapTimeout"]`` ms.
+            BadResponse: a message could not be understood; the stream goes on.
+            ccxt.BaseError: the exception of the error table; a refused key is not tried again.
+        """
+        return await self._watch.next(params or {})
+
+    async def watch_balances(
+        self, params: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """``async for balance in exchange.watch_balances():``; see :meth:`watch_balance`.
+
+        What is raised ends the loop; a new one goes on with the same connection.
+        """
+        place = Place()
+        while True:
+            yield await self._watch_balances(params, place)
+
+    @_public
+    async def _watch_balances(
+        self, params: Mapping[str, Any] | None, place: Place
+    ) -> dict[str, Any]:
+        return await self._watch.next(params or {}, place)
+
+    def stream_status(self) -> StreamStatus:
+        """How the push connection does: its state, the age of the newest balance, what failed."""
+        return self._watch.status()
 
     @_public
     async def fetch_account_summary(
@@ -110,10 +176,11 @@ class AsyncFace(VenueFace):
         api: str | list[str] = "public",
         method: str = "GET",
         params: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,  # noqa: ARG002
+        *_more: Any,
+        **_rest: Any,
     ) -> Any:
         """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
-        document, _ = await self._read(self._endpoint_call(path, api, method, params))
+        document, _body = await self._read(self._endpoint_call(path, api, method, params))
         return document.info
 
     @_public
@@ -159,10 +226,14 @@ class AsyncFace(VenueFace):
         for limit in (budget, self._pace() if call.private else None):
             if limit is not None:
                 await limit.take_async(self._budget_deadline(deadline))
-        answer = await self._send(self._request(self._url(call)), deadline)
-        if budget is not None:
-            await budget.follow_async(answer.headers)
-        return self._document(answer), answer.body
+        request = self._request(self._url(call))
+        try:
+            answer = await self._send(request, deadline)
+            if budget is not None:
+                await budget.follow_async(answer.headers)
+            return self._document(answer), answer.body
+        except (BaseError, TransientError) as error:
+            raise without_signature(error, request) from None
 
     async def _send(self, request: httpx.Request, deadline: float) -> HttpAnswer:
         return await asynchronous.send(
@@ -172,8 +243,13 @@ class AsyncFace(VenueFace):
     def _current_transport(self) -> httpx.AsyncBaseTransport:
         if (given := self._given_transport(httpx.AsyncBaseTransport)) is not None:
             return given
-        if self._transport is None:
-            self._transport = asynchronous.async_transport(self._connection_settings())
+        made_by = self._connection_attributes()
+        if self._transport is None or self._made_by != made_by:
+            self._check_open()
+            if self._transport is not None:
+                self._replaced.append(self._transport)
+            self._made_by = made_by
+            self._transport = asynchronous.AiohttpTransport(self._connection_settings())
         return self._transport
 
 

@@ -1,13 +1,13 @@
 """What of ccxt's configuration can be honoured; the rest is refused, never ignored in silence."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
-import ccxt
 import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
 
@@ -18,29 +18,42 @@ from sunx_adapter.venue import PathVariantName
 _CONNECTION: Final = {
     *("timeout", "enableRateLimit", "rateLimit", "userAgent", "user_agent", "headers"),
     *("httpProxy", "http_proxy", "httpsProxy", "https_proxy", "socksProxy", "socks_proxy"),
+    *("wsProxy", "ws_proxy", "wssProxy", "wss_proxy"),
     *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile", "asyncio_loop"),
     *("hostname", "urls", "options", "verbose", "logger", "number"),
 }
 _CREDENTIALS: Final = {"apiKey", "secret", "privateKey", "uid"}
 _DESCRIPTION: Final = {
     # What describe() tells; a user may tell it otherwise, and ccxt's own code reads it.
-    *("id", "name", "countries", "version", "certified", "pro", "alias", "has", "api", "status"),
+    *("id", "name", "countries", "version", "certified", "pro", "alias", "has", "status"),
     *("features", "fees", "limits", "precision", "precisionMode", "paddingMode", "timeframes"),
     *("markets", "currencies", "commonCurrencies", "substituteCommonCurrencyCodes"),
-    *("requiredCredentials", "exceptions", "httpExceptions", "userAgents"),
+    *("httpExceptions", "userAgents"),
     *("enableLastHttpResponse", "enableLastJsonResponse", "enableLastResponseHeaders"),
 }
 _HONOURED: Final = _CONNECTION | _CREDENTIALS | _DESCRIPTION
+
+PROXY_ADVICE: Final = "use one of httpProxy, httpsProxy and socksProxy"
+PROXIES: Final = (
+    *("httpProxy", "http_proxy", "httpsProxy", "https_proxy", "socksProxy", "socks_proxy"),
+)
+REFUSED_PROXIES: Final = (
+    *("proxy", "proxyUrl", "proxy_url", "proxies", "aiohttp_proxy"),
+    *("proxyUrlCallback", "proxy_url_callback"),
+)
+CONNECTION_ATTRIBUTES: Final = (
+    *PROXIES,
+    *REFUSED_PROXIES,
+    *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile"),
+)
+"""The attributes by which connections are made."""
 
 _INSTEAD: Final = {
     "session": "all HTTP is httpx's; give options['transport'] an httpx transport",
     "verify": "certificates are always verified; name your own authority's file with cafile",
     "validateServerSsl": "certificates are always verified; name your own authority's file with "
     "cafile",
-    "proxy": "use httpProxy, httpsProxy or socksProxy",
-    "proxyUrl": "use httpProxy, httpsProxy or socksProxy",
-    "proxies": "use httpProxy, httpsProxy or socksProxy",
-    "aiohttp_proxy": "use httpProxy, httpsProxy or socksProxy",
+    **dict.fromkeys(REFUSED_PROXIES, PROXY_ADVICE),
     "password": "these venues know no passphrase",
     "sandbox": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
     "testnet": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
@@ -50,11 +63,18 @@ _INSTEAD: Final = {
 _KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
 
 
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
 _Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
+class _Addresses(msgspec.Struct, forbid_unknown_fields=True):
+    rest: str | msgspec.UnsetType = msgspec.UNSET
+    stream: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class _Urls(msgspec.Struct):
-    api: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    api: _Addresses | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Options(msgspec.Struct):
@@ -88,18 +108,24 @@ class _Settings(msgspec.Struct):
     options: _Options | msgspec.UnsetType = msgspec.UNSET
 
 
-def accepted_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """The configuration without the keys whose value is ``None``, which means not given.
+
+    Args:
+        config: the user's.
+        kind: the class that is made; what ccxt knows, it has as an attribute.
 
     Raises:
         NotSupported: ccxt knows the key, it has a value, and it cannot be honoured here.
         BadRequest: a value is of the wrong kind.
     """
     given = {key: value for key, value in config.items() if value is not None}
+    # An empty proxy is none, as with ccxt.
+    given = {key: value for key, value in given.items() if value or key not in PROXIES}
     if isinstance(options := given.get("options"), dict):
         given["options"] = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
-        if key not in _HONOURED and _means_something(key, value):
+        if key not in _HONOURED and _means_something(key, value, kind):
             advice = f": {_INSTEAD[key]}" if key in _INSTEAD else ""
             raise NotSupported(f"the setting {key!r} cannot be honoured{advice}")
     _check_kinds(given)
@@ -107,9 +133,9 @@ def accepted_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _means_something(key: str, value: object) -> bool:
-    known = key in _KNOWN_BESIDES or hasattr(ccxt.Exchange, key)
-    default = getattr(ccxt.Exchange, key, None)
+def _means_something(key: str, value: object, kind: type) -> bool:
+    known = key in _KNOWN_BESIDES or hasattr(kind, key)
+    default = getattr(kind, key, None)
     return known and value not in ("", default) and bool(value or default)
 
 
@@ -128,18 +154,13 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
 def _check_values(given: Mapping[str, Any]) -> None:
     for address in given.get("urls", {}).get("api", {}).values():
         check_address(address)
-    for key in (
-        "httpProxy",
-        "http_proxy",
-        "httpsProxy",
-        "https_proxy",
-        "socksProxy",
-        "socks_proxy",
-    ):
-        if key in given:
-            _check_proxy(key, given[key])
-    if any(name.lower() == "host" for name in given.get("headers", {})):
-        raise NotSupported("a Host header of one's own cannot be honoured: use urls and hostname")
+    proxies = [key for key in PROXIES if key in given]
+    if len(proxies) > 1:
+        raise NotSupported(f"{' and '.join(proxies)} are given: {PROXY_ADVICE}")
+    for key in proxies:
+        _check_proxy(key, given[key])
+    for name, text in given.get("headers", {}).items():
+        _check_header(name, text)
     if "cafile" in given:
         _check_certificates(given["cafile"])
     if "number" in given:
@@ -150,11 +171,19 @@ def _check_values(given: Mapping[str, Any]) -> None:
     check_choice("options['rateLimitFallback']", options.get("rateLimitFallback"), ("memory",))
 
 
+def _check_header(name: str, text: str) -> None:
+    if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
+        raise NotSupported(f"a header {name} of one's own cannot be honoured")
+    if not _HEADER_NAME.fullmatch(name) or not text.isprintable() or not text.isascii():
+        raise BadRequest(f"the header {name!r} cannot be sent: it must be plain ASCII text")
+
+
 def _check_proxy(key: str, proxy: object) -> None:
     scheme = urlsplit(proxy).scheme if isinstance(proxy, str) else ""
     if scheme not in ("http", "https", "socks5", "socks5h"):
         raise BadRequest(f"{key} must be a URL like http://host:port or socks5://host:port")
-    if scheme.startswith("socks") and find_spec("socksio") is None:
+    needed = ("socksio", "aiohttp_socks") if scheme.startswith("socks") else ()
+    if any(find_spec(module) is None for module in needed):
         raise NotSupported(f"{key}: for SOCKS install sunx-adapter[socks]")
 
 
@@ -194,15 +223,24 @@ def check_address(address: str) -> None:
     Raises:
         NotSupported: it is not encrypted and not on this machine, or no HTTP or WebSocket URL.
     """
-    parts = urlsplit(address)
-    if parts.scheme in ("https", "wss"):
-        return
-    if parts.scheme not in ("http", "ws") or not parts.hostname:
+    scheme = address.partition("://")[0].lower()
+    if scheme not in ("https", "wss", "http", "ws"):
         raise NotSupported(
             f"{address!r} is no address; it must begin with https:// (wss:// for the stream), or "
             "with http:// if it is on this machine"
         )
-    if not _is_loopback(parts.hostname):
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018 - raises for one that there cannot be
+        host = (parts.hostname or "").encode("ascii").decode()
+    except ValueError:
+        host = ""
+    if not host or ".." in host or "@" in address.split("/")[2]:
+        raise NotSupported(
+            f"{address.rpartition('@')[2]!r} is no address: it needs a host in ASCII, may have a "
+            "port, and has no user name"
+        )
+    if scheme in ("http", "ws") and not _is_loopback(host):
         raise NotSupported(
             f"{address!r} is not encrypted: plain http and ws are for this machine only"
         )

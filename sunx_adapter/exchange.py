@@ -5,6 +5,7 @@ waits; the classes of :mod:`sunx_adapter.exchange` and :mod:`sunx_adapter.async_
 only in how they send.
 """
 
+import copy
 import hashlib
 import logging
 import os
@@ -22,16 +23,25 @@ import httpx
 import msgspec
 from ccxt.base.errors import (
     AuthenticationError,
+    BadRequest,
     BadResponse,
     BaseError,
     ExchangeClosedByUser,
+    ExchangeError,
     NotSupported,
 )
 from ccxt.base.types import Entry
 
 from sunx_adapter import __version__
 from sunx_adapter.balance import FreePolicy, balance_structure, free_policy
-from sunx_adapter.config import accepted_config, check_address, check_choice
+from sunx_adapter.config import (
+    CONNECTION_ATTRIBUTES,
+    PROXY_ADVICE,
+    REFUSED_PROXIES,
+    accepted_config,
+    check_address,
+    check_choice,
+)
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
@@ -47,7 +57,7 @@ from sunx_adapter.protocol.signing import (
 from sunx_adapter.transport import synchronous
 from sunx_adapter.transport.body import ACCEPT_ENCODING, MAX_RESPONSE_BYTES
 from sunx_adapter.transport.budget import MEMORY, ReadBudget, shared_budget
-from sunx_adapter.transport.redaction import redact
+from sunx_adapter.transport.redaction import redact, without_signature
 from sunx_adapter.transport.request import SignedRequest
 from sunx_adapter.transport.retry import DEFAULT_RETRIES, Tries
 from sunx_adapter.transport.settings import ConnectionSettings, environment_proxy
@@ -62,7 +72,7 @@ SERVED_MARGIN_MODES: Final = ("cross",)
 RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 """The venue's limit as ccxt tells it: ms between two requests. Bursts are allowed all the same."""
 
-_MAX_MESSAGE = 1000
+_MAX_MESSAGE = 600
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -128,6 +138,15 @@ def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
     return wraps(method)(refuse_async if iscoroutinefunction(method) else refuse)
 
 
+def as_ccxt(error: Exception, where: str = "") -> BaseError:
+    """The exception as one of ccxt's, with ``where`` before its text."""
+    if isinstance(error, TransientError):
+        error = error.error
+    if isinstance(error, BaseError):
+        return type(error)(f"{where}{error}")
+    return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
+
+
 class _HttpxOnly:
     """Stands where ccxt keeps its requests session, which is never made nor used."""
 
@@ -171,15 +190,14 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self._paced: tuple[float, ReadBudget] | None = None
         self._prepare()
         self._codes: dict[str, str] = {}
+        self._code_tables: tuple[object, ...] | None = None
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         try:
-            config = accepted_config(config or {})
-        except BaseError as error:
-            # Made anew below, so that no traceback shows this frame's config with its secrets.
-            config, refusal = None, type(error)(f"{self.venue.id}: {error}")
-        else:
-            super().__init__(config)
+            super().__init__(accepted_config(config or {}, type(self)))
             return
+        except Exception as error:  # noqa: BLE001 - whatever ccxt makes of a configuration
+            # Made anew below, so that no traceback shows this frame's config with its secrets.
+            config, refusal = None, as_ccxt(error, f"{self.venue.id}: ")
         raise refusal
 
     def _prepare(self) -> None:
@@ -294,6 +312,8 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     def _balance_call(self, params: Mapping[str, Any]) -> tuple[Call, FreePolicy]:
         options = self.options
+        if not isinstance(params, Mapping):
+            raise BadRequest("params must be a mapping")
         rest = {key: value for key, value in params.items() if value is not None}
         for name, default, served in (
             ("type", "defaultType", SERVED_TYPES),
@@ -349,12 +369,11 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
     def _headers(self) -> dict[str, str]:
         agent = self.user_agent or self.userAgent
         agents = agent if isinstance(agent, dict) else {"User-Agent": agent} if agent else {}
-        return {
-            "Accept": "application/json",
-            "Accept-Encoding": ACCEPT_ENCODING,
-            **agents,
-            **self.headers,
-        }
+        headers = {"Accept": "application/json", "Accept-Encoding": ACCEPT_ENCODING, **agents}
+        if self.headers:
+            own = {name.lower() for name in self.headers}
+            headers = {name: text for name, text in headers.items() if name.lower() not in own}
+        return {**headers, **self.headers}
 
     def _request(self, url: str, headers: Mapping[str, str] | None = None) -> SignedRequest:
         request = SignedRequest(url, {**self._headers(), **(headers or {})})
@@ -377,10 +396,11 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self.logger.debug("HTTP %s, %d bytes", answer.status, len(answer.body))
         document = read_envelope(answer, self.httpExceptions)
         if self.enableLastJsonResponse:
-            self.last_json_response = document.info
+            self.last_json_response = copy.deepcopy(document.info)
         return document
 
     def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
+        self._settle_codes_anew()
         return balance_structure(
             answer,
             policy=policy,
@@ -395,19 +415,25 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             code = self._codes[currency_id] = self.safe_currency_code(currency_id)
         return code
 
-    def set_markets(self, *args: Any, **kwargs: Any) -> Any:
-        """ccxt's; currency codes are settled anew afterwards."""
-        self._codes.clear()
-        return super().set_markets(*args, **kwargs)
+    def _settle_codes_anew(self) -> None:
+        # A user may add to commonCurrencies at any time.
+        tables = (dict(self.commonCurrencies), id(self.currencies_by_id))
+        if tables != self._code_tables:
+            self._code_tables = tables
+            self._codes.clear()
 
-    def _failure(self, error: BaseError | TransientError, method: str) -> BaseError:
+    def _failure(self, error: Exception, method: str) -> BaseError:
         """The exception that the user sees: of the same class, with no secret in it or behind it.
 
         It is made anew, since the tracebacks of the original and of what caused it lead through
         frames that hold the signed request.
         """
-        kind = type(error.error if isinstance(error, TransientError) else error)
-        return kind(self._redacted(f"{self.id} {method}(): {error}")[:_MAX_MESSAGE])
+        text = self._redacted(str(as_ccxt(error, f"{self.id} {method}(): ")))
+        # A venue's text must not steer a terminal that shows it.
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+        return type(as_ccxt(error))(
+            text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
+        )
 
     def _redacted(self, text: str) -> str:
         return redact(text, api_key=self.apiKey, secrets=(self.secret, self.privateKey))
@@ -477,6 +503,20 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             self._paced = (self.rateLimit, pace)
         return self._paced[1]
 
+    def use_connections_of(self, other: Self) -> None:
+        """Share another exchange's connections, which stay its own to close.
+
+        For many accounts in one process. Does nothing where the two connect in different ways
+        (proxy, certificates) or this one was given a transport of its own.
+        """
+        same = self._connection_settings() == other._connection_settings()
+        if same and self.options.get("transport") is None:
+            self.options["transport"] = other._current_transport()
+
+    def _current_transport(self) -> Any:
+        """The transport that was given, else the exchange's own, made when first needed."""
+        raise NotImplementedError
+
     def _given_transport(self, kind: type[TransportKind]) -> TransportKind | None:
         given = self.options.get("transport")
         if given is None or isinstance(given, kind):
@@ -487,7 +527,13 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         longest = self.options.get("rateLimitTimeout")
         return deadline if longest is None else min(deadline, time.monotonic() + longest / 1000)
 
+    def _connection_attributes(self) -> tuple[object, ...]:
+        """What the connections were made by: a user may set it at any time."""
+        return tuple([getattr(self, name, None) for name in CONNECTION_ATTRIBUTES])
+
     def _connection_settings(self) -> ConnectionSettings:
+        if refused := next((name for name in REFUSED_PROXIES if getattr(self, name, None)), None):
+            raise NotSupported(f"{refused!r} cannot be honoured: {PROXY_ADVICE}")
         proxy = next((proxy for proxy in self.check_proxy_settings() if proxy), None)
         trust_env = self.trust_env or self.aiohttp_trust_env or self.requests_trust_env
         if proxy is None and trust_env:
@@ -495,9 +541,10 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         return ConnectionSettings(proxy, getattr(self, "cafile", None), bool(trust_env))
 
     def _given_markets(self) -> dict[str, Any]:
-        if self.markets and not self.markets_by_id:
-            self.set_markets(self.markets)
-        return self.markets or {}
+        if not self.markets_by_id:
+            self.set_markets(self.markets or [])
+        markets: dict[str, Any] = self.markets
+        return markets
 
     def _check_fetch(self, url: str, method: str, body: object) -> None:
         check_address(url)
@@ -515,7 +562,7 @@ def _public(method: Method) -> Method:
     def call(self: VenueFace, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
-        except (BaseError, TransientError) as error:
+        except Exception as error:  # noqa: BLE001 - nothing else reaches the user, see _failure()
             failure = self._failure(error, method.__name__)
         raise failure
 
@@ -527,13 +574,16 @@ class SyncFace(VenueFace):
 
     session = _HttpxOnly()
     _transport: httpx.BaseTransport | None = None
-    _process: int | None = None
+    _made_by: Any = None
 
     def _prepare(self) -> None:
         self._lock = threading.Lock()
         self._closing = threading.Event()
 
     def __enter__(self) -> Self:
+        # As ccxt's asynchronous ones, an exchange may be opened again.
+        self._closed = False
+        self._closing.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -548,7 +598,7 @@ class SyncFace(VenueFace):
         self._closing.set()
         with self._lock:
             transport, self._transport = self._transport, None
-        if transport is not None and self._process == os.getpid():
+        if transport is not None and self._made_by and self._made_by[0] == os.getpid():
             transport.close()
         if clean_instance_data:
             self.clean_rest_data()
@@ -593,10 +643,11 @@ class SyncFace(VenueFace):
         api: str | list[str] = "public",
         method: str = "GET",
         params: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,  # noqa: ARG002
+        *_more: Any,
+        **_rest: Any,
     ) -> Any:
         """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
-        document, _ = self._read(self._endpoint_call(path, api, method, params))
+        document, _body = self._read(self._endpoint_call(path, api, method, params))
         return document.info
 
     @_public
@@ -643,10 +694,15 @@ class SyncFace(VenueFace):
         for limit in (budget, self._pace() if call.private else None):
             if limit is not None:
                 limit.take(self._budget_deadline(deadline), self._closing)
-        answer = self._send(self._request(self._url(call)), deadline)
-        if budget is not None:
-            budget.follow(answer.headers)
-        return self._document(answer), answer.body
+        self._check_open()
+        request = self._request(self._url(call))
+        try:
+            answer = self._send(request, deadline)
+            if budget is not None:
+                budget.follow(answer.headers)
+            return self._document(answer), answer.body
+        except (BaseError, TransientError) as error:
+            raise without_signature(error, request) from None
 
     def _send(self, request: httpx.Request, deadline: float) -> HttpAnswer:
         return synchronous.send(self._current_transport(), request, **self._sending(deadline))
@@ -656,9 +712,10 @@ class SyncFace(VenueFace):
             return given
         with self._lock:
             # Another process's connections are not for the child of a fork.
-            if self._transport is None or self._process != os.getpid():
+            made_by = (os.getpid(), self._connection_attributes())
+            if self._transport is None or self._made_by != made_by:
                 self._check_open()
-                self._process = os.getpid()
+                self._made_by = made_by
                 self._transport = synchronous.DeadlineTransport(self._connection_settings())
             return self._transport
 

@@ -4,6 +4,7 @@ A bot can use it as it is, or take it as a pattern for a host of its own.
 """
 
 import asyncio
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -98,7 +99,9 @@ class ExchangeHost:
         self._found = None
 
     def _report(self, plugin: str, error: Exception) -> None:
-        self.problems.append(PluginProblem(plugin, f"{type(error).__name__}: {error}"))
+        problem = PluginProblem(plugin, f"{type(error).__name__}: {error}")
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def offers(self) -> list[FoundOffer]:
         """Everything that is offered, ordered by id; an id that stands twice cannot be made."""
@@ -193,7 +196,8 @@ class ExchangeHost:
         finally:
             # Those that lent their connections to others were made first, and close last.
             for exchange in reversed(opened):
-                await exchange.close()
+                with contextlib.suppress(Exception):  # the balance is what was asked for
+                    await exchange.close()
         return dict(zip(accounts, balances, strict=True))
 
     def _made(self, exchange_id: str, config: Mapping[str, Any]) -> Any:
@@ -225,7 +229,9 @@ def _share_connections(exchanges: Iterable[Any]) -> None:
 
 
 def _checked(offers: Any) -> list[ExchangeOffer]:
+    checked: list[ExchangeOffer] = []
     for offer in offers:
         if not isinstance(offer, ExchangeOffer):
             raise TypeError(f"exchange_offers() gave {offer!r} instead of an ExchangeOffer")
-    return list(offers)
+        checked.append(offer)
+    return checked

@@ -198,8 +198,15 @@ def test_json_numbers_are_exact() -> None:
 
 def test_details_as_an_object() -> None:
     """Details as HTX's page prints them, {"0": …, "1": …}, are read in their order."""
-    details = {str(index): {**ROW, "currency": f"C{index}"} for index in (2, 10, 0)}
-    assert list(read(details)["total"]) == ["C0", "C2", "C10"]
+    details = {str(index): {**ROW, "currency": f"C{index}"} for index in (10, *range(10))}
+    assert list(read(details)["total"]) == [f"C{index}" for index in range(11)]
+
+
+@pytest.mark.parametrize("keys", [["1"], ["0", "2"], ["0", "00"], ["0", "x"], ["-1", "0"]])
+def test_details_with_a_gap(keys: list[str]) -> None:
+    """An object whose keys are not 0, 1, 2 … is no list: a row may be missing."""
+    with pytest.raises(BadResponse, match=r"data\.details is an object"):
+        read(dict.fromkeys(keys, ROW))
 
 
 @pytest.mark.parametrize(
@@ -209,6 +216,7 @@ def test_details_as_an_object() -> None:
         (b'{"code":200,"data":null}', "data is null"),
         (b'{"code":200,"data":[]}', "data is a list"),
         (b'{"code":200,"data":{}}', r"data\.details is missing"),
+        (b'{"code":200,"data":{"details":{}}}', r"data\.details is an object"),
         (b'{"code":200,"data":{"details":null}}', r"data\.details is null"),
         (b'{"code":200,"data":{"details":"[]"}}', r"data\.details is '\[\]'"),
         (b'{"code":200,"data":{"details":{"a":{}}}}', r"data\.details is an object"),

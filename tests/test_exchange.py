@@ -302,7 +302,7 @@ def test_common_currencies() -> None:
     "key",
     [
         *("password", "login", "token", "twofa", "walletAddress", "accountId", "passphrase"),
-        *("proxy", "proxyUrl", "proxies", "aiohttp_proxy", "httpProxyCallback", "wsProxy"),
+        *("proxy", "proxyUrl", "proxies", "aiohttp_proxy", "httpProxyCallback", "wsSocksProxy"),
         *("session", "returnResponseHeaders", "sandbox", "testnet", "tokenBucket"),
     ],
 )
@@ -344,6 +344,13 @@ def test_no_verification_is_refused() -> None:
         ({"urls": {"api": "https://x"}}, BadRequest, "rest"),
         ({"urls": {"api": {"rest": "http://api.sunx.io"}}}, NotSupported, "not encrypted"),
         ({"urls": {"api": {"rest": "api.sunx.io"}}}, NotSupported, "https://"),
+        ({"urls": {"api": {"rest": "https://"}}}, NotSupported, "needs a host"),
+        ({"urls": {"api": {"rest": "https://host:99999"}}}, NotSupported, "needs a host"),
+        ({"urls": {"api": {"rest": "https://me:made-up@x"}}}, NotSupported, "no user name"),
+        ({"urls": {"api": {"contract": "https://x"}}}, BadRequest, "contract"),
+        ({"headers": {"X-Bad": "a\r\nb"}}, BadRequest, "X-Bad"),
+        ({"httpProxy": "http://a", "socksProxy": "socks5://b"}, NotSupported, "use one of"),
+        ({"exceptions": {"exact": {}}}, NotSupported, "exceptions"),
         ({"headers": {"Host": "x"}}, NotSupported, "Host"),
     ],
 )
@@ -533,5 +540,7 @@ def test_parity_covers_every_public_call() -> None:
         and "_" in name
     }
     # ccxt's own plumbing, called by others of the list; and what depends on the moment.
-    inside = {"set_markets", "fetch2", "load_time_difference", "enable_demo_trading"}
+    inside = {"fetch2", "load_time_difference", "enable_demo_trading", "use_connections_of"}
+    # Of the asynchronous classes alone.
+    inside |= {"watch_balance", "watch_balances", "stream_status"}
     assert own - inside <= {method for method, _ in PUBLIC_CALLS}

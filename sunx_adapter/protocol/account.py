@@ -162,9 +162,10 @@ def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
     if not isinstance(data, dict):
         raise BadResponse(f"data {_what(data)}; an object was expected")
     details = data.get("details", _UNSET)
-    if details and isinstance(details, dict) and all(key.isdecimal() for key in details):
+    if details and isinstance(details, dict):
         # HTX's page prints the list so. An empty object is no empty list, and no account.
-        details = [details[key] for key in sorted(details, key=int)]
+        places = [str(place) for place in range(len(details))]
+        details = [details[key] for key in places] if details.keys() == set(places) else details
     if not isinstance(details, list):
         raise BadResponse(f"data.details {_what(details)}; a list was expected")
     for index, row in enumerate(details):
@@ -274,12 +275,7 @@ def _bounded(number: Decimal | None) -> Decimal | None:
 def _time(value: object, path: str) -> int | None:
     if value is _UNSET or value is None:
         return None
-    if (
-        isinstance(value, str)
-        and value.isascii()
-        and value.isdigit()
-        and len(value) < len("1" * 17)
-    ):
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < MAX_DIGITS:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TIME:
         return value

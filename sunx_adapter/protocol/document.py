@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
@@ -60,7 +61,7 @@ def decode_json(body: bytes) -> Document:
     """
     try:
         return _decoder.decode(body)
-    except (ValueError, ArithmeticError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
         reason = f"the answer is no readable JSON: {_reason(error)}"
     raise BadResponse(reason)
 
@@ -88,6 +89,6 @@ def refuse_duplicate_keys(body: bytes, keys: int) -> None:
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
     if len(dict(pairs)) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counted = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counted.items() if count > 1)
         raise BadResponse(f"the key {twice!r} stands twice in one object")

@@ -18,7 +18,7 @@ from sunx_adapter.protocol.document import Document, decode_json
 from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
 
 SUCCESS_CODE: Final = "200"
-EXCERPT_LENGTH: Final = 160
+EXCERPT_BYTES: Final = 4096
 
 _PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _MAX_WAIT_DIGITS: Final = 8
@@ -122,30 +122,28 @@ def outcome(wire: Any) -> tuple[str, str]:
     if not isinstance(wire, dict):
         raise BadResponse(f"the answer is no JSON object but {type(wire).__name__}")
     code, status = wire.get("code"), wire.get("status")
-    if code == int(SUCCESS_CODE) and status is None and "err_code" not in wire:
-        return SUCCESS_CODE, ""  # the usual case, told early
-    codes = [wire[key] for key in _CODE_KEYS if wire.get(key) not in (None, 0, "0")]
-    codes += [status] if status == "maintain" else []
-    codes += [code] if code is not None else []
-    codes += [SUCCESS_CODE if status == "ok" else status] if code is None and status else []
-    if not codes:
+    told = [wire[key] for key in _CODE_KEYS if wire.get(key) not in (None, 0, "0")]
+    told += [code] if code is not None and str(code) != SUCCESS_CODE else []
+    told += [status] if status not in (None, "ok") else []
+    if told:
+        message = next((wire[key] for key in _MESSAGE_KEYS if wire.get(key)), "")
+        return str(told[0]), str(message)
+    if code is None and status is None:
         raise BadResponse("the answer has neither code nor status")
-    if status == "error" and str(codes[0]) == SUCCESS_CODE:
-        codes.insert(0, "error")
-    message = next((wire[key] for key in _MESSAGE_KEYS if wire.get(key)), "")
-    return str(codes[0]), str(message)[:EXCERPT_LENGTH]
+    return SUCCESS_CODE, ""
 
 
 def _redirect_text(answer: HttpAnswer) -> str:
     # The query is left out: it may repeat the request's key and signature.
     where = answer.headers.get("location", "").partition("?")[0].partition("#")[0]
     return (
-        f"HTTP {answer.status} redirects to {where[:EXCERPT_LENGTH] or 'nowhere'}; "
+        f"HTTP {answer.status} redirects to {where or 'nowhere'}; "
         "redirects are never followed, since they would carry the signature elsewhere: check urls "
         "and hostname"
     )
 
 
 def _excerpt(answer: HttpAnswer) -> str:
-    text = " ".join(answer.body[: 4 * EXCERPT_LENGTH].decode("utf-8", "replace").split())
-    return text[:EXCERPT_LENGTH] or "no body"
+    # Cut generously: what may be a key in it must stay whole until it is masked.
+    text = " ".join(answer.body[:EXCERPT_BYTES].decode("utf-8", "replace").split())
+    return text or "no body"

@@ -8,7 +8,7 @@ that the peer closed the name of a timeout, and parses every signed URL three ti
 
 import asyncio
 import time
-from typing import Self, cast
+from typing import Final, Self, cast
 
 import aiohttp
 import httpx
@@ -20,6 +20,8 @@ from sunx_adapter.transport.faults import network_fault
 from sunx_adapter.transport.redaction import redact_logs
 from sunx_adapter.transport.request import SignedRequest, request_url
 from sunx_adapter.transport.settings import ConnectionSettings
+
+MAX_HEADER_BYTES: Final = 65_536
 
 
 class _Body(httpx.AsyncByteStream):
@@ -69,26 +71,47 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     Connections belong to the event loop that made them: used in a second loop, it makes new ones.
 
     Args:
-        settings: certificates; a proxy is not for this transport (:func:`async_transport`).
+        settings: certificates and proxy.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
+        redact_logs()
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        proxy = settings.proxy or ""
+        self._http_proxy = proxy if proxy.startswith("http") else None
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        tls, proxy = self._settings.tls_context(), self._settings.proxy
+        if proxy is None or self._http_proxy is not None:
+            return aiohttp.TCPConnector(ssl=tls, limit=0)
+        from aiohttp_socks import ProxyConnector  # noqa: PLC0415 - of the extra "socks"
+
+        by_name = proxy.startswith("socks5h")
+        address = proxy.replace("socks5h", "socks5", 1)
+        connector: aiohttp.BaseConnector = ProxyConnector.from_url(
+            address, ssl=tls, limit=0, rdns=by_name or None
+        )
+        return connector
 
     def _current_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
             self._loop = loop
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._settings.tls_context(), limit=0),
+                connector=self._connector(),
                 # No cookie, no redirect and no proxy but those asked for; the sender keeps time.
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
                 auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+                max_line_size=MAX_HEADER_BYTES,
+                max_field_size=MAX_HEADER_BYTES,
             )
+            # aiohttp would send a request once more, unasked, signed as before and uncounted, if
+            # a kept connection turns out to be closed. Retries are the caller's.
+            self._session._retry_connection = False
         return self._session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -102,6 +125,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
                 data=None if isinstance(request, SignedRequest) else await request.aread() or None,
                 allow_redirects=False,
+                proxy=self._http_proxy,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _as_httpx(error) from error
@@ -117,16 +141,6 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-
-
-def async_transport(settings: ConnectionSettings) -> httpx.AsyncBaseTransport:
-    """The transport for these settings: httpx's own where there is a proxy, which it knows best."""
-    redact_logs()
-    if settings.proxy is not None:
-        return httpx.AsyncHTTPTransport(
-            verify=settings.tls_context(), proxy=httpx.Proxy(settings.proxy), trust_env=False
-        )
-    return AiohttpTransport(settings)
 
 
 async def send(

@@ -1,12 +1,20 @@
 """What must never be seen: secrets and signatures; and the API key only masked."""
 
+import html
 import logging
 import re
 from collections.abc import Iterable
 from functools import cache
-from typing import Final
+from typing import Final, TypeVar
+from urllib.parse import parse_qs, quote
 
+import httpx
+
+from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.protocol.signing import mask
+from sunx_adapter.transport.request import request_url
+
+Anything = TypeVar("Anything", bound=Exception)
 
 _SIGNATURE: Final = re.compile(r"""(\bSignature(?:=|%3D|["']\s*:\s*["']))[^&\s"'<>]+""", re.I)
 # What is shorter is no venue's key, and may be part of any word.
@@ -27,6 +35,18 @@ def redact_logs() -> None:
     """Mask keys and signatures in what the HTTP libraries log: addresses, and echoes of them."""
     for name in ("httpx", "httpcore.http11", "httpcore.connection", "httpcore.proxy"):
         logging.getLogger(name).addFilter(_Redaction())
+
+
+def without_signature(error: Anything, request: httpx.Request) -> Anything:
+    """The error with the signature of just this request taken out, however it is written in it."""
+    query = parse_qs(request_url(request).partition("?")[2], keep_blank_values=True)
+    raw = query.get("Signature", [""])[0]
+    if len(raw) >= _SHORTEST_SECRET:
+        wrapped = error.error if isinstance(error, TransientError) else error
+        secrets = (raw, quote(raw, safe=""), quote(quote(raw, safe=""), safe=""), html.escape(raw))
+        for told in (error, wrapped):
+            told.args = tuple(redact(str(part), secrets=secrets) for part in told.args)
+    return error
 
 
 def redact(text: str, *, api_key: str | None = None, secrets: Iterable[str | None] = ()) -> str:

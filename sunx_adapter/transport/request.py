@@ -5,8 +5,6 @@ from functools import lru_cache
 
 import httpx
 
-from sunx_adapter.transport.redaction import redact
-
 
 class SignedRequest(httpx.Request):
     """A GET of a URL that is encoded already.
@@ -41,7 +39,8 @@ class SignedRequest(httpx.Request):
         self.raw_url = str(value)
 
     def __repr__(self) -> str:
-        return f"<SignedRequest('GET', {redact(self.raw_url)!r})>"
+        # Without the query, which holds the key and the signature.
+        return f"<SignedRequest('GET', {self.raw_url.partition('?')[0]!r})>"
 
 
 def request_url(request: httpx.Request) -> str:

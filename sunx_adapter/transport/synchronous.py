@@ -12,6 +12,7 @@ import threading
 import time
 import typing
 from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 import httpcore
 import httpx
@@ -25,6 +26,14 @@ from sunx_adapter.transport.settings import ConnectionSettings
 
 DEADLINE = "deadline"
 """Request extension: when the whole answer must be there, on :func:`time.monotonic`'s clock."""
+
+
+# As many connections as there are threads; idle ones are given up as aiohttp gives them up.
+_POOL: Final[dict[str, Any]] = {
+    "max_connections": None,
+    "max_keepalive_connections": 100,
+    "keepalive_expiry": 15.0,
+}
 
 
 class _Until(threading.local):
@@ -174,7 +183,7 @@ class DeadlineTransport(httpx.BaseTransport):
         backend = _DeadlineBackend(self._until)
         tls = settings.tls_context()
         if settings.proxy is None:
-            self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=backend)
+            self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=backend, **_POOL)
         else:
             # One class answers for both kinds, as httpx's own Proxy does.
             proxy = httpx.Proxy(settings.proxy)
@@ -186,6 +195,7 @@ class DeadlineTransport(httpx.BaseTransport):
                 proxy_auth=proxy.raw_auth,
                 ssl_context=tls,
                 network_backend=backend,
+                **_POOL,
             )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

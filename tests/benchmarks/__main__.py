@@ -1,151 +1,59 @@
-"""Ours against ccxt's, in turn in one run, as ratios of medians.
-
-``python -m tests.benchmarks [--rounds N] [--json]``
-"""
+"""Ours against its peers, in turn in one run: ``python -m tests.benchmarks [--json]``."""
 
 import argparse
-import asyncio
 import json
-import statistics
+import os
+import platform
 import sys
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict
 
+import aiohttp
 import ccxt
-import ccxt.async_support
+import httpx
 
-from sunx_adapter import AsyncHtxFutures, HtxFutures
-from tests.benchmarks.server import bare_server
+from tests.benchmarks import process, pure, wire
+from tests.benchmarks.measure import Measured
 
-KEYS = {"apiKey": "benchmark-access-key", "secret": "benchmark-secret"}
-Timed = Callable[[int], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One line of the result; times are microseconds per call, medians over the rounds."""
-
-    what: str
-    peer: str
-    ours_us: float
-    peer_us: float
-    goal: float
-
-    @property
-    def ratio(self) -> float:
-        """Ours over the peer's."""
-        return self.ours_us / self.peer_us
+PARTS = ("wire", "pure", "process")
 
 
-def _ccxt_config(url: str) -> dict[str, Any]:
-    # Markets given, so that ccxt too needs but one request per balance.
-    market = {
-        "id": "BTC-USDT", "symbol": "BTC/USDT:USDT", "base": "BTC", "quote": "USDT",
-        "settle": "USDT", "type": "swap", "spot": False, "swap": True, "linear": True,
-        "contract": True, "active": True, "precision": {}, "limits": {},
-    }  # fmt: skip
-    return {
-        **KEYS,
-        "enableRateLimit": False,
-        "urls": {"api": {"contract": url, "spot": url}},
-        "markets": {"BTC/USDT:USDT": market},
-        "options": {"defaultType": "swap"},
-    }
-
-
-def _our_config(url: str) -> dict[str, Any]:
-    return {**KEYS, "enableRateLimit": False, "urls": {"api": {"rest": url}}}
-
-
-def _time_sync(call: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls * 1e6
-
-
-async def _time_async(call: Callable[[], Awaitable[object]], calls: int, at_once: int) -> float:
-    async def work() -> None:
-        for _ in range(calls // at_once):
-            await call()
-
-    start = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(at_once)))
-    return (time.perf_counter() - start) / (calls // at_once * at_once) * 1e6
-
-
-def measure_sync(currencies: int, rounds: int, calls: int, goal: float) -> Measured:
-    """Whole synchronous calls."""
-    with bare_server(currencies) as url, HtxFutures(_our_config(url)) as ours:
-        peer = ccxt.htx(_ccxt_config(url))
-        ours_us, peer_us = [], []
-        for round_number in range(rounds + 1):
-            mine = _time_sync(ours.fetch_balance, calls)
-            theirs = _time_sync(peer.fetch_balance, calls)
-            if round_number:  # the first warms up
-                ours_us.append(mine)
-                peer_us.append(theirs)
-    return Measured(
-        f"sync, {currencies} currencies",
-        "ccxt htx",
-        statistics.median(ours_us),
-        statistics.median(peer_us),
-        goal,
-    )
-
-
-async def measure_async(
-    currencies: int, at_once: int, rounds: int, calls: int, goal: float
-) -> Measured:
-    """Whole asynchronous calls."""
-    with bare_server(currencies) as url:
-        peer = ccxt.async_support.htx(_ccxt_config(url))
-        async with AsyncHtxFutures(_our_config(url)) as ours:
-            ours_us, peer_us = [], []
-            for round_number in range(rounds + 1):
-                mine = await _time_async(ours.fetch_balance, calls, at_once)
-                theirs = await _time_async(peer.fetch_balance, calls, at_once)
-                if round_number:
-                    ours_us.append(mine)
-                    peer_us.append(theirs)
-        await peer.close()
-    return Measured(
-        f"async, {at_once} at once, {currencies} currencies",
-        "ccxt htx",
-        statistics.median(ours_us),
-        statistics.median(peer_us),
-        goal,
-    )
+def measured(part: str, rounds: int, calls: int) -> Iterator[Measured]:
+    """The rows of one part, each as it is there."""
+    if part == "wire":
+        return wire.measure(rounds, calls)
+    return pure.measure(rounds) if part == "pure" else process.measure(rounds)
 
 
 def main() -> None:
-    """Measure everything and print a table, or JSON."""
+    """Measure everything and print a Markdown table, or JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=640, help="calls per round and side")
+    parser.add_argument("--calls", type=int, default=640, help="whole calls per round and side")
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rounds, calls = options.rounds, options.calls
-    rows = [
-        measured
-        for currencies, goal in ((2, 0.8), (100, 0.5))
-        for measured in (
-            measure_sync(currencies, rounds, calls, goal),
-            asyncio.run(measure_async(currencies, 1, rounds, calls, goal)),
-            asyncio.run(measure_async(currencies, 32, rounds, calls, goal)),
-        )
-    ]
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, ccxt {ccxt.__version__}, "
+        f"httpx {httpx.__version__}, aiohttp {aiohttp.__version__}, {options.rounds} rounds\n",
+        file=sys.stderr,
+    )
+    rows = []
+    if not options.json:
+        print("| what | peer | ours | peer's | ratio | goal | |\n|---|---|---|---|---|---|---|")
+    for part in PARTS if options.only is None else [options.only]:
+        for row in measured(part, options.rounds, options.calls):
+            rows.append(row)
+            if not options.json:
+                result = f"{row.result:+.1f} {row.unit}" if row.difference else f"{row.result:.2f}"
+                print(
+                    f"| {row.what} | {row.peer} | {row.ours:.3g} {row.unit} "
+                    f"| {row.theirs:.3g} {row.unit} | {result} | {row.goal:g} "
+                    f"| {'reached' if row.reached else 'missed'} |",
+                    flush=True,
+                )
     if options.json:
-        json.dump([{**asdict(row), "ratio": row.ratio} for row in rows], sys.stdout, indent=2)
-        return
-    print(f"Python {sys.version.split()[0]}, ccxt {ccxt.__version__}, {options.rounds} rounds")
-    print(f"{'whole call':40} {'ours µs':>9} {'ccxt µs':>9} {'ratio':>6} {'goal':>6}")
-    for row in rows:
-        print(
-            f"{row.what:40} {row.ours_us:9.0f} {row.peer_us:9.0f} {row.ratio:6.2f} {row.goal:6.2f}"
-        )
+        json.dump([{**asdict(row), "result": row.result} for row in rows], sys.stdout, indent=2)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.measure import KEYS
+
 LIVE = Path(__file__).parent.parent / "payloads" / "htx-v5-live-rest.json"
 
 
@@ -67,3 +69,24 @@ def bare_server(currencies: int) -> Iterator[str]:
     finally:
         process.terminate()
         process.join()
+
+
+def our_config(url: str) -> dict[str, Any]:
+    """Our configuration for the server; without the read limit, which would bound the figure."""
+    return {**KEYS, "enableRateLimit": False, "urls": {"api": {"rest": url}}}
+
+
+def ccxt_config(url: str) -> dict[str, Any]:
+    """ccxt's: with a market given, so that it too needs but one request per balance."""
+    market = {
+        "id": "BTC-USDT", "symbol": "BTC/USDT:USDT", "base": "BTC", "quote": "USDT",
+        "settle": "USDT", "type": "swap", "spot": False, "swap": True, "linear": True,
+        "contract": True, "active": True, "precision": {}, "limits": {},
+    }  # fmt: skip
+    return {
+        **KEYS,
+        "enableRateLimit": False,
+        "urls": {"api": {"contract": url, "spot": url}},
+        "markets": {"BTC/USDT:USDT": market},
+        "options": {"defaultType": "swap"},
+    }

@@ -1,0 +1,271 @@
+"""The private push channel as pure functions: what is said over it, and what an answer means.
+
+Sources: HTX's futures manual ("WebSocket Notification"; SunX uses the same channel under a path of
+its own) and messages seen in open clients. A message is a JSON object with ``op``; what compresses
+it, and what carries it, is none of this module's business.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ccxt.base.errors import (
+    AccountNotEnabled,
+    AuthenticationError,
+    BadRequest,
+    BadResponse,
+    BaseError,
+    ExchangeError,
+    ExchangeNotAvailable,
+    OnMaintenance,
+    RateLimitExceeded,
+)
+
+from sunx_adapter.protocol.account import (
+    MAX_TIME,
+    AccountAnswer,
+    amount,
+    currency_id,
+    read_account,
+)
+from sunx_adapter.protocol.document import decode_json
+from sunx_adapter.protocol.errors import RULE_BY_CODE, ErrorRule
+from sunx_adapter.protocol.signing import (
+    Credentials,
+    authentication_parameters,
+    encode_query,
+    signature_text,
+)
+
+TOPIC: Final = "account"
+SUCCESS: Final = "0"
+
+PUSH_ERROR_RULES: Final = (
+    ErrorRule(
+        ("2001", "2002", "2003"),
+        "key or signature refused",
+        AuthenticationError,
+        "check that key and secret belong together, to this venue, and have not expired",
+    ),
+    ErrorRule(
+        ("2004",),
+        "too many visits",
+        RateLimitExceeded,
+        "connect less often",
+        transient=True,
+    ),
+    ErrorRule(
+        ("2030",),
+        "too many connections of one user",
+        RateLimitExceeded,
+        "close other connections: all keys of a user share 30",
+        transient=True,
+    ),
+    ErrorRule(
+        ("2005", "2012", "2014"),
+        "already authenticated, not subscribed, or subscribed twice",
+        ExchangeNotAvailable,
+        "a new connection begins afresh",
+        transient=True,
+    ),
+    ErrorRule(
+        ("2007",),
+        "futures not opened",
+        AccountNotEnabled,
+        "open futures trading at the venue",
+    ),
+    ErrorRule(
+        ("2010", "2040"),
+        "no such topic, or a parameter is missing",
+        BadRequest,
+        "check options['pathVariant'] and urls",
+    ),
+    ErrorRule(
+        ("1006",),
+        "maintenance",
+        OnMaintenance,
+        "wait until the venue's maintenance is over",
+        transient=True,
+    ),
+)
+"""The push channel's own codes; 1006 means something else over REST. A code that is not here means
+what it means over REST, and ``ExchangeError`` if it is not there either."""
+
+PUSH_RULE_BY_CODE: Final[dict[str, ErrorRule]] = {
+    code: rule for rule in PUSH_ERROR_RULES for code in rule.codes
+}
+
+_MAX_MESSAGE: Final = 160
+_MAX_WHOLE_DIGITS: Final = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """The venue's heartbeat: ``ts`` as it came, which the answer repeats."""
+
+    ts: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The venue is about to close the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A code that is not success.
+
+    Attributes:
+        error: what it means.
+        transient: whether the same may succeed a moment later.
+    """
+
+    error: BaseError
+    transient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one of our messages, or an error out of nowhere.
+
+    Attributes:
+        op: ``"auth"``, ``"sub"``, ``"unsub"`` or ``"error"``.
+        refusal: ``None`` if it was accepted; an ``"error"`` always has one.
+        ts: the venue's clock, ms UTC, where it is told.
+    """
+
+    op: str
+    refusal: Refusal | None
+    ts: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountNews:
+    """The whole account, pushed.
+
+    Attributes:
+        answer: the same as over REST; ``info`` is the message as it came.
+        version: counts up with each state; ``None`` where the message has none.
+        body: what it was decoded from.
+    """
+
+    answer: AccountAnswer
+    version: int | None
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTopic:
+    """A notification that nobody asked for."""
+
+
+Message = Ping | Closing | Reply | AccountNews | OtherTopic
+
+
+def auth_message(credentials: Credentials, *, host: str, path: str, milliseconds: int) -> str:
+    """The login. Here the signature stands as it is, while a URL would have it percent-encoded.
+
+    Args:
+        credentials: key and signer.
+        host: the venue's, as for REST.
+        path: of the push channel, with its leading slash.
+        milliseconds: the time to sign for, ms UTC.
+    """
+    parameters = authentication_parameters(credentials, milliseconds)
+    text = signature_text("GET", host, path, encode_query(parameters))
+    signature = credentials.signer.sign(text)
+    return _text({"op": "auth", "type": "api", **parameters, "Signature": signature})
+
+
+def subscribe_message() -> str:
+    """Asks for the account, now and at each change."""
+    return _text({"op": "sub", "cid": "1", "topic": TOPIC})
+
+
+def pong_message(ping: Ping) -> str:
+    """The answer to a heartbeat; five without one, and the venue hangs up."""
+    return _text({"op": "pong", "ts": ping.ts})
+
+
+def read_message(body: bytes) -> Message:
+    """What a message means.
+
+    Args:
+        body: JSON, decompressed.
+
+    Raises:
+        BadResponse: it is no JSON object, has no known ``op``, or tells of an account that is none
+            (see :func:`~sunx_adapter.protocol.account.read_account`) or has a row without a
+            currency, equity or cash.
+    """
+    document = decode_json(body)
+    wire = document.wire
+    if not isinstance(wire, dict):
+        raise BadResponse(f"the message is no JSON object but {type(wire).__name__}")
+    match wire.get("op"):
+        case "ping":
+            return Ping(wire.get("ts"))
+        case "notify" if _topic(wire) != TOPIC:
+            return OtherTopic()
+        case "notify":
+            answer = read_account(document, body)
+            _check_rows(answer)
+            return AccountNews(answer, _version(wire["data"].get("version")), body)
+        case "auth" | "sub" | "unsub" | "error" as op:
+            return Reply(op, _refusal(op, wire), _milliseconds(wire.get("ts")))
+        case "close":
+            return Closing()
+        case op:
+            raise BadResponse(f"the message has no known op but {str(op)[:40]!r}")
+
+
+def _check_rows(answer: AccountAnswer) -> None:
+    """Refuse now what would be refused later whatever ``free`` means to whoever asks."""
+    for index, row in enumerate(answer.rows):
+        currency_id(row, index)
+        amount(row, "equity", index)
+        amount(row, "available", index)
+
+
+def _topic(wire: dict[str, Any]) -> str:
+    # "accounts.usdt" would be the older API's; "account.*" the same topic with a filter.
+    return str(wire.get("topic")).partition(".")[0].lower()
+
+
+def _refusal(op: str, wire: dict[str, Any]) -> Refusal | None:
+    code = wire.get("err-code", wire.get("err_code"))
+    if code is None and op != "error":
+        raise BadResponse(f"the answer to {op} has no err-code")
+    if str(code) == SUCCESS and op != "error":
+        return None
+    said = str(wire.get("err-msg", wire.get("err_msg", "")))[:_MAX_MESSAGE]
+    rule = PUSH_RULE_BY_CODE.get(str(code)) or RULE_BY_CODE.get(str(code))
+    if rule is None:
+        # An internal error may be gone on the next connection; an unknown no to a login is a no.
+        return Refusal(ExchangeError(f"{op}: {code} {said}"), transient=op == "error")
+    text = f"{op}: {code} {said} ({rule.meaning}: {rule.advice})"
+    return Refusal(rule.exception(text), rule.transient)
+
+
+def _version(value: object) -> int | None:
+    if value is None:
+        return None
+    number = _whole(value)
+    if number is None:
+        raise BadResponse(f"data.version is {str(value)[:40]!r}; a whole number was expected")
+    return number
+
+
+def _milliseconds(value: object) -> int | None:
+    number = _whole(value)
+    return number if number is not None and 0 < number <= MAX_TIME else None
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value) if len(value) <= _MAX_WHOLE_DIGITS else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(message: dict[str, object]) -> str:
+    return json.dumps(message, separators=(",", ":"))

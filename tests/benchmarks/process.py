@@ -1,0 +1,117 @@
+"""Whole processes: discovery, start to first balance, a thousand accounts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from tests.benchmarks.measure import KEYS, Measured, in_turn
+from tests.benchmarks.server import bare_server, ccxt_config
+
+DISCOVER = """
+import pluggy, types
+plugins = pluggy.PluginManager("multi_exchange")
+class Hooks:
+    @pluggy.HookspecMarker("multi_exchange")
+    def exchange_offers(self): pass
+plugins.add_hookspecs(Hooks)
+plugins.load_setuptools_entrypoints({group!r})
+plugins.register(types.ModuleType("empty"))
+plugins.hook.exchange_offers()
+import sys
+assert "ccxt" not in sys.modules
+"""
+
+CCXT_FIRST = """
+import json, sys, ccxt
+config = json.loads(sys.argv[1])
+print(json.dumps(ccxt.htx(config).fetch_balance()))
+"""
+
+THOUSAND = """
+import asyncio, json, resource, sys
+kind, config, accounts, seconds = sys.argv[1], json.loads(sys.argv[2]), 1000, 10
+
+def make():
+    if kind == "ours":
+        from sunx_adapter import AsyncHtxFutures
+        first = AsyncHtxFutures(config)
+        made = [first] + [AsyncHtxFutures(config) for _ in range(accounts - 1)]
+        for other in made[1:]:
+            other.use_connections_of(first)
+        return made
+    import ccxt.async_support
+    return [ccxt.async_support.htx(config) for _ in range(accounts)]
+
+async def main():
+    loop = asyncio.get_running_loop()
+    made = make()
+    # Connections and caches first: it is the steady state that counts.
+    await asyncio.gather(*(exchange.fetch_balance() for exchange in made))
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    start = loop.time()
+    async def poll(exchange, phase):
+        for second in range(seconds):
+            await asyncio.sleep(max(0, start + second + phase - loop.time()))
+            await exchange.fetch_balance()
+    await asyncio.gather(*(poll(e, n / accounts) for n, e in enumerate(made)))
+    await asyncio.sleep(max(0, start + seconds - loop.time()))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps([cpu / (loop.time() - start), after.ru_maxrss / 1024]), flush=True)
+    await asyncio.gather(*(exchange.close() for exchange in reversed(made)))
+
+asyncio.run(main())
+"""
+
+
+def _seconds(command: list[str], **environ: str) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | environ)
+    return time.perf_counter() - start
+
+
+def measure(rounds: int) -> Iterator[Measured]:
+    """Each row as it is there."""
+    yield _discovery(rounds)
+    with bare_server(2) as url:
+        yield _first_balance(url, rounds)
+    yield from _thousand_accounts()
+
+
+def _discovery(rounds: int) -> Measured:
+    def milliseconds(group: str) -> float:
+        return _seconds([sys.executable, "-c", DISCOVER.format(group=group)]) * 1000
+
+    pair = in_turn(rounds, lambda: milliseconds("multi_exchange"), lambda: milliseconds("none"))
+    what = "discovery in a fresh process"
+    return Measured(what, "an empty plugin", *pair, goal=15, unit="ms", difference=True)
+
+
+def _first_balance(url: str, rounds: int) -> Measured:
+    ours = [sys.executable, "-m", "sunx_adapter", "balance", "-e", "htxfutures", "--json"]
+    environ = {
+        "HTXFUTURES_REST_URL": url,
+        "HTXFUTURES_API_KEY": KEYS["apiKey"],
+        "HTXFUTURES_API_SECRET": KEYS["secret"],
+    }
+    peer = [sys.executable, "-c", CCXT_FIRST, json.dumps(ccxt_config(url))]
+    pair = in_turn(rounds, lambda: _seconds(ours, **environ) * 1000, lambda: _seconds(peer) * 1000)
+    return Measured("process start to first balance", "script with ccxt", *pair, 0.9, "ms")
+
+
+def _thousand_accounts() -> Iterator[Measured]:
+    def run(kind: str, config: dict[str, object]) -> list[float]:
+        command = [sys.executable, "-c", THOUSAND, kind, json.dumps(config)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        cpu_and_memory: list[float] = json.loads(done.stdout.splitlines()[-1])
+        return cpu_and_memory
+
+    with bare_server(2) as url:
+        ours = run("ours", {**KEYS, "enableRateLimit": False, "urls": {"api": {"rest": url}}})
+        theirs = run("ccxt", ccxt_config(url))
+    what = "1,000 accounts at 1 Hz"
+    yield Measured(f"{what}: CPU", "1,000 ccxt htx", ours[0] * 100, theirs[0] * 100, 0.5, "%")
+    yield Measured(f"{what}: memory", "150 MB", ours[1], 150, 1.0, "MB")

@@ -1,0 +1,85 @@
+"""Whole calls over HTTP against a bare loopback server."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import aiohttp
+import ccxt
+import ccxt.async_support
+import orjson
+
+from sunx_adapter import AsyncHtxFutures, HtxFutures
+from tests.benchmarks.measure import Measured, in_turn, in_turn_async
+from tests.benchmarks.server import bare_server, ccxt_config, our_config
+
+ASYNC_GOALS = {2: 0.8, 100: 0.45}
+SYNC_GOALS = {2: 0.65, 100: 0.5}
+
+
+def measure(rounds: int, calls: int) -> Iterator[Measured]:
+    """Each row as it is there."""
+    for currencies in (2, 100):
+        for at_once in (1, 32):
+            yield asyncio.run(_async(currencies, at_once, rounds, calls))
+    for currencies in (2, 100):
+        yield _sync(currencies, rounds, calls)
+    yield asyncio.run(_bare(rounds, calls))
+
+
+def _sync(currencies: int, rounds: int, calls: int) -> Measured:
+    def timed(call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter() - start) / calls * 1e6
+
+    with bare_server(currencies) as url, HtxFutures(our_config(url)) as ours:
+        peer = ccxt.htx(ccxt_config(url))
+        pair = in_turn(rounds, lambda: timed(ours.fetch_balance), lambda: timed(peer.fetch_balance))
+    what = f"sync call, {currencies} currencies"
+    return Measured(what, "ccxt htx", *pair, goal=SYNC_GOALS[currencies])
+
+
+async def _timed(call: Callable[[], Awaitable[Any]], calls: int, at_once: int) -> float:
+    async def work() -> None:
+        for _ in range(calls // at_once):
+            await call()
+
+    start = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(at_once)))
+    return (time.perf_counter() - start) / (calls // at_once * at_once) * 1e6
+
+
+async def _async(currencies: int, at_once: int, rounds: int, calls: int) -> Measured:
+    with bare_server(currencies) as url:
+        peer = ccxt.async_support.htx(ccxt_config(url))
+        async with AsyncHtxFutures(our_config(url)) as ours:
+            pair = await in_turn_async(
+                rounds,
+                lambda: _timed(ours.fetch_balance, calls, at_once),
+                lambda: _timed(peer.fetch_balance, calls, at_once),
+            )
+        await peer.close()
+    what = f"async call, {at_once} at once, {currencies} currencies"
+    return Measured(what, "ccxt htx", *pair, goal=ASYNC_GOALS[currencies])
+
+
+async def _bare(rounds: int, calls: int) -> Measured:
+    with bare_server(2) as url:
+        async with AsyncHtxFutures(our_config(url)) as ours, aiohttp.ClientSession() as session:
+            # As long as a signed address is.
+            address = ours.sign("v5/account/balance", "private", "GET", {})["url"]
+
+            async def bare() -> object:
+                async with session.get(address) as response:
+                    return orjson.loads(await response.read())
+
+            pair = await in_turn_async(
+                rounds,
+                lambda: _timed(ours.fetch_balance, calls, 32),
+                lambda: _timed(bare, calls, 32),
+            )
+    what = "async call, 32 at once, 2 currencies"
+    return Measured(what, "bare aiohttp GET + JSON", *pair, goal=2.0)

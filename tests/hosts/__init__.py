@@ -1,0 +1,1 @@
+"""Hosts and plugins that are not this project's, to try it among strangers."""

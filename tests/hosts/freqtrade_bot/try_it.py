@@ -1,0 +1,218 @@
+# ruff: noqa: T201 - its output is what it is for
+"""Tries freqtrade's own code against the sandbox: ``pip install freqtrade . && python try_it.py``.
+
+What has to work is read through freqtrade's own resolver, exchange and wallets, and at last shown
+by a whole bot in live mode. What cannot work is tried too, to see that it fails in plain words.
+"""
+
+import base64
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sunx_adapter import HtxFutures, Sandbox, Sunx, register_with_ccxt
+
+HERE = Path(__file__).parent
+ACCOUNTS = ("main", "small", "indebted", "empty", "liquidating")
+CLASSES: dict[str, Any] = {"sunx": Sunx, "htxfutures": HtxFutures}
+
+
+def bot_config(exchange_id: str, keys: dict[str, Any], trading_mode: str) -> dict[str, Any]:
+    """As freqtrade has it once its files are read: live, with the exchange of the sandbox."""
+    return {
+        "runmode": import_module("freqtrade.enums").RunMode.LIVE,
+        "dry_run": False,
+        "dry_run_wallet": 1000,
+        "stake_currency": "USDT",
+        "trading_mode": trading_mode,
+        "margin_mode": "cross" if trading_mode == "futures" else "",
+        "exchange": {
+            "name": exchange_id,
+            "key": keys["apiKey"],
+            "secret": keys["secret"],
+            "password": "",
+            "ccxt_config": {"urls": keys["urls"], "headers": {"X-Bot": "freqtrade"}},
+        },
+    }
+
+
+@contextmanager
+def made(exchange_id: str, account: str, trading_mode: str = "spot") -> Iterator[tuple[Any, ...]]:
+    """freqtrade's exchange, made its own way, with its configuration and the sandbox behind it."""
+    resolver = import_module("freqtrade.resolvers").ExchangeResolver
+    with Sandbox() as venue:
+        keys = venue.config(exchange_id, account)
+        config = bot_config(exchange_id, keys, trading_mode)
+        exchange = resolver.load_exchange(config, validate=False)
+        try:
+            yield exchange, config, keys
+        finally:
+            exchange.close()
+
+
+def figures(balance: Any) -> dict[str, tuple[float, float, float]]:
+    """Free, used and total by currency, of a ccxt balance less its other views."""
+    views = ("info", "free", "used", "total", "debt", "timestamp", "datetime")
+    return {
+        code: (row["free"], row["used"], row["total"])
+        for code, row in balance.items()
+        if code not in views
+    }
+
+
+def balances(exchange_id: str, account: str) -> str:
+    """``get_balances()`` and a live wallet update, against the adapter's own answer."""
+    wallets_class = import_module("freqtrade.wallets").Wallets
+    with made(exchange_id, account) as (exchange, config, keys), CLASSES[exchange_id](keys) as ours:
+        expected = figures(ours.fetch_balance())
+        assert figures(exchange.get_balances()) == expected
+        wallets = wallets_class(config, exchange)
+        wallets.update()
+        seen = {
+            code: (wallet.free, wallet.used, wallet.total)
+            for code, wallet in wallets.get_all_balances().items()
+            if code != "debt"
+        }
+        assert seen == expected
+        return ", ".join(f"{code} {total}" for code, (_, _, total) in seen.items()) or "nothing"
+
+
+def listed() -> str:
+    """What ``freqtrade list-exchanges --all`` says."""
+    utils = import_module("freqtrade.exchange.exchange_utils")
+    found = {e["classname"]: e for e in utils.list_available_exchanges(all_exchanges=True)}
+    return "; ".join(f"{id_}: {found[id_]['comment']}" for id_ in CLASSES)
+
+
+def tickers() -> str:
+    """What freqtrade gets where it asks for all prices."""
+    with made("sunx", "main") as (exchange, _, _):
+        return f"{exchange.get_tickers()}"
+
+
+def conversion() -> str:
+    """What freqtrade makes of the other currencies."""
+    with made("sunx", "main") as (exchange, _, _):
+        return f"{exchange.get_conversion_rate('BTC', 'USDT')}"
+
+
+def futures_wallets() -> str:
+    """A wallet update in futures mode also asks for positions."""
+    wallets_class = import_module("freqtrade.wallets").Wallets
+    with made("sunx", "main", "futures") as (exchange, config, _):
+        return repr(wallets_class(config, exchange))
+
+
+def order() -> str:
+    """An order."""
+    with made("sunx", "main") as (exchange, _, _):
+        return repr(
+            exchange.create_order(
+                pair="BTC/USDT", ordertype="limit", side="buy", amount=1, rate=1, leverage=1
+            )
+        )
+
+
+def markets() -> str:
+    """The check of the markets, with which a bot begins."""
+    with made("sunx", "main") as (exchange, _, _):
+        exchange.reload_markets(True)
+        exchange.validate_stakecurrency("USDT")
+        return repr(exchange.markets)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def whole_bot() -> str:
+    """``freqtrade trade`` in live mode, stopped; its own REST server shows the balance."""
+    with Sandbox() as venue, tempfile.TemporaryDirectory() as directory:
+        keys = venue.config("sunx", "main")
+        port = free_port()
+        here = {
+            "user_data_dir": directory,
+            "strategy_path": str(HERE),
+            "db_url": "sqlite://",
+            "exchange": {
+                "key": keys["apiKey"],
+                "secret": keys["secret"],
+                "ccxt_config": {"urls": keys["urls"]},
+            },
+            "api_server": {"listen_port": port, "jwt_secret_key": "made-up " * 5},
+        }
+        config = Path(directory) / "sandbox.json"
+        config.write_text(json.dumps(here))
+        command = [str(HERE / "launch.py"), "trade", "-c", str(HERE / "watch.json")]
+        with subprocess.Popen(
+            [sys.executable, *command, "-c", str(config)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as bot:
+            assert bot.stdout is not None
+            said = []
+            for line in bot.stdout:
+                said.append(line)
+                if "Changing state to: STOPPED" in line:
+                    break
+            else:
+                raise RuntimeError("the bot did not start:\n" + "".join(said[-20:]))
+            login = base64.b64encode(b"me:choose-one").decode()
+            answer = httpx.get(
+                f"http://127.0.0.1:{port}/api/v1/balance",
+                headers={"Authorization": f"Basic {login}"},
+                timeout=10,
+            )
+            bot.send_signal(signal.SIGINT)
+            said += bot.stdout.readlines()
+        assert keys["secret"] not in "".join(said)
+        rows = answer.raise_for_status().json()["currencies"]
+        return ", ".join(
+            f"{row['currency']} {row['free']} of {row['balance']}, in USDT {row['est_stake']}"
+            for row in rows
+        )
+
+
+def main() -> int:
+    """Try everything; 1 if something that has to work does not."""
+    register_with_ccxt()
+    print("freqtrade", import_module("freqtrade").__version__)
+    works: list[tuple[str, Callable[[], str]]] = [
+        (f"balance and wallets, {id_}, account {account}", partial(balances, id_, account))
+        for id_ in CLASSES
+        for account in ACCOUNTS
+    ]
+    works += [("listed", listed), ("whole bot, live", whole_bot)]
+    failed = 0
+    for name, attempt in works:
+        try:
+            print(f"  works: {name}: {attempt()}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rest is tried
+            failed += 1
+            print(f"  FAILS: {name}: {type(error).__name__}: {error}")
+    for attempt in (tickers, conversion, futures_wallets, order, markets):
+        try:
+            print(f"  gives: {attempt.__name__}: {attempt()}")
+        except Exception as error:  # noqa: BLE001 - as above
+            print(f"  not served: {attempt.__name__}: {type(error).__name__}: {error}")
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The project as its users have it: a wheel, in an environment where everything else is strange."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts.environment import Environment, build_wheel
+
+ROOT = Path(__file__).parent.parent
+STRANGERS = Path(__file__).parent / "hosts"
+MAIN_USDT = {"free": 9455.900075113264, "used": 3210.75, "total": 12666.650075113264}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An environment with the project and the small host in it, and what may stand beside them.
+
+    Attributes:
+        environment: has the wheel of the project and that of the small host.
+        configs: for the account ``main`` of the installed sandbox, by exchange id.
+        plugins: directories of plugins that are found if they are put beside, by name.
+    """
+
+    environment: Environment
+    configs: dict[str, Any]
+    plugins: dict[str, Path]
+
+    def ask_small_host(self, beside: tuple[str, ...] = (), **prefer: str) -> dict[str, Any]:
+        """What the small host reports of all accounts, with these plugins beside."""
+        python = self.environment.program()
+        done = self.environment.run(
+            *(python, "-W", "error", "-m", "small_host"),
+            beside=[self.plugins[name] for name in beside],
+            text=json.dumps({"accounts": self.configs, "prefer": prefer}),
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    def python(self, code: str, beside: tuple[str, ...] = ()) -> Any:
+        """What the code prints, read as JSON; ``configs`` is there for it."""
+        code = f"import json\nconfigs = json.loads({json.dumps(self.configs)!r})\n{code}"
+        done = self.environment.run(
+            *(self.environment.program(), "-W", "error", "-c", code),
+            beside=[self.plugins[name] for name in beside],
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Built and installed once for this module."""
+    names = ("small_host", "broken_plugin", "twin_plugin")
+    sources = [ROOT, *(STRANGERS / name for name in names)]
+    with ThreadPoolExecutor() as builders:
+        directories = [tmp_path_factory.mktemp(f"wheel-of-{source.name}") for source in sources]
+        project, host, *plugins = builders.map(build_wheel, sources, directories)
+    environment = Environment.create(tmp_path_factory.mktemp("environment"), [project, host])
+    beside: dict[str, Path] = {}
+    for name, wheel in zip(("broken-plugin", "twin-plugin"), plugins, strict=True):
+        # Which is all that installing a wheel without dependencies and commands comes to.
+        beside[name] = tmp_path_factory.mktemp(f"beside-{name}")
+        shutil.unpack_archive(wheel, beside[name], "zip")
+    with environment.sandbox("main") as configs:
+        yield Place(environment, configs, beside)
+
+
+def test_found_and_used_by_a_strange_host(place: Place) -> None:
+    """A host that never heard of the package finds it by entry point alone, and reads balances."""
+    report = place.ask_small_host()
+    assert report["plugins"] == ["sunx-adapter"]
+    assert report["problems"] == {}
+    assert report["imported_early"] == []
+    assert report["balances"].keys() == {"sunx", "htxfutures"}
+    for balances in report["balances"].values():
+        assert balances["sync"]["USDT"] == balances["async"]["USDT"] == MAIN_USDT
+
+
+def test_nothing_comes_from_the_source_tree(place: Place) -> None:
+    """What was used is what the wheel brought."""
+    used = place.python("import sunx_adapter; print(json.dumps(sunx_adapter.__file__))")
+    assert Path(used).is_relative_to(place.environment.root)
+    assert Path(used).with_name("py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    ("beside", "prefer", "problems", "read"),
+    [
+        (("broken-plugin",), {}, {"broken-plugin"}, {"sunx", "htxfutures"}),
+        (("twin-plugin",), {}, {"sunx"}, {"htxfutures"}),
+        (
+            ("broken-plugin", "twin-plugin"),
+            {"sunx": "sunx-adapter"},
+            {"broken-plugin"},
+            {"sunx", "htxfutures"},
+        ),
+    ],
+    ids=["broken", "twin", "both-and-a-choice"],
+)
+def test_bad_neighbours_of_the_strange_host(
+    place: Place,
+    beside: tuple[str, ...],
+    prefer: dict[str, str],
+    problems: set[str],
+    read: set[str],
+) -> None:
+    """A broken neighbour costs nothing; a twin the id it fights for, until somebody chooses."""
+    report = place.ask_small_host(beside, **prefer)
+    assert report["problems"].keys() == problems
+    assert report["balances"].keys() == read
+    for balances in report["balances"].values():
+        assert balances["sync"]["USDT"] == balances["async"]["USDT"] == MAIN_USDT
+
+
+def test_bad_neighbours_of_the_reference_host(place: Place) -> None:
+    """The host of this package names who is broken and who fights, and serves all the rest."""
+    found = place.python(
+        beside=("broken-plugin", "twin-plugin"),
+        code="""
+from sunx_adapter import ExchangeHost
+from sunx_adapter.host import ConflictingOffersError
+
+def refusal(host, exchange_id):
+    try:
+        host.create(exchange_id)
+    except ConflictingOffersError as error:
+        return str(error)
+
+def usdt(host, exchange_id):
+    with host.create(exchange_id, configs[exchange_id]) as exchange:
+        return exchange.fetch_balance()["USDT"]
+
+host = ExchangeHost()
+print(json.dumps({
+    "htxfutures": usdt(host, "htxfutures"),
+    "sunx": usdt(ExchangeHost(prefer={"sunx": "sunx-adapter"}), "sunx"),
+    "kraken": host.create("kraken").id,
+    "fights": [refusal(host, "sunx"), refusal(host, "twin")],
+    "problems": [str(problem) for problem in host.problems],
+}))
+""",
+    )
+    assert found["htxfutures"] == found["sunx"] == MAIN_USDT
+    assert found["kraken"] == "kraken"
+    about_sunx, about_twin = found["fights"]
+    assert "'sunx-adapter' and 'twin-plugin'" in about_sunx
+    assert "'twin-plugin' and 'twin-plugin'" in about_twin
+    [problem] = found["problems"]
+    assert "'broken-plugin' is not used: RuntimeError: broken as soon" in problem
+
+
+def test_command_among_bad_neighbours(place: Place) -> None:
+    """The installed command reads what nobody fights for, whatever is installed beside it."""
+    done = place.environment.run(
+        *(place.environment.program("sunx-adapter"), "balance", "--sandbox", "--json"),
+        *("--exchange", "htxfutures"),
+        beside=list(place.plugins.values()),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["USDT"] == MAIN_USDT
+
+
+def test_drop_in_for_a_bot_that_knows_only_ccxt(place: Place) -> None:
+    """With one call beforehand, a bot finds the exchanges in ccxt and reads balances."""
+    found = place.python("""
+import sunx_adapter
+sunx_adapter.register_with_ccxt()
+
+import asyncio
+import ccxt
+import ccxt.async_support
+import ccxt.pro
+
+async def usdt(module, exchange_id):
+    async with getattr(module, exchange_id)(configs[exchange_id]) as exchange:
+        return (await exchange.fetch_balance())["USDT"]
+
+ids = [id for id in ccxt.exchanges if id in configs]
+print(json.dumps(
+    [getattr(ccxt, id)(configs[id]).fetch_balance()["USDT"] for id in ids]
+    + [asyncio.run(usdt(ccxt.async_support, id)) for id in ids]
+    + [asyncio.run(usdt(ccxt.pro, id)) for id in ids]
+))
+""")
+    assert found == [MAIN_USDT] * 6
