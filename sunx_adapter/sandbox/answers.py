@@ -3,7 +3,8 @@
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, Final
 
 from sunx_adapter.sandbox.accounts import SandboxAccount
@@ -13,6 +14,10 @@ from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName, ReadL
 
 MULTI_ASSETS: Final = ("BTC", "USDT", "ETH")
 """Assets usable as collateral, as both variants list them."""
+
+SUCCESS_CODE: Final = 200
+SUCCESS_STATUS: Final = "ok"
+TOO_MANY_READS: Final = 1032
 
 JSON_TYPE: Final = "application/json;charset=utf-8"
 HTML_TYPE: Final = "text/html"
@@ -35,6 +40,11 @@ class Answer:
     code: int | str
     uid: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the venue did what was asked."""
+        return self.code in (SUCCESS_CODE, SUCCESS_STATUS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,42 +175,59 @@ class Desk:
         self._accounts = {account.api_key: account for account in accounts}
         self._limiter = limiter or ReadLimiter()
 
-    def answer(self, request: Request, milliseconds: int) -> Answer:
-        """The answer at the given time, ms UTC."""
+    def put(self, account: SandboxAccount) -> None:
+        """Take an account's new state; its key is known already."""
+        self._accounts[account.api_key] = account
+
+    def answer(self, request: Request, milliseconds: int, *, ahead_ms: int = 0) -> Answer:
+        """The answer to a request.
+
+        Args:
+            request: as it came in.
+            milliseconds: the time, ms UTC; the read limit goes by it.
+            ahead_ms: how far the venue's clock is ahead; it is what requests are checked against,
+                and what answers tell.
+        """
         if not (request.path.isascii() and request.query.isascii()):
-            return _page(400, "Bad Request")
+            return page(HTTPStatus.BAD_REQUEST)
         public = _PUBLIC.get(request.path)
         signed = _SIGNED.get(request.path)
         if public is None and signed is None:
-            return _page(404, "Not Found")
+            return page(HTTPStatus.NOT_FOUND)
         if request.method != "GET":
-            return _page(405, "Method Not Allowed", {"Allow": "GET"})
+            return page(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET"})
         if signed is not None:
-            return self._signed(request, signed, milliseconds)
+            return self._signed(request, signed, milliseconds, milliseconds + ahead_ms)
         assert public is not None
-        return Answer(200, _json(public(milliseconds)), "ok", headers={"Content-Type": JSON_TYPE})
+        return json_answer(public(milliseconds + ahead_ms), SUCCESS_STATUS)
 
-    def _signed(self, request: Request, endpoint: _SignedEndpoint, milliseconds: int) -> Answer:
+    def _signed(
+        self, request: Request, endpoint: _SignedEndpoint, milliseconds: int, told_ms: int
+    ) -> Answer:
         uid: str | None = None
         try:
             account = authenticate(
-                request, self._accounts, variant=endpoint.variant, milliseconds=milliseconds
+                request, self._accounts, variant=endpoint.variant, milliseconds=told_ms
             )
             uid = account.uid
             _check_account(account, endpoint.variant)
             data = endpoint.data(account, endpoint.variant)
             self._check_limit(uid, milliseconds)
-            body, status, code = _success(endpoint.variant, data, milliseconds), 200, 200
+            answer = json_answer(_success(endpoint.variant, data, told_ms), SUCCESS_CODE)
         except Refused as refusal:
-            body, status, code = _refusal(refusal, milliseconds), refusal.http_status, refusal.code
-        headers = {"Content-Type": JSON_TYPE}
-        if uid is not None:
-            headers |= self._limiter.quota(uid, milliseconds).headers()
-        return Answer(status, _json(body), code, uid, headers)
+            answer = refusal_answer(refusal, told_ms)
+        if uid is None:
+            return answer
+        headers = {**answer.headers, **self._limiter.quota(uid, milliseconds).headers()}
+        return replace(answer, uid=uid, headers=headers)
 
     def _check_limit(self, uid: str, milliseconds: int) -> None:
         if not self._limiter.take(uid, milliseconds):
-            raise Refused(1032, "The number of access exceeded limit", http_status=429)
+            raise Refused(
+                TOO_MANY_READS,
+                "The number of access exceeded limit",
+                http_status=HTTPStatus.TOO_MANY_REQUESTS,
+            )
 
 
 def _check_account(account: SandboxAccount, variant: PathVariantName) -> None:
@@ -216,22 +243,35 @@ def _success(variant: PathVariantName, data: object, milliseconds: int) -> dict[
     return {"code": 200, "message": "Success", "data": data, "ts": milliseconds}
 
 
-def _refusal(refusal: Refused, milliseconds: int) -> dict[str, object]:
+def refusal_answer(refusal: Refused, milliseconds: int) -> Answer:
+    """The venue's no, in the refusal's shape."""
     code, message = refusal.code, refusal.message
-    if refusal.shape == "status":
-        return {"status": "error", "err_code": code, "err_msg": message, "ts": milliseconds}
-    if refusal.shape == "msg":
-        return {"code": str(code), "msg": message, "data": None, "ts": str(milliseconds)}
-    return {"code": code, "message": message}
+    body: dict[str, object]
+    match refusal.shape:
+        case "status":
+            body = {"status": "error", "err_code": code, "err_msg": message, "ts": milliseconds}
+        case "hyphen":
+            body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
+        case "msg":
+            body = {"code": str(code), "msg": message, "data": None, "ts": str(milliseconds)}
+        case "message":
+            body = {"code": code, "message": message}
+    return json_answer(body, code, refusal.http_status)
 
 
-def _json(body: dict[str, object]) -> bytes:
+def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> Answer:
+    """A JSON text as the venues write it."""
+    return Answer(status, json_text(body), code, headers={"Content-Type": JSON_TYPE})
+
+
+def json_text(body: object) -> bytes:
+    """The JSON text, without blanks."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _page(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Answer:
+def page(status: int, headers: Mapping[str, str] | None = None) -> Answer:
     """The page of the web server in front of a venue, for what the venue itself never sees."""
-    title = f"{status} {reason}"
+    title = f"{status:d} {status_phrase(status)}"
     body = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n"
         f"<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
@@ -239,3 +279,11 @@ def _page(status: int, reason: str, headers: Mapping[str, str] | None = None) ->
     return Answer(
         status, body.encode(), status, headers={"Content-Type": HTML_TYPE, **(headers or {})}
     )
+
+
+def status_phrase(status: int) -> str:
+    """``"Bad Gateway"``; empty for a status that HTTP does not know."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

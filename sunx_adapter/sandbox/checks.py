@@ -27,7 +27,7 @@ CLOCK_TOLERANCE_MS: Final = 5 * 60 * 1000
 VENUE_HOSTS: Final = tuple(venue.hostname for venue in VENUES.values())
 """A request that came through a gateway is signed for one of these."""
 
-RefusalShape = Literal["status", "message", "msg"]
+RefusalShape = Literal["status", "message", "msg", "hyphen"]
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, not an error of this program
@@ -38,12 +38,19 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
         message: the text beside it.
         shape: ``"status"``: ``{"status":"error","err_code":…,"err_msg":…,"ts":…}``;
             ``"message"``: ``{"code":…,"message":…}``;
-            ``"msg"``: ``{"code":"…","msg":…,"data":null,"ts":"…"}``. All three have been seen.
+            ``"msg"``: ``{"code":"…","msg":…,"data":null,"ts":"…"}``;
+            ``"hyphen"``: ``{"status":"error","err-code":"…","err-msg":…,"data":null}``.
+            All four have been seen.
         http_status: 200 for most refusals.
     """
 
     def __init__(
-        self, code: int, message: str, *, shape: RefusalShape = "message", http_status: int = 200
+        self,
+        code: int | str,
+        message: str,
+        *,
+        shape: RefusalShape = "message",
+        http_status: int = 200,
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code

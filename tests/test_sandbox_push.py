@@ -1,0 +1,398 @@
+"""The sandbox's push channel, and accounts that change."""
+
+import asyncio
+import gzip
+import json
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+import pytest
+from ccxt.base.errors import (
+    AccountNotEnabled,
+    AccountSuspended,
+    AuthenticationError,
+    BadResponse,
+    NetworkError,
+    RateLimitExceeded,
+)
+
+from sunx_adapter import AsyncHtxFutures, Sandbox, Sunx
+from sunx_adapter.protocol.push import auth_message
+from sunx_adapter.protocol.signing import Credentials, HmacSigner
+from sunx_adapter.sandbox import DEFAULT_ACCOUNTS, Holding, balance_data
+from sunx_adapter.sandbox.life import Life, next_moment
+from sunx_adapter.sandbox.push import MAX_CONNECTIONS
+from tests.conftest import CLASSES
+from tests.pushing import asynchronous, take
+
+QUICK: dict[str, Any] = {"streamReconnectDelay": 1, "streamSnapshotTimeout": 20_000}
+METHODS: list[Any] = ["HmacSHA256", "Ed25519"]
+
+
+@pytest.fixture
+def venue() -> Iterator[Sandbox]:
+    """A sandbox whose heart beats fast."""
+    with Sandbox(heartbeat=0.05, seed=1) as running:
+        yield running
+
+
+def watching(venue: Sandbox, account: str = "main", **options: Any) -> dict[str, Any]:
+    """A configuration that reconnects at once."""
+    config = venue.config("htxfutures", account)
+    return {**config, "options": {**QUICK, **options}}
+
+
+@asynccontextmanager
+async def raw(venue: Sandbox, login: bool = False) -> AsyncIterator[Any]:
+    """A connection of one's own, logged in or not."""
+    async with aiohttp.ClientSession() as session:
+        path = "/ws/v5/notification"
+        async with session.ws_connect(venue.stream_url + path) as socket:
+            if login:
+                account = venue.account("main")
+                credentials = Credentials(account.api_key, HmacSigner(account.secret or ""))
+                now = round(venue._clock() * 1000)
+                await socket.send_str(
+                    auth_message(credentials, host="127.0.0.1", path=path, milliseconds=now)
+                )
+                assert (await answer(socket, "auth"))["err-code"] == 0
+            yield socket
+
+
+async def answer(socket: Any, op: str) -> dict[str, Any]:
+    """The next message of that kind."""
+    while True:
+        message: dict[str, Any] = json.loads(gzip.decompress(await socket.receive_bytes()))
+        if message["op"] == op:
+            return message
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_venues_and_methods(venue: Sandbox, exchange_id: str, method: Any) -> None:
+    """Either venue's channel serves either signature method, as ready configurations use it."""
+
+    @asynchronous
+    async def watch() -> None:
+        config = {**venue.config(exchange_id, "main", method), "number": str}
+        async with CLASSES[exchange_id, True](config) as exchange:
+            pushed = await exchange.watch_balance()
+            read = await exchange.fetch_balance()
+            data = pushed.pop("info")["data"]
+            assert read.pop("info")["data"]["equity"] == data["equity"]
+            del pushed["timestamp"], pushed["datetime"], read["timestamp"], read["datetime"]
+            assert pushed == read
+            assert isinstance(data["updated_time"], str)
+            assert isinstance(data["version"], int)
+            assert all("available_margin" not in row for row in data["details"])
+
+    watch()
+
+
+@pytest.mark.parametrize("account", [a.name for a in DEFAULT_ACCOUNTS if not a.refusal])
+def test_every_account(venue: Sandbox, account: str) -> None:
+    """Every account, in whatever state, is pushed as it is read."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with CLASSES["sunx", True](venue.config("sunx", account)) as exchange:
+            pushed, read = await exchange.watch_balance(), await exchange.fetch_balance()
+            assert pushed["total"] == read["total"]
+            assert pushed["used"] == read["used"]
+
+    watch()
+
+
+@pytest.mark.parametrize(
+    ("account", "error"),
+    [
+        ("locked", AccountSuspended),
+        ("unopened", AccountNotEnabled),
+        ("single_asset", AccountNotEnabled),
+    ],
+)
+def test_refused_accounts(venue: Sandbox, account: str, error: type[Exception]) -> None:
+    """An account that cannot be read cannot be watched, for the same reason."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with AsyncHtxFutures(watching(venue, account)) as exchange:
+            with pytest.raises(error):
+                await exchange.watch_balance()
+
+    watch()
+
+
+def test_wrong_secret(venue: Sandbox) -> None:
+    """A wrong secret is refused."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with AsyncHtxFutures({**watching(venue), "secret": "wrong"}) as exchange:
+            with pytest.raises(AuthenticationError, match="2003"):
+                await exchange.watch_balance()
+
+    watch()
+
+
+def test_changes_are_pushed_and_read(venue: Sandbox) -> None:
+    """A change arrives by itself, and a read gives the same from then on."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with AsyncHtxFutures(watching(venue)) as exchange:
+            balances = exchange.watch_balances()
+            first = await anext(balances)
+            for amount in ("1.5", "2.5"):
+                venue.update("main", [Holding("USDT", cash=amount)])
+                pushed = await anext(balances)
+                assert pushed["total"] == {"USDT": float(amount)}
+                assert (await exchange.fetch_balance())["total"] == pushed["total"]
+            assert pushed["info"]["data"]["version"] == first["info"]["data"]["version"] + 2
+            venue.update("main", balance_data([Holding("BTC", cash="1")], state="liquidating"))
+            assert (await anext(balances))["info"]["data"]["state"] == "liquidating"
+
+    watch()
+
+
+def test_heartbeats_keep_a_connection(venue: Sandbox) -> None:
+    """A client that answers stays connected."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with AsyncHtxFutures(watching(venue, streamSilenceTimeout=10_000)) as exchange:
+            await exchange.watch_balance()
+            await asyncio.sleep(0.6)
+            assert exchange.stream_status().connections == 1
+
+    watch()
+
+
+def test_a_mute_client_is_cut_off(venue: Sandbox) -> None:
+    """After five unanswered pings the connection is closed."""
+
+    @asynchronous
+    async def listen() -> None:
+        async with raw(venue) as socket:
+            frames = [frame.type async for frame in socket]
+            assert len(frames) == 5
+
+    listen()
+
+
+def test_too_many_connections(venue: Sandbox) -> None:
+    """The thirty-first connection of one user is refused, and taken when another one ends."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with AsyncHtxFutures(watching(venue, streamGapTimeout=200)) as exchange:
+            others = [raw(venue, login=True) for _ in range(MAX_CONNECTIONS)]
+            for other in others:
+                await other.__aenter__()
+            with pytest.raises(RateLimitExceeded, match="2030"):
+                await exchange.watch_balance()
+            for other in others:
+                await other.__aexit__(None, None, None)
+            balance = None
+            while balance is None:
+                try:
+                    balance = await exchange.watch_balance()
+                except NetworkError:
+                    continue
+
+    watch()
+
+
+@pytest.mark.parametrize(
+    ("login", "messages", "code"),
+    [
+        (False, [{"op": "sub", "topic": "account"}], 2002),
+        (False, [{"op": "auth", "type": "api"}], 2040),
+        (True, [{"op": "auth", "type": "api"}], 2005),
+        (True, [{"op": "sub"}], 2040),
+        (True, [{"op": "sub", "topic": "other"}], 2010),
+        (True, [{"op": "sub", "topic": "account"}] * 2, 2014),
+        (True, [{"op": "unsub", "topic": "account"}], 2012),
+        (True, [{"op": "nonsense"}], 2040),
+    ],
+)
+def test_protocol_errors(
+    venue: Sandbox, login: bool, messages: list[dict[str, str]], code: int
+) -> None:
+    """What the channel's rules forbid is refused with the venue's code."""
+
+    @asynchronous
+    async def talk() -> None:
+        async with raw(venue, login) as socket:
+            for message in messages:
+                await socket.send_json(message)
+                op = "error" if message["op"] == "nonsense" else message["op"]
+                reply = await answer(socket, op)
+            assert reply["err-code"] == code
+
+    talk()
+
+
+# -- faults ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["push-reset", "push-silence"])
+def test_drops(venue: Sandbox, fault: str) -> None:
+    """A connection that breaks or falls silent is made anew, and nothing is missed."""
+
+    @asynchronous
+    async def watch() -> None:
+        config = watching(venue, streamSilenceTimeout=300)
+        async with AsyncHtxFutures(config) as exchange:
+            balances = exchange.watch_balances()
+            await anext(balances)
+            venue.schedule([fault])
+            venue.update("main", [Holding("USDT", cash="5")])
+            assert (await take(balances, 5))["USDT"]["total"] == 5
+            assert exchange.stream_status().connections >= 2
+
+    watch()
+
+
+def test_garbage(venue: Sandbox) -> None:
+    """Garbage is a BadResponse, and what it stood for is read."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with AsyncHtxFutures(watching(venue, streamSnapshotTimeout=20)) as exchange:
+            await exchange.watch_balance()
+            venue.schedule(["push-garbage"])
+            venue.update("main", [Holding("USDT", cash="6")])
+            with pytest.raises(BadResponse):
+                await exchange.watch_balance()
+            assert (await exchange.watch_balance())["USDT"]["total"] == 6
+
+    watch()
+
+
+def test_out_of_order(venue: Sandbox) -> None:
+    """An old state that comes once more is not believed."""
+
+    @asynchronous
+    async def watch() -> None:
+        async with AsyncHtxFutures(watching(venue)) as exchange:
+            balances = exchange.watch_balances()
+            await anext(balances)
+            venue.schedule(["push-order"])
+            for amount in (7, 8):
+                venue.update("main", [Holding("USDT", cash=str(amount))])
+                assert (await anext(balances))["USDT"]["total"] == amount
+
+    watch()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [("push-code=2003", AuthenticationError), ("maintenance", NetworkError)]
+)
+def test_refused_logins(venue: Sandbox, fault: str, error: type[Exception]) -> None:
+    """A login is refused with the code asked for, and with maintenance while that lasts."""
+
+    @asynchronous
+    async def watch() -> None:
+        venue.set_faults([fault])
+        async with AsyncHtxFutures(watching(venue, streamGapTimeout=100)) as exchange:
+            with pytest.raises(error):
+                await exchange.watch_balance()
+
+    watch()
+
+
+def test_a_clock_that_is_off(venue: Sandbox) -> None:
+    """A venue whose clock is off is followed."""
+
+    @asynchronous
+    async def watch() -> None:
+        venue.set_faults(["clock=3600"])
+        async with AsyncHtxFutures(watching(venue)) as exchange:
+            await exchange.watch_balance()
+            assert abs(exchange.options["timeDifference"] + 3_600_000) < 5_000
+
+    watch()
+
+
+def test_many_faults_lose_no_last_state(venue: Sandbox) -> None:
+    """However badly it goes, the last state arrives."""
+
+    @asynchronous
+    async def watch() -> None:
+        faults = ["push-reset@0.3", "push-garbage@0.1", "push-order@0.2"]
+        venue.set_faults(faults, seed=7)
+        config = watching(venue, streamSnapshotTimeout=50)
+        async with AsyncHtxFutures(config) as exchange:
+            for amount in range(1, 101):
+                venue.update("main", [Holding("USDT", cash=str(amount))])
+                total = None
+                while total != amount:
+                    try:
+                        total = (await exchange.watch_balance())["total"].get("USDT")
+                    except (BadResponse, NetworkError):
+                        continue
+
+    watch()
+
+
+# -- life -----------------------------------------------------------------------------------
+
+
+def consistent(data: dict[str, Any]) -> bool:
+    """Whether the amounts of a balance agree with each other."""
+    for row in data["details"]:
+        amounts = {name: Decimal(row[name]) for name in ("equity", "available", "profit_unreal")}
+        if amounts["equity"] != amounts["available"] + amounts["profit_unreal"]:
+            return False
+        if not 0 <= Decimal(row["maintenance_margin"]) <= Decimal(row["initial_margin"]):
+            return False
+    account = Decimal(data["equity"]) - Decimal(data["initial_margin"])
+    return account == Decimal(data["available_margin"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_life_is_consistent(seed: int) -> None:
+    """Whatever happens to an account, its amounts agree; the same seed gives the same life."""
+    chances = (random.Random(seed), random.Random(seed))  # noqa: S311 - no secret is made of them
+    life = twin = Life.of(DEFAULT_ACCOUNTS[0].balance)
+    for _ in range(500):
+        life, twin = next_moment(life, chances[0]), next_moment(twin, chances[1])
+        assert life == twin
+        assert consistent(balance_data(life.holdings, state=life.state))
+
+
+def test_a_position_under_water_is_liquidated() -> None:
+    """An account that cannot keep its margin is liquidated, and normal again afterwards."""
+    life = Life((Holding("USDT", "10", "-9", "8", "2"),))
+    states = []
+    chance = random.Random(1)  # noqa: S311 - no secret is made of it
+    for _ in range(2):
+        life = next_moment(life, chance)
+        states.append(life.state)
+    assert states == ["liquidating", "normal"]
+    assert life.holdings[0].initial_margin == "0"
+
+
+def test_life_is_seen() -> None:
+    """A sandbox with life changes by itself; a read gives what was pushed last."""
+
+    @asynchronous
+    async def watch() -> None:
+        with Sandbox(life=0.01, seed=3) as living:
+            async with AsyncHtxFutures(watching(living)) as exchange:
+                balances = exchange.watch_balances()
+                seen = [json.dumps((await anext(balances))["total"]) for _ in range(10)]
+                assert len(set(seen)) > 5
+
+    watch()
+
+
+def test_without_life_nothing_changes(venue: Sandbox) -> None:
+    """By default accounts stay as they are."""
+    with Sunx(venue.config("sunx")) as exchange:
+        assert exchange.fetch_balance()["total"] == exchange.fetch_balance()["total"]
+    assert venue.accounts == DEFAULT_ACCOUNTS
