@@ -56,6 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE.md",
         help="write a Markdown table of what held",
     )
+    group.addoption(
+        "--write-readme",
+        action="store_true",
+        help="write the table of what ccxt makes of the vectors into the project's README",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

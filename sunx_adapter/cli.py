@@ -1,8 +1,9 @@
-"""The command line: ``sunx-adapter exchanges | balance | doctor | sandbox``.
+"""The command line: ``sunx-adapter exchanges | balance | watch | doctor | sandbox``.
 
 It only reads keys, calls the library and shows what came of it; every rule is the library's.
 """
 
+import asyncio
 import io
 import json
 import logging
@@ -12,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,15 +32,16 @@ from sunx_adapter.keys import (
     environment_prefix,
     key_sources,
 )
+from sunx_adapter.sandbox.faults import fault_kinds
+from sunx_adapter.show import amount_text, bar, printable, state_text
 from sunx_adapter.venue import VENUES
 
 if TYPE_CHECKING:
     from sunx_adapter.doctor import Finding
     from sunx_adapter.sandbox import Sandbox
 
-BAR_WIDTH = 12
-PLACES = Decimal("0.00000001")
 MAX_WIDTH = 1000
+SANDBOX_LIFE_SECONDS = 0.5
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -211,14 +212,16 @@ def balance(
         raise typer.Exit(1)
 
 
-def _opened_sandbox(stack: ExitStack, wanted: bool, account: str | None) -> "Sandbox | None":
+def _opened_sandbox(
+    stack: ExitStack, wanted: bool, account: str | None, life: float | None = None
+) -> "Sandbox | None":
     if not wanted:
         if account is not None:
             raise UsageError("--account names an account of the sandbox: add --sandbox")
         return None
     from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - only now, for a quick start
 
-    return stack.enter_context(Sandbox())
+    return stack.enter_context(Sandbox(life=life))
 
 
 def _configs(
@@ -286,13 +289,10 @@ def _state(exchange: Any, info: Mapping[str, Any]) -> str:
     from ccxt.base.errors import BadResponse  # noqa: PLC0415 - for a quick start
 
     try:
-        state = exchange.parse_account_summary(info).state
+        return state_text(exchange.parse_account_summary(info))
     except BadResponse as error:
         # The balance is right all the same.
-        return f"[yellow]state unknown[/] ({escape(_printable(str(error)))})"
-    if not state.forbids:
-        return f"[green]{state.name}[/]"
-    return f"[red]{state.name}[/]: no {', no '.join(state.forbids)}"
+        return f"[yellow]state unknown[/] ({escape(printable(str(error)))})"
 
 
 def _show_balance(exchange_id: str, shown: Shown, precise: bool) -> None:
@@ -302,59 +302,35 @@ def _show_balance(exchange_id: str, shown: Shown, precise: bool) -> None:
     if not structure["total"]:
         out.print("the venue says that the account holds no currency\n", style="dim")
         return
-    table = _balance_table(shown, precise, bar=True)
+    table = _balance_table(shown, precise, with_bar=True)
     if Measurement.get(out, out.options.update(width=MAX_WIDTH), table).maximum > out.width:
-        table = _balance_table(shown, precise, bar=False)
+        table = _balance_table(shown, precise, with_bar=False)
     # No figure is ever cut to the terminal's width: rather a long line.
     Console(width=MAX_WIDTH).print(table, crop=False, soft_wrap=True, highlight=False)
     out.print()
 
 
-def _balance_table(shown: Shown, precise: bool, *, bar: bool) -> Table:
+def _balance_table(shown: Shown, precise: bool, *, with_bar: bool) -> Table:
     structure = shown.structure
     debts = structure.get("debt", {})
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("currency")
     for heading in (shown.free, "used", "total"):
         table.add_column(heading, justify="right")
-    if bar:
+    if with_bar:
         table.add_column("in use")
     if debts:
         table.add_column("debt", justify="right", style="red")
     for code in structure["total"]:
         free, used, total = (structure[code].get(view) for view in ("free", "used", "total"))
-        cells = [escape(_printable(code)), _amount(free, precise)]
-        cells += [_amount(used, precise, up=True), _amount(total, precise)]
-        cells += [_bar(used, total)] if bar else []
-        cells += [_amount(debts[code], precise, up=True) if code in debts else ""] if debts else []
+        cells = [escape(printable(code)), amount_text(free, precise=precise)]
+        cells += [amount_text(used, precise=precise, up=True), amount_text(total, precise=precise)]
+        cells += [bar(used, total)] if with_bar else []
+        if debts:
+            owed = amount_text(debts[code], precise=precise, up=True) if code in debts else ""
+            cells.append(owed)
         table.add_row(*cells)
     return table
-
-
-def _amount(figure: object, precise: bool, *, up: bool = False) -> str:
-    """A figure; unless precise, cut to 8 places, which is marked.
-
-    What is there is never shown too large, and what is used or owed never too small.
-    """
-    if figure is None:
-        return "unknown"
-    exact = Decimal(str(figure))
-    shown = exact if precise else exact.quantize(PLACES, ROUND_CEILING if up else ROUND_FLOOR)
-    if shown == exact:
-        return f"{exact:,f}"
-    return f"{shown:,f}…"
-
-
-def _bar(used: object, total: object) -> str:
-    if used is None or total is None:
-        return ""
-    taken, whole = Decimal(str(used)), Decimal(str(total))
-    if whole <= 0:
-        return "[red]all[/]" if taken > 0 else ""
-    share = taken / whole
-    filled = round(min(max(share, Decimal(0)), Decimal(1)) * BAR_WIDTH)
-    colour = "green" if share < Decimal("0.5") else "yellow" if share < Decimal("0.8") else "red"
-    return f"[{colour}]{'█' * filled}[/][dim]{'░' * (BAR_WIDTH - filled)}[/] {share:.0%}"
 
 
 def _moment(structure: Mapping[str, Any]) -> str:
@@ -383,14 +359,63 @@ def _told(error: Exception) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
-def _printable(text: str) -> str:
-    """Without what would steer the terminal: the text may be a venue's."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
-
-
 def _say_error(text: str) -> None:
-    lines = "\n".join(map(_printable, text.splitlines()))
+    lines = "\n".join(map(printable, text.splitlines()))
     err.print(f"[red]error:[/] {escape(lines)}", highlight=False, soft_wrap=True)
+
+
+# -- watch ----------------------------------------------------------------------------------
+
+
+@app.command()
+def watch(
+    exchange: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-e",
+            "--exchange",
+            metavar="ID",
+            help="Watch this exchange (repeatable). Default: those that there are keys for.",
+        ),
+    ] = None,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Watch a local sandbox that is alive; needs no keys.")
+    ] = False,
+    account: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --sandbox: which of its accounts.")
+    ] = None,
+    free: Annotated[Free | None, typer.Option(help="What 'free' means, as for balance.")] = None,
+    changes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="End after so many changes.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write a line of JSON for each change.")
+    ] = False,
+) -> None:
+    """Show balances as they change, until Ctrl-C: pushed by the venue, or else polled."""
+    from sunx_adapter import live  # noqa: PLC0415 - for a quick start of the others
+
+    host = ExchangeHost()
+    with ExitStack() as stack:
+        try:
+            if not as_json and not out.is_terminal:
+                raise UsageError("the live view needs a terminal; for anything else add --json")
+            local = _opened_sandbox(stack, sandbox, account, life=SANDBOX_LIFE_SECONDS)
+            configs = _configs(host, exchange, local, account)
+            params = {"free": free.value} if free else {}
+            ended = asyncio.run(
+                live.watch(host, configs, params, as_json=as_json, changes=changes, console=out)
+            )
+        except (UsageError, KeysError, HostError, ValueError) as error:
+            _say_error(str(error))
+            raise typer.Exit(1) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+            _say_error(_explained(error))
+            raise typer.Exit(1) from None
+    for problem in ended:
+        _say_error(_redacted(problem))
+    if ended:
+        raise typer.Exit(1)
 
 
 # -- doctor ---------------------------------------------------------------------------------
@@ -481,7 +506,13 @@ def _show_finding(finding: "Finding") -> None:
 # -- sandbox --------------------------------------------------------------------------------
 
 
-@app.command()
+FAULTS_HELP = "\n\n".join(
+    [r"[bold]Faults[/], written KIND\[=PARAMETER]\[@PROBABILITY]:"]
+    + [f"[cyan]{escape(rule.usage)}[/]: {escape(rule.sentence)}" for rule in fault_kinds()]
+)
+
+
+@app.command(epilog=FAULTS_HELP)
 def sandbox(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -489,6 +520,19 @@ def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     accounts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file with the accounts to serve.")
+    ] = None,
+    faults: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            metavar="FAULT",
+            help="Go wrong on purpose (repeatable): 'reset@0.2' does so for a fifth of the "
+            "requests. The faults are listed below.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="With --fault: draw the same faults for the same order of requests."),
     ] = None,
     show_accounts: Annotated[
         bool,
@@ -511,7 +555,7 @@ def sandbox(
         if show_accounts:
             typer.echo(dump_accounts(known))
             return
-        local = Sandbox(known, host=host, port=port)
+        local = Sandbox(known, host=host, port=port, faults=faults or (), seed=seed)
         local.start()
     except (AccountsFileError, OSError, ValueError) as error:
         _say_error(_told(error))
@@ -524,7 +568,9 @@ def sandbox(
             typer.echo("Point the command line at it:")
             for prefix in (venue.env_prefix for venue in VENUES.values()):
                 typer.echo(
-                    f"  export {prefix}_REST_URL={address} {prefix}_API_KEY={config['apiKey']} "
+                    f"  export {prefix}_REST_URL={address} "
+                    f"{prefix}_STREAM_URL={address.replace('http', 'ws', 1)} "
+                    f"{prefix}_API_KEY={config['apiKey']} "
                     f"{prefix}_API_SECRET={config['secret']}"
                 )
         typer.echo(f"Point an exchange in Python at it:\n  Sunx({config!r})\n")

@@ -20,7 +20,8 @@ _VARIABLES: Final = {
     "API_SECRET": "secret",
     "PRIVATE_KEY_FILE": "privateKey",
     "UID": "uid",
-    "REST_URL": "urls",
+    "REST_URL": "rest",
+    "STREAM_URL": "stream",
 }
 _FILE_KEYS: Final = (
     *("apiKey", "secret", "privateKey", "uid", "hostname", "urls", "options"),
@@ -44,8 +45,8 @@ def config_from_environment(
     """An exchange's configuration from ``SUNX_API_KEY``, ``SUNX_API_SECRET`` and so on.
 
     ``…_PRIVATE_KEY_FILE`` names a file with an Ed25519 key, ``…_UID`` is optional,
-    ``…_REST_URL`` points elsewhere (a sandbox). What is not set is not in the result; the file
-    named by ``SUNX_ADAPTER_KEYS``, if any, gives what the variables do not.
+    ``…_REST_URL`` and ``…_STREAM_URL`` point elsewhere (a sandbox). What is not set is not in the
+    result; the file named by ``SUNX_ADAPTER_KEYS``, if any, gives what the variables do not.
 
     Raises:
         KeysError: a file is missing, unreadable, or readable by others.
@@ -59,7 +60,10 @@ def config_from_environment(
             if key == "privateKey":
                 config[key] = read_private(Path(value))
             else:
-                config[key] = {"api": {"rest": value}} if key == "urls" else value
+                config[key] = value
+    addresses = {key: config.pop(key) for key in ("rest", "stream") if key in config}
+    if addresses:
+        config["urls"] = {"api": {**config.get("urls", {}).get("api", {}), **addresses}}
     return config
 
 

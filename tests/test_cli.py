@@ -210,6 +210,15 @@ def test_sandbox_command() -> None:
     assert "Traceback" not in errors
 
 
+def test_sandbox_faults() -> None:
+    """Faults are listed in the help, and with one that there is not."""
+    assert "reset" in run("sandbox", "--help").stdout
+    done = run("sandbox", "--fault", "nonsense")
+    assert done.returncode == 1
+    assert "reset" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_sandbox_port_in_use() -> None:
     """A port in use is told in a line."""
     with Sandbox() as sandbox:

@@ -1,0 +1,180 @@
+"""ccxt's own ``htx`` meets the same answers: where it gives a figure, the vectors say the same.
+
+What it makes of each is counted in the table of the project's README, which these tests write anew
+with ``--write-readme`` and otherwise compare.
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import ccxt
+import pytest
+
+from suite.playback import Playback
+from suite.vectors import DEFAULT_VECTORS, Vector, load_collection
+from sunx_adapter.host import ExchangeHost
+
+README: Final = Path(__file__).parent.parent / "README.md"
+MARKS: Final = ("<!-- ccxt -->\n", "<!-- /ccxt -->")
+MARKET: Final = {
+    "id": "BTC-USDT", "symbol": "BTC/USDT:USDT", "base": "BTC", "quote": "USDT",
+    "settle": "USDT", "type": "swap", "spot": False, "swap": True, "linear": True,
+    "contract": True, "active": True, "precision": {}, "limits": {},
+}  # fmt: skip
+"""Given, so that ccxt asks for the balance alone."""
+
+
+def vectors() -> list[Vector]:
+    """Those that are plain answers to a plain call: nothing else can be asked of ccxt alike."""
+    return [
+        vector
+        for vector in load_collection(DEFAULT_VECTORS).vectors
+        if not (vector.params or vector.config or vector.content.get("transport"))
+        and vector.content.get("answer")
+    ]
+
+
+def what_ccxt_makes_of(playback: Playback, vector: Vector) -> Any:
+    """Its balance, or the exception."""
+    with playback.playing(vector) as play:
+        exchange = ccxt.htx(
+            {
+                "apiKey": "conformance-key",
+                "secret": "conformance-secret",
+                "enableRateLimit": False,
+                "urls": {"api": {"contract": play.address}},
+                "markets": {MARKET["symbol"]: MARKET},
+                "options": {"defaultType": "swap"},
+                "timeout": 20_000,
+            }
+        )
+        try:
+            return exchange.fetch_balance()
+        except Exception as error:  # noqa: BLE001 - whatever ccxt raises
+            return error
+        finally:
+            exchange.close()
+
+
+def verdict(vector: Vector, outcome: Any) -> str:
+    """What ccxt's outcome is, measured by the vector."""
+    if isinstance(outcome, Exception):
+        if vector.gives_balance:
+            return "an exception instead of a balance"
+        same = type(outcome).__name__ == vector.expect["exception"]
+        return "right" if same else "another exception"
+    figures = outcome["total"]
+    if not vector.gives_balance:
+        return "an empty balance, no error" if not figures else "a balance, no error"
+    if any(outcome["free"][code] is None for code in figures):
+        return "free None"
+    expected = {code: float(each["free"]) for code, each in vector.expect["balance"].items()}
+    same = expected == outcome["free"]
+    return "right" if same else "other figures"
+
+
+COLUMNS: Final = (
+    *("right", "free None", "an empty balance, no error", "a balance, no error"),
+    *("other figures", "an exception instead of a balance", "another exception"),
+)
+
+
+def table(counted: Mapping[str, Counter[str]]) -> str:
+    """The README's table."""
+    lines = [
+        f"| answers ({sum(c.total() for c in counted.values())} vectors) | {' | '.join(COLUMNS)} |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    lines += [
+        f"| {group} | {' | '.join(str(counted[group][column] or '') for column in COLUMNS)} |"
+        for group in sorted(counted)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[list[tuple[Vector, Any]]]:
+    """What ccxt makes of every vector."""
+    with Playback() as playback:
+        yield [(vector, what_ccxt_makes_of(playback, vector)) for vector in vectors()]
+
+
+def test_where_ccxt_gives_a_figure_it_is_the_same(outcomes: list[tuple[Vector, Any]]) -> None:
+    """Where the venue sends the row's available_margin, ccxt's free is the vector's, as a float."""
+    compared = 0
+    for vector, balance in outcomes:
+        if isinstance(balance, Exception) or not vector.gives_balance:
+            continue
+        details = balance["info"]["data"]["details"]
+        if not isinstance(details, list):
+            continue  # ccxt reads no rows there
+        ids = [str(row["currency"]).upper() for row in details]
+        if len(set(ids)) < len(ids) or {"XBT", "BTC"} <= set(ids):
+            continue  # ccxt keeps the last of rows that come out as one code
+        for row in details:
+            if not isinstance(row.get("available_margin"), str):
+                continue
+            code = {"XBT": "BTC", "BCHSV": "BSV"}.get(
+                row["currency"].upper(), row["currency"].upper()
+            )
+            if balance["free"].get(code) is None:
+                continue
+            expected = vector.expect["balance"][code]["free"]
+            assert balance["free"][code] == float(expected), vector
+            assert Decimal(row["available_margin"]) == Decimal(expected), vector
+            compared += 1
+    assert compared, "nothing was compared"
+
+
+def test_generated_accounts_are_the_same() -> None:
+    """For made-up accounts whose rows have available_margin, ours gives the figures of ccxt's."""
+    chance = random.Random(4_5_90)  # noqa: S311 - the same accounts each time
+    with Playback() as playback:
+        for _ in range(40):
+            vector = Vector(Path("generated.json"), {"answer": {"body": {"text": _answer(chance)}}})
+            theirs = what_ccxt_makes_of(playback, vector)
+            with playback.playing(vector) as play:
+                config = {"apiKey": "conformance-key", "secret": "conformance-secret"}
+                urls = {"api": {"rest": play.address}}
+                with ExchangeHost().create("htxfutures", {**config, "urls": urls}) as exchange:
+                    ours = exchange.fetch_balance()
+            assert ours["free"] == theirs["free"]
+            assert ours["total"] == theirs["total"]
+
+
+def _answer(chance: random.Random) -> str:
+    def amount() -> str:
+        return f"{chance.choice(('', '-'))}{chance.randrange(10**6)}.{chance.randrange(10**18):018}"
+
+    fields = ("equity", "available", "available_margin", "initial_margin")
+    details = [
+        {"currency": f"C{number}", **{field: amount() for field in fields}}
+        for number in range(chance.randrange(1, 12))
+    ]
+    return json.dumps({"code": 200, "data": {"details": details}, "ts": 1770293281344})
+
+
+def test_table_of_the_readme(
+    outcomes: list[tuple[Vector, Any]], pytestconfig: pytest.Config
+) -> None:
+    """The README's table of what ccxt makes of the vectors is what the installed ccxt does."""
+    if not README.exists():
+        pytest.skip("the suite is on its own, without the project's README")
+    counted: dict[str, Counter[str]] = {}
+    for vector, outcome in outcomes:
+        counted.setdefault(vector.group, Counter())[verdict(vector, outcome)] += 1
+    before = README.read_text("utf-8")
+    block = re.compile(re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1]), re.DOTALL)
+    after = block.sub(lambda _: MARKS[0] + table(counted) + MARKS[1], before)
+    if pytestconfig.getoption("--write-readme"):
+        README.write_text(after, "utf-8")
+    elif ccxt.__version__ not in before:
+        pytest.skip(f"the README's table is of another ccxt than {ccxt.__version__}")
+    else:
+        assert after == before
