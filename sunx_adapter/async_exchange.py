@@ -193,8 +193,12 @@ class AsyncFace(VenueFace):
     ) -> Any:
         """ccxt's way to an address, for what ``sign()`` gave: the answer as it came."""
         self._check_fetch(url, method, body)
-        answer = await self._send(self._request(url, headers), self._deadline())
-        return self._document(answer).info
+        request = self._request(url, headers)
+        try:
+            answer = await self._send(request, self._deadline())
+            return self._document(answer, request).info
+        except (BaseError, TransientError) as error:
+            raise without_signature(error, request) from None
 
     @_public
     async def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
@@ -231,7 +235,7 @@ class AsyncFace(VenueFace):
             answer = await self._send(request, deadline)
             if budget is not None:
                 await budget.follow_async(answer.headers)
-            return self._document(answer), answer.body
+            return self._document(answer, request), answer.body
         except (BaseError, TransientError) as error:
             raise without_signature(error, request) from None
 

@@ -57,7 +57,7 @@ from sunx_adapter.protocol.signing import (
 from sunx_adapter.transport import synchronous
 from sunx_adapter.transport.body import ACCEPT_ENCODING, MAX_RESPONSE_BYTES
 from sunx_adapter.transport.budget import MEMORY, ReadBudget, shared_budget
-from sunx_adapter.transport.redaction import redact, without_signature
+from sunx_adapter.transport.redaction import redact, signatures, without_signature
 from sunx_adapter.transport.request import SignedRequest
 from sunx_adapter.transport.retry import DEFAULT_RETRIES, Tries
 from sunx_adapter.transport.settings import ConnectionSettings, environment_proxy
@@ -385,13 +385,14 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self.logger.debug("GET %s", self.last_request_url)
         return request
 
-    def _document(self, answer: HttpAnswer) -> Document:
+    def _document(self, answer: HttpAnswer, request: httpx.Request) -> Document:
         if self.enableLastHttpResponse:
             self.last_http_response = answer.body.decode("utf-8", "replace")
         if self.enableLastResponseHeaders:
             self.last_response_headers = answer.headers
         if self.verbose:
-            body = self._redacted(answer.body.decode("utf-8", "replace"))
+            text = answer.body.decode("utf-8", "replace")
+            body = self._redacted(text, *signatures(request))
             self.log("\nfetch Response:", self.id, answer.status, body)
         self.logger.debug("HTTP %s, %d bytes", answer.status, len(answer.body))
         document = read_envelope(answer, self.httpExceptions)
@@ -435,8 +436,8 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
         )
 
-    def _redacted(self, text: str) -> str:
-        return redact(text, api_key=self.apiKey, secrets=(self.secret, self.privateKey))
+    def _redacted(self, text: str, *more: str) -> str:
+        return redact(text, api_key=self.apiKey, secrets=(self.secret, self.privateKey, *more))
 
     # -- what the senders need --------------------------------------------------------------
 
@@ -660,7 +661,11 @@ class SyncFace(VenueFace):
     ) -> Any:
         """ccxt's way to an address, for what :meth:`sign` gave: the answer as it came."""
         self._check_fetch(url, method, body)
-        return self._document(self._send(self._request(url, headers), self._deadline())).info
+        request = self._request(url, headers)
+        try:
+            return self._document(self._send(request, self._deadline()), request).info
+        except (BaseError, TransientError) as error:
+            raise without_signature(error, request) from None
 
     @_public
     def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
@@ -700,7 +705,7 @@ class SyncFace(VenueFace):
             answer = self._send(request, deadline)
             if budget is not None:
                 budget.follow(answer.headers)
-            return self._document(answer), answer.body
+            return self._document(answer, request), answer.body
         except (BaseError, TransientError) as error:
             raise without_signature(error, request) from None
 

@@ -258,6 +258,13 @@ def test_load_markets_needs_nothing(call: Caller) -> None:
     """load_markets() sends nothing; markets of the configuration are there, as in ccxt."""
     sent: list[httpx.Request] = []
     assert call("sunx", recording(sent), "load_markets") == {}
+    market = {
+        "id": "BTC-USDT", "symbol": "BTC/USDT:USDT", "base": "BTC", "quote": "USDT",
+        "settle": "USDT", "type": "swap", "spot": False, "swap": True, "linear": True,
+        "contract": True, "active": True, "precision": {}, "limits": {},
+    }  # fmt: skip
+    given = {**recording(sent), "markets": {"BTC/USDT:USDT": market}}
+    assert call("sunx", given, "load_markets")["BTC/USDT:USDT"]["id"] == "BTC-USDT"
     assert not sent
 
 

@@ -39,14 +39,18 @@ def redact_logs() -> None:
 
 def without_signature(error: Anything, request: httpx.Request) -> Anything:
     """The error with the signature of just this request taken out, however it is written in it."""
+    wrapped = error.error if isinstance(error, TransientError) else error
+    secrets = signatures(request)
+    for told in (error, wrapped):
+        told.args = tuple(redact(str(part), secrets=secrets) for part in told.args)
+    return error
+
+
+def signatures(request: httpx.Request) -> tuple[str, ...]:
+    """The ways in which the signature of a request may be repeated by who got it."""
     query = parse_qs(request_url(request).partition("?")[2], keep_blank_values=True)
     raw = query.get("Signature", [""])[0]
-    if len(raw) >= _SHORTEST_SECRET:
-        wrapped = error.error if isinstance(error, TransientError) else error
-        secrets = (raw, quote(raw, safe=""), quote(quote(raw, safe=""), safe=""), html.escape(raw))
-        for told in (error, wrapped):
-            told.args = tuple(redact(str(part), secrets=secrets) for part in told.args)
-    return error
+    return (raw, quote(raw, safe=""), quote(quote(raw, safe=""), safe=""), html.escape(raw))
 
 
 def redact(text: str, *, api_key: str | None = None, secrets: Iterable[str | None] = ()) -> str:

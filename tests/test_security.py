@@ -1,0 +1,424 @@
+import asyncio
+import datetime
+import http.server
+import io
+import ipaddress
+import json
+import multiprocessing
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from ccxt.base.errors import BaseError, NetworkError, NotSupported
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from rich.console import Console
+from rich.traceback import Traceback
+
+from sunx_adapter import AsyncSunx, Sandbox, Sunx
+from sunx_adapter.protocol.signing import HmacSigner
+from tests.conftest import KEYS, Caller, answered, payload
+
+BODY = payload("sunx-documented")
+Answer = Callable[[str], tuple[int, bytes]]
+
+
+@contextmanager
+def server(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[str]]]:
+    """A plain HTTP server; its port, and the request targets that it saw."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            status, body = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Quiet(http.server.HTTPServer):
+        def handle_error(self, *_: object) -> None:
+            pass  # a client that does not trust us says so, too
+
+    with Quiet(("127.0.0.1", 0), Handler) as running:
+        if tls is not None:
+            running.socket = tls.wrap_socket(running.socket, server_side=True)
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield running.server_address[1], seen
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+def good(_: str) -> tuple[int, bytes]:
+    return 200, BODY
+
+
+def config(address: str, **more: Any) -> dict[str, Any]:
+    options = {"maxRetriesOnFailure": 0, **more.pop("options", {})}
+    return {**KEYS, "urls": {"api": {"rest": address}}, "options": options, **more}
+
+
+# -- certificates ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that nobody knows, and its key, in one file."""
+    key = generate_private_key(SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test of sunx-adapter")])
+    now = datetime.datetime.now(datetime.UTC)
+    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(local, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    file.write_bytes(made.public_bytes(Encoding.PEM) + private)
+    return file
+
+
+def tls_of(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_unknown_certificate(call: Caller, certificate: Path) -> None:
+    """A certificate that no authority vouches for is refused, and the text says how to name one."""
+    with server(good, tls_of(certificate)) as (port, seen):
+        with pytest.raises(NetworkError, match="cafile"):
+            call("sunx", config(f"https://127.0.0.1:{port}"), "fetch_balance")
+        assert not seen
+
+
+def test_own_authority(call: Caller, certificate: Path) -> None:
+    """An authority named with cafile is trusted."""
+    with server(good, tls_of(certificate)) as (port, _):
+        settings = config(f"https://127.0.0.1:{port}", cafile=str(certificate))
+        assert call("sunx", settings, "fetch_total_balance")
+
+
+def test_wrong_host_name(call: Caller, certificate: Path) -> None:
+    """A certificate of a trusted authority for another host is refused."""
+    with server(good, tls_of(certificate)) as (port, seen):
+        settings = config(f"https://localhost:{port}", cafile=str(certificate))
+        with pytest.raises(NetworkError, match="certificate"):
+            call("sunx", settings, "fetch_balance")
+        assert not seen
+
+
+def test_session_keys_are_not_logged(
+    call: Caller, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SSLKEYLOGFILE counts only if the user trusts the environment."""
+    log = tmp_path / "keys.log"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(log))
+    # Contexts are shared by all who ask alike; this file's name makes it another one.
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(certificate.read_bytes())
+    with server(good, tls_of(certificate)) as (port, _):
+        settings = config(f"https://127.0.0.1:{port}", cafile=str(authority))
+        call("sunx", settings, "fetch_balance")
+        assert not log.exists()
+        call("sunx", {**settings, "trust_env": True}, "fetch_balance")
+        assert log.exists()
+
+
+# -- proxies --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["httpProxy", "http_proxy", "httpsProxy"])
+def test_proxy(call: Caller, key: str) -> None:
+    """With a proxy the request goes to the proxy, for the venue."""
+    with server(good) as (port, seen):
+        settings = config("http://127.0.0.1:9", **{key: f"http://127.0.0.1:{port}"})
+        assert call("sunx", settings, "fetch_total_balance")
+    assert seen[0].startswith("http://127.0.0.1:9/sapi/v1/account/balance?")
+
+
+def test_proxy_set_later(call: Caller) -> None:
+    """A proxy that is set between two calls serves the second."""
+
+    def use(exchange: Any) -> Any:
+        if call.asynchronous:
+
+            async def run() -> None:
+                await exchange.fetch_balance()
+                exchange.httpProxy = proxy
+                await exchange.fetch_balance()
+
+            return run()
+        exchange.fetch_balance()
+        exchange.httpProxy = proxy
+        return exchange.fetch_balance()
+
+    with server(good) as (port, direct), server(good) as (proxy_port, proxied):
+        proxy = f"http://127.0.0.1:{proxy_port}"
+        call.using("sunx", config(f"http://127.0.0.1:{port}"), use)
+        assert (len(direct), len(proxied)) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["proxies", "proxyUrl", "aiohttp_proxy"])
+def test_proxy_that_cannot_be_honoured(call: Caller, name: str) -> None:
+    """A way to set a proxy that is not honoured is refused, and nothing is sent past it."""
+
+    def use(exchange: Any) -> Any:
+        setattr(exchange, name, "http://127.0.0.1:9")
+        return exchange.fetch_balance()
+
+    with server(good) as (port, seen):
+        with pytest.raises(NotSupported, match=name):
+            call.using("sunx", config(f"http://127.0.0.1:{port}"), use)
+        assert not seen
+
+
+def test_environment_is_not_trusted(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY counts only if the user trusts the environment."""
+    with server(good) as (port, direct), server(good) as (proxy_port, proxied):
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy_port}")
+        monkeypatch.setenv("no_proxy", "")
+        settings = config(f"http://127.0.0.1:{port}")
+        call("sunx", settings, "fetch_balance")
+        assert (len(direct), len(proxied)) == (1, 0)
+        call("sunx", {**settings, "trust_env": True}, "fetch_balance")
+        assert (len(direct), len(proxied)) == (1, 1)
+
+
+# -- what is signed -------------------------------------------------------------------------
+
+
+def test_gateway_path_is_not_signed(call: Caller) -> None:
+    """Through a gateway with a path of its own, the venue's own path and host are signed."""
+    with server(good) as (port, seen):
+        options = {"signatureHost": "API.HBDM.com"}
+        settings = config(f"http://127.0.0.1:{port}/gateway", options=options)
+        call("htxfutures", settings, "fetch_balance")
+    path, _, query = seen[0].partition("?")
+    assert path == "/gateway/v5/account/balance"
+    unsigned, _, _ = query.partition("&Signature=")
+    text = f"GET\napi.hbdm.com\n/v5/account/balance\n{unsigned}"
+    assert parse_qs(query)["Signature"] == [HmacSigner(KEYS["secret"]).sign(text)]
+
+
+# -- what must not be seen ------------------------------------------------------------------
+
+
+def echoes(path: str) -> list[tuple[int, bytes]]:
+    """A venue or a proxy that repeats what it was sent, in ways that there are."""
+    query = urlsplit(path).query
+    signature = parse_qs(query)["Signature"][0]
+    return [
+        (500, f"<html>cannot serve {path}</html>".encode()),
+        (403, f"Signature: {signature}".encode()),
+        (200, json.dumps({"code": 1003, "message": f"expected x but got {signature}"}).encode()),
+        (200, json.dumps({"code": 1030, "message": "x" * 140 + query}).encode()),
+        (200, json.dumps({"code": 9999, "message": query.replace("&", "&amp;")}).encode()),
+        (302, b""),
+    ]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_echoes(
+    call: Caller,
+    number: int,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever repeats the request, no signature and no whole key is seen anywhere."""
+    caplog.set_level(0)
+    with server(lambda path: echoes(path)[number]) as (port, seen):
+        settings = config(f"http://127.0.0.1:{port}", verbose=True)
+        with pytest.raises(BaseError) as caught:
+            call("sunx", settings, "fetch_balance")
+    output = io.StringIO()
+    trace = Traceback.from_exception(
+        type(caught.value), caught.value, caught.value.__traceback__, show_locals=True
+    )
+    Console(file=output, width=400).print(trace)
+    raw = parse_qs(urlsplit(seen[0]).query)["Signature"][0]
+    encoded = seen[0].partition("Signature=")[2]
+    # This test's own frame holds what was sent, and comes first.
+    inside = output.getvalue().partition("sunx_adapter")[2]
+    printed = capsys.readouterr().out
+    assert "fetch Request" in printed
+    for text in (str(caught.value), caplog.text, printed, inside):
+        for hidden in (raw, encoded, KEYS["secret"]):
+            assert hidden not in text
+    for text in (str(caught.value), caplog.text, printed):
+        assert KEYS["apiKey"] not in text
+
+
+def test_cancelled_call_shows_nothing() -> None:
+    """The traceback of a cancelled call leads through no frame with the signed request."""
+
+    def never(_: str) -> tuple[int, bytes]:
+        release.wait(20)
+        return good("")
+
+    async def run(address: str) -> BaseException:
+        async with AsyncSunx(config(address)) as exchange:
+            task = asyncio.create_task(exchange.fetch_balance())
+            await asyncio.sleep(0.2)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError as error:
+                return error
+        raise AssertionError("not cancelled")
+
+    release = threading.Event()
+    with server(never) as (port, _):
+        error = asyncio.run(run(f"http://127.0.0.1:{port}"))
+        release.set()
+    chain: BaseException | None = error
+    while chain is not None:
+        trace = chain.__traceback__
+        while trace is not None:
+            assert "Signature=" not in repr(trace.tb_frame.f_locals)
+            trace = trace.tb_next
+        chain = chain.__context__
+
+
+def test_terminal_is_not_steered(call: Caller) -> None:
+    """A venue's message cannot send control characters to a terminal."""
+    body = json.dumps({"code": 9999, "message": "a\x1b]0;owned\x07\nb"}).encode()
+    with pytest.raises(BaseError) as caught:
+        call("sunx", answered(body), "fetch_balance")
+    assert str(caught.value).isprintable()
+
+
+# -- processes ------------------------------------------------------------------------------
+
+
+def _read_in_child(exchange: Any, sending: Any) -> None:
+    sending.send(exchange.fetch_balance()["total"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork(sandbox: Sandbox) -> None:
+    """The child of a fork makes connections of its own, and gets its own answers."""
+    with Sunx({**sandbox.config("sunx"), "number": str}) as exchange:
+        right = exchange.fetch_balance()["total"]
+        context = multiprocessing.get_context("fork")
+        receiving, sending = context.Pipe(duplex=False)
+        children = [
+            context.Process(target=_read_in_child, args=(exchange, sending)) for _ in range(4)
+        ]
+        for child in children:
+            child.start()
+        assert exchange.fetch_balance()["total"] == right
+        assert [receiving.recv() for _ in children] == [right] * 4
+        for child in children:
+            child.join()
+
+
+def test_threads_share_connections_without_waiting() -> None:
+    """As many calls at once as there are threads: none waits for another's connection."""
+    together = threading.Barrier(40, timeout=20)
+
+    def slow(_: str) -> tuple[int, bytes]:
+        together.wait()
+        return good("")
+
+    class Threading(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+    failures: list[BaseException] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            _, body = slow("")
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def read(exchange: Any) -> None:
+        try:
+            exchange.fetch_balance()
+        except BaseError as error:
+            failures.append(error)
+
+    with Threading(("127.0.0.1", 0), Handler) as running:
+        running.request_queue_size = 64
+        serving = threading.Thread(target=running.serve_forever)
+        serving.start()
+        port = running.server_address[1]
+        with Sunx(config(f"http://127.0.0.1:{port}", enableRateLimit=False)) as exchange:
+            threads = [threading.Thread(target=read, args=(exchange,)) for _ in range(40)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        running.shutdown()
+        serving.join()
+    assert not failures
+
+
+def test_connection_closed_while_kept(call: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    """A kept connection that turns out to be closed is a retry like any other: logged, counted."""
+    seen: list[int] = []
+
+    class Closing(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            seen.append(self.client_address[1])
+            if len(seen) == 2:
+                self.close_connection = True  # instead of an answer
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(BODY)))
+            self.end_headers()
+            self.wfile.write(BODY)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def use(exchange: Any) -> Any:
+        if call.asynchronous:
+
+            async def run() -> None:
+                await exchange.fetch_balance()
+                await exchange.fetch_balance()
+
+            return run()
+        exchange.fetch_balance()
+        return exchange.fetch_balance()
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Closing) as running:
+        serving = threading.Thread(target=running.serve_forever, args=(0.05,))
+        serving.start()
+        address = f"http://127.0.0.1:{running.server_address[1]}"
+        call.using("sunx", config(address, options={"maxRetriesOnFailure": 1}), use)
+        running.shutdown()
+        serving.join()
+    assert len(seen) == 3
+    assert seen[0] == seen[1]
+    assert sum("trying again" in record.getMessage() for record in caplog.records) == 1
