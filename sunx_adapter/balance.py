@@ -21,7 +21,14 @@ from typing import Any, Final, Literal, get_args
 import msgspec
 from ccxt.base.errors import NotSupported
 
-from sunx_adapter.protocol.account import MAX_DIGITS, AccountAnswer, Row, amount, currency_id
+from sunx_adapter.protocol.account import (
+    MAX_DIGITS,
+    AccountAnswer,
+    Row,
+    amount,
+    currency_id,
+    exact_number,
+)
 from sunx_adapter.protocol.signing import utc_text
 
 FreePolicy = Literal["margin", "available", "withdrawable"]
@@ -72,8 +79,13 @@ def currency_balances(
     balances: dict[str, CurrencyBalance] = {}
     for index, row in enumerate(answer.rows):
         code = code_of(currency_id(row, index))
-        total = amount(row, "equity", index)
-        free = _free(row, index, total, policy)
+        total = exact_number(row.equity)
+        if total is None:
+            total = amount(row, "equity", index)  # says what is wrong
+        if policy == "margin" and row.available_margin is not msgspec.UNSET:
+            free = _amount_beside(row, "available_margin", index, total)
+        else:
+            free = _free(row, index, total, policy)
         cash = _amount_beside(row, "available", index, total)
         debt = cash.copy_negate() if cash < _ZERO else _ZERO
         same = balances.get(code)
@@ -88,8 +100,6 @@ def currency_balances(
 
 def _free(row: Row, index: int, equity: Decimal, policy: FreePolicy) -> Decimal:
     if policy == "margin":
-        if row.available_margin is not msgspec.UNSET:
-            return _amount_beside(row, "available_margin", index, equity)
         return _EXACT.subtract(equity, amount(row, "initial_margin", index))
     if policy == "available":
         return _amount_beside(row, "available", index, equity)

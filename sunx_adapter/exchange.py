@@ -147,6 +147,18 @@ def as_ccxt(error: Exception, where: str = "") -> BaseError:
     return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
 
 
+class _Codes(dict[str, str]):
+    """Unified codes by currency id: ccxt makes a whole currency structure for each question."""
+
+    def __init__(self, exchange: "VenueFace") -> None:
+        self._exchange = exchange
+
+    def __missing__(self, currency_id: str) -> str:
+        code: str = self._exchange.safe_currency_code(currency_id)
+        self[currency_id] = code
+        return code
+
+
 class _HttpxOnly:
     """Stands where ccxt keeps its requests session, which is never made nor used."""
 
@@ -189,7 +201,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self._clock_measured = False
         self._paced: tuple[float, ReadBudget] | None = None
         self._prepare()
-        self._codes: dict[str, str] = {}
+        self._codes = _Codes(self)
         self._code_tables: tuple[object, ...] | None = None
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         try:
@@ -312,7 +324,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     def _balance_call(self, params: Mapping[str, Any]) -> tuple[Call, FreePolicy]:
         options = self.options
-        if not isinstance(params, Mapping):
+        if not isinstance(params, dict | Mapping):
             raise BadRequest("params must be a mapping")
         rest = {key: value for key, value in params.items() if value is not None}
         for name, default, served in (
@@ -406,15 +418,8 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             answer,
             policy=policy,
             number=self.number,
-            code_of=self._code,
+            code_of=self._codes.__getitem__,
         )
-
-    def _code(self, currency_id: str) -> str:
-        # ccxt makes a whole currency structure each time; a code is settled once per id.
-        code = self._codes.get(currency_id)
-        if code is None:
-            code = self._codes[currency_id] = self.safe_currency_code(currency_id)
-        return code
 
     def _settle_codes_anew(self) -> None:
         # A user may add to commonCurrencies at any time.

@@ -48,7 +48,8 @@ class Venue:
     Attributes:
         id: the exchange's id in this package and in ccxt's terms.
         name: for people.
-        hostname: host of the REST and push addresses; also the host that is signed for.
+        hostname: host of the REST and push addresses.
+        other_hostnames: further hosts of the venue's own that serve the same.
         path_variant: the variant that the venue itself documents.
         endpoints: the further GET endpoints, besides the balance of either variant.
         time: path of the venue's clock, where it has one.
@@ -61,6 +62,7 @@ class Venue:
     id: str
     name: str
     hostname: str
+    other_hostnames: tuple[str, ...]
     path_variant: PathVariantName
     endpoints: tuple[Endpoint, ...]
     time: str | None
@@ -82,6 +84,7 @@ SUNX: Final = Venue(
     id="sunx",
     name="SunX",
     hostname="api.sunx.io",
+    other_hostnames=(),
     path_variant="sapi/v1",
     endpoints=(Endpoint("/sapi/v1/public/multi_assets_margin", "private"),),
     time=None,
@@ -95,6 +98,7 @@ HTX_FUTURES: Final = Venue(
     id="htxfutures",
     name="HTX Futures",
     hostname="api.hbdm.com",
+    other_hostnames=("api.hbdm.vn",),  # for those on AWS
     path_variant="v5",
     endpoints=(
         Endpoint("/v5/account/asset_mode", "private"),

@@ -99,13 +99,13 @@ class AccountAnswer(msgspec.Struct, frozen=True):
     """A successful answer about an account, its rows not yet mapped.
 
     Attributes:
-        account: ``data``.
+        data: ``data``, as it came.
         rows: ``data.details``.
         timestamp: ``ts``, ms UTC; ``None`` where the answer has none.
         info: the answer as it came.
     """
 
-    account: Account
+    data: dict[str, Any]
     rows: list[Row]
     timestamp: int | None
     info: Any
@@ -173,7 +173,7 @@ def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
             raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
     refuse_duplicate_keys(body, len(wire) + len(data) + sum(map(len, details)))
     return AccountAnswer(
-        account=msgspec.convert(data, Account),
+        data=data,
         rows=msgspec.convert(details, list[Row]),
         timestamp=_time(wire.get("ts", _UNSET), "ts"),
         info=document.info,
@@ -186,7 +186,7 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
     Raises:
         BadResponse: a figure is missing or no number, or the state is unknown.
     """
-    account = answer.account
+    account = msgspec.convert(answer.data, Account)
     try:
         state = _STATES[_state_spelling(account.state)]
     except (KeyError, TypeError):

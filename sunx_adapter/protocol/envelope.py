@@ -23,7 +23,7 @@ EXCERPT_BYTES: Final = 4096
 _PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _MAX_WAIT_DIGITS: Final = 8
 
-_CODE_KEYS = ("err_code", "err-code")
+_CODE_KEYS: Final = frozenset(("err_code", "err-code"))
 _MESSAGE_KEYS = ("message", "msg", "err_msg", "err-msg")
 
 
@@ -122,7 +122,9 @@ def outcome(wire: Any) -> tuple[str, str]:
     if not isinstance(wire, dict):
         raise BadResponse(f"the answer is no JSON object but {type(wire).__name__}")
     code, status = wire.get("code"), wire.get("status")
-    told = [wire[key] for key in _CODE_KEYS if wire.get(key) not in (None, 0, "0")]
+    if code == int(SUCCESS_CODE) and status is None and not _CODE_KEYS & wire.keys():
+        return SUCCESS_CODE, ""  # the usual case, told early
+    told = [wire[key] for key in sorted(_CODE_KEYS) if wire.get(key) not in (None, 0, "0")]
     told += [code] if code is not None and str(code) != SUCCESS_CODE else []
     told += [status] if status not in (None, "ok") else []
     if told:

@@ -24,7 +24,9 @@ from sunx_adapter.venue import VENUES, PathVariantName
 CLOCK_TOLERANCE_MS: Final = 5 * 60 * 1000
 """How far a request's ``Timestamp`` may be off the venue's clock, either way."""
 
-VENUE_HOSTS: Final = tuple(venue.hostname for venue in VENUES.values())
+VENUE_HOSTS: Final = tuple(
+    host for venue in VENUES.values() for host in (venue.hostname, *venue.other_hostnames)
+)
 """A request that came through a gateway is signed for one of these."""
 
 RefusalShape = Literal["status", "message", "msg", "hyphen"]
