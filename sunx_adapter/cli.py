@@ -61,6 +61,24 @@ class Free(StrEnum):
     withdrawable = "withdrawable"
 
 
+ExchangesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-e",
+        "--exchange",
+        metavar="ID",
+        help="Only this exchange (repeatable). Default: those that there are keys for; the doctor "
+        "looks at all.",
+    ),
+]
+SandboxOption = Annotated[
+    bool, typer.Option("--sandbox", help="Use a local sandbox instead; needs no keys.")
+]
+AccountOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --sandbox: which of its accounts.")
+]
+
+
 class UsageError(Exception):
     """Something to tell the user in one or two lines."""
 
@@ -142,21 +160,9 @@ def _exchanges_table(offers: list[FoundOffer]) -> Table:
 
 @app.command()
 def balance(
-    exchange: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-e",
-            "--exchange",
-            metavar="ID",
-            help="Read this exchange (repeatable). Default: those that there are keys for.",
-        ),
-    ] = None,
-    sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Read from a local sandbox; needs no keys.")
-    ] = False,
-    account: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --sandbox: which of its accounts.")
-    ] = None,
+    exchange: ExchangesOption = None,
+    sandbox: SandboxOption = False,
+    account: AccountOption = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -369,21 +375,9 @@ def _say_error(text: str) -> None:
 
 @app.command()
 def watch(
-    exchange: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-e",
-            "--exchange",
-            metavar="ID",
-            help="Watch this exchange (repeatable). Default: those that there are keys for.",
-        ),
-    ] = None,
-    sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Watch a local sandbox that is alive; needs no keys.")
-    ] = False,
-    account: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --sandbox: which of its accounts.")
-    ] = None,
+    exchange: ExchangesOption = None,
+    sandbox: SandboxOption = False,
+    account: AccountOption = None,
     free: Annotated[Free | None, typer.Option(help="What 'free' means, as for balance.")] = None,
     changes: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="End after so many changes.")
@@ -430,18 +424,9 @@ MARKS = {
 
 @app.command()
 def doctor(
-    exchange: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-e", "--exchange", metavar="ID", help="Look at this one (repeatable). Default: all."
-        ),
-    ] = None,
-    sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Look at a local sandbox; needs no keys.")
-    ] = False,
-    account: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --sandbox: which of its accounts.")
-    ] = None,
+    exchange: ExchangesOption = None,
+    sandbox: SandboxOption = False,
+    account: AccountOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Go through what can be wrong, in order: keys, network, clock, permissions, account.

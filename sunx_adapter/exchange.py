@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, wraps
 from inspect import iscoroutinefunction
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -147,11 +148,17 @@ def as_ccxt(error: Exception, where: str = "") -> BaseError:
     return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
 
 
+_connection_attributes = attrgetter(*CONNECTION_ATTRIBUTES)
+
+
 class _Codes(dict[str, str]):
     """Unified codes by currency id: ccxt makes a whole currency structure for each question."""
 
     def __init__(self, exchange: "VenueFace") -> None:
         self._exchange = exchange
+        # What the codes were settled by.
+        self.common = dict(getattr(exchange, "commonCurrencies", {}))
+        self.by_id = getattr(exchange, "currencies_by_id", None)
 
     def __missing__(self, currency_id: str) -> str:
         code: str = self._exchange.safe_currency_code(currency_id)
@@ -182,6 +189,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
     """Of ccxt's methods those that work; ``has`` and the methods themselves go by it."""
 
     logger = logging.getLogger("sunx_adapter")
+    cafile: str | None = None
 
     def __init_subclass__(cls, venue: Venue | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -202,7 +210,6 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self._paced: tuple[float, ReadBudget] | None = None
         self._prepare()
         self._codes = _Codes(self)
-        self._code_tables: tuple[object, ...] | None = None
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         try:
             super().__init__(accepted_config(config or {}, type(self)))
@@ -394,7 +401,8 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         self.last_request_url = url.partition("?")[0]
         if self.verbose:
             self.log("\nfetch Request:", self.id, "GET", self._redacted(url))
-        self.logger.debug("GET %s", self.last_request_url)
+        if self.logger.isEnabledFor(logging.DEBUG):
+            self.logger.debug("GET %s", self.last_request_url)
         return request
 
     def _document(self, answer: HttpAnswer, request: httpx.Request) -> Document:
@@ -406,7 +414,8 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             text = answer.body.decode("utf-8", "replace")
             body = self._redacted(text, *signatures(request))
             self.log("\nfetch Response:", self.id, answer.status, body)
-        self.logger.debug("HTTP %s, %d bytes", answer.status, len(answer.body))
+        if self.logger.isEnabledFor(logging.DEBUG):
+            self.logger.debug("HTTP %s, %d bytes", answer.status, len(answer.body))
         document = read_envelope(answer, self.httpExceptions)
         if self.enableLastJsonResponse:
             self.last_json_response = copy.deepcopy(document.info)
@@ -423,10 +432,11 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     def _settle_codes_anew(self) -> None:
         # A user may add to commonCurrencies at any time.
-        tables = (dict(self.commonCurrencies), id(self.currencies_by_id))
-        if tables != self._code_tables:
-            self._code_tables = tables
-            self._codes.clear()
+        if (
+            self.commonCurrencies != self._codes.common
+            or self.currencies_by_id is not self._codes.by_id
+        ):
+            self._codes = _Codes(self)
 
     def _failure(self, error: Exception, method: str) -> BaseError:
         """The exception that the user sees: of the same class, with no secret in it or behind it.
@@ -535,7 +545,8 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     def _connection_attributes(self) -> tuple[object, ...]:
         """What the connections were made by: a user may set it at any time."""
-        return tuple([getattr(self, name, None) for name in CONNECTION_ATTRIBUTES])
+        attributes: tuple[object, ...] = _connection_attributes(self)
+        return attributes
 
     def _connection_settings(self) -> ConnectionSettings:
         if refused := next((name for name in REFUSED_PROXIES if getattr(self, name, None)), None):
@@ -544,7 +555,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         trust_env = self.trust_env or self.aiohttp_trust_env or self.requests_trust_env
         if proxy is None and trust_env:
             proxy = environment_proxy(self._address())
-        return ConnectionSettings(proxy, getattr(self, "cafile", None), bool(trust_env))
+        return ConnectionSettings(proxy, self.cafile, bool(trust_env))
 
     def _given_markets(self) -> dict[str, Any]:
         if not self.markets_by_id:
