@@ -10,6 +10,7 @@ import json
 import random
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from decimal import Decimal
@@ -137,9 +138,12 @@ def main() -> None:
     if options.atheris:
         import atheris  # noqa: PLC0415 - not installed with the tests
 
-        atheris.instrument_all()
-        atheris.Setup([sys.argv[0], f"-runs={options.inputs}"], check)
-        atheris.Fuzz()
+        with tempfile.TemporaryDirectory() as corpus:
+            for number, seed in enumerate(SEEDS):
+                (Path(corpus) / str(number)).write_bytes(seed)
+            atheris.instrument_all()
+            atheris.Setup([sys.argv[0], f"-runs={options.inputs}", corpus], check)
+            atheris.Fuzz()
         return
     start = time.monotonic()
     counted = fuzz(options.inputs, options.seed)

@@ -65,7 +65,8 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         code, message = outcome(document.wire)
     except BadResponse as error:
         if answer.status < HTTPStatus.BAD_REQUEST:
-            raise BadResponse(f"{error}; it begins: {_excerpt(answer)}") from None
+            begins = f"; it begins: {_excerpt(answer)}" if answer.body else ""
+            raise BadResponse(f"{error}{begins}") from None
         code, message = "", str(error)
     if code == SUCCESS_CODE and answer.status < HTTPStatus.BAD_REQUEST:
         return document
