@@ -9,7 +9,7 @@ import ccxt.async_support
 import httpx
 from ccxt.base.errors import BaseError, ExchangeClosedByUser
 
-from sunx_adapter.exchange import Call, Method, VenueFace
+from sunx_adapter.exchange import Call, Method, VenueFace, connection_attributes
 from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer
@@ -247,7 +247,7 @@ class AsyncFace(VenueFace):
     def _current_transport(self) -> httpx.AsyncBaseTransport:
         if (given := self._given_transport(httpx.AsyncBaseTransport)) is not None:
             return given
-        made_by = self._connection_attributes()
+        made_by = connection_attributes(self)
         if self._transport is None or self._made_by != made_by:
             self._check_open()
             if self._transport is not None:

@@ -21,7 +21,6 @@ from sunx_adapter.venue import Venue
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 
-CLOCK_TOLERANCE_MS = 300_000
 CLOCK_WARNING_MS = 30_000
 MULTI_ASSETS_MODE = 1
 

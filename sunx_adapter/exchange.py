@@ -148,7 +148,13 @@ def as_ccxt(error: Exception, where: str = "") -> BaseError:
     return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
 
 
-_connection_attributes = attrgetter(*CONNECTION_ATTRIBUTES)
+connection_attributes = attrgetter(*CONNECTION_ATTRIBUTES)
+"""What an exchange's connections were made by; a user may set it at any time."""
+
+
+def _check_reads(method: str, body: object = None) -> None:
+    if method != "GET" or body is not None:
+        raise NotSupported(f"only GET is supported, not {method}: this adapter only reads")
 
 
 class _Codes(dict[str, str]):
@@ -331,7 +337,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     def _balance_call(self, params: Mapping[str, Any]) -> tuple[Call, FreePolicy]:
         options = self.options
-        if not isinstance(params, dict | Mapping):
+        if not isinstance(params, Mapping):
             raise BadRequest("params must be a mapping")
         rest = {key: value for key, value in params.items() if value is not None}
         for name, default, served in (
@@ -348,8 +354,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
     def _endpoint_call(
         self, path: str, api: str | list[str], method: str, params: Mapping[str, object] | None
     ) -> Call:
-        if method != "GET":
-            raise NotSupported(f"only GET is supported, not {method}: this adapter only reads")
+        _check_reads(method)
         access = api if isinstance(api, str) else api[0]
         # ccxt's endpoints have no leading slash, and one of HTX's ends with one.
         listed = next((e.path for e in _endpoints(self.venue) if e.path.strip("/") == path), None)
@@ -444,12 +449,11 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         It is made anew, since the tracebacks of the original and of what caused it lead through
         frames that hold the signed request.
         """
-        text = self._redacted(str(as_ccxt(error, f"{self.id} {method}(): ")))
+        failure = as_ccxt(error, f"{self.id} {method}(): ")
+        text = self._redacted(str(failure))
         # A venue's text must not steer a terminal that shows it.
         text = "".join(letter if letter.isprintable() else " " for letter in text)
-        return type(as_ccxt(error))(
-            text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
-        )
+        return type(failure)(text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…")
 
     def _redacted(self, text: str, *more: str) -> str:
         return redact(text, api_key=self.apiKey, secrets=(self.secret, self.privateKey, *more))
@@ -543,11 +547,6 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         longest = self.options.get("rateLimitTimeout")
         return deadline if longest is None else min(deadline, time.monotonic() + longest / 1000)
 
-    def _connection_attributes(self) -> tuple[object, ...]:
-        """What the connections were made by: a user may set it at any time."""
-        attributes: tuple[object, ...] = _connection_attributes(self)
-        return attributes
-
     def _connection_settings(self) -> ConnectionSettings:
         if refused := next((name for name in REFUSED_PROXIES if getattr(self, name, None)), None):
             raise NotSupported(f"{refused!r} cannot be honoured: {PROXY_ADVICE}")
@@ -565,8 +564,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
 
     def _check_fetch(self, url: str, method: str, body: object) -> None:
         check_address(url)
-        if method != "GET" or body is not None:
-            raise NotSupported(f"only GET is supported, not {method}: this adapter only reads")
+        _check_reads(method, body)
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -733,7 +731,7 @@ class SyncFace(VenueFace):
             return given
         with self._lock:
             # Another process's connections are not for the child of a fork.
-            made_by = (os.getpid(), self._connection_attributes())
+            made_by = (os.getpid(), connection_attributes(self))
             if self._transport is None or self._made_by != made_by:
                 self._check_open()
                 self._made_by = made_by
