@@ -106,13 +106,15 @@ class Venue:
         application.router.add_get("/{path:.*}", self._read)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
-        await site.start()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
+        await self._site.start()
         host, port = self._runner.addresses[0][:2]
         self.address = f"{host}:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # First of all, before those who are dropped come again.
+        await self._site.stop()
         await self.drop()
         await self._runner.cleanup()
 
@@ -155,6 +157,11 @@ class Venue:
             transport.abort()
         self._open.clear()
         self._subscribed.clear()
+
+    def deafen(self) -> None:
+        """Hear nothing more on any connection, not even that the other side hangs up."""
+        for transport in self._open.values():
+            transport.pause_reading()
 
     async def until(self, true: Callable[["Venue"], bool]) -> None:
         """Wait until that is so."""

@@ -1026,6 +1026,24 @@ def test_listens_on_ipv6() -> None:
         assert Reader(sandbox, clock, client).read().json()["code"] == 200
 
 
+def test_connections_that_come_while_it_closes() -> None:
+    """A sandbox that closes leaves no connection open, not even one that comes in right then."""
+
+    def knock(address: tuple[str, int]) -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                socket.create_connection(address).close()
+
+    for _ in range(30):
+        sandbox = Sandbox().start()
+        where = urlsplit(sandbox.url)
+        with ThreadPoolExecutor(2) as clients:
+            for _ in range(2):
+                clients.submit(knock, (where.hostname or "", where.port or 0))
+            sandbox.close()
+    gc.collect()  # a ResourceWarning would fail the test
+
+
 def test_waits_until_closed() -> None:
     """``wait`` returns when another thread closes the sandbox."""
     sandbox = Sandbox().start()

@@ -5,7 +5,7 @@ import gzip
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -183,19 +183,18 @@ def test_a_mute_client_is_cut_off(venue: Sandbox) -> None:
     listen()
 
 
-def test_too_many_connections(venue: Sandbox) -> None:
+def test_too_many_connections(sandbox: Sandbox) -> None:
     """The thirty-first connection of one user is refused, and taken when another one ends."""
 
     @asynchronous
     async def watch() -> None:
-        async with AsyncHtxFutures(watching(venue, streamGapTimeout=200)) as exchange:
-            others = [raw(venue, login=True) for _ in range(MAX_CONNECTIONS)]
-            for other in others:
-                await other.__aenter__()
-            with pytest.raises(RateLimitExceeded, match="2030"):
-                await exchange.watch_balance()
-            for other in others:
-                await other.__aexit__(None, None, None)
+        config = watching(sandbox, streamGapTimeout=200)
+        async with AsyncHtxFutures(config) as exchange:
+            async with AsyncExitStack() as others:
+                for _ in range(MAX_CONNECTIONS):
+                    await others.enter_async_context(raw(sandbox, login=True))
+                with pytest.raises(RateLimitExceeded, match="2030"):
+                    await exchange.watch_balance()
             balance = None
             while balance is None:
                 try:

@@ -835,6 +835,20 @@ async def test_close_while_connecting(venue: Venue) -> None:
         await waiting
 
 
+@with_venue
+async def test_close_while_saying_goodbye(venue: Venue) -> None:
+    """It can be closed while the venue still owes it a goodbye; nothing is left open."""
+    exchange = AsyncSunx(venue.config())
+    await exchange.watch_balance()
+    venue.deafen()
+    await venue.say({"op": "close", "ts": venue.ts})
+    while exchange.stream_status().state is StreamState.LIVE:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0)
+    await exchange.close()
+    del exchange
+    gc.collect()  # a ResourceWarning would fail the test
+
+
 def test_without_close_nothing_is_left() -> None:
     """A program that ends without closing leaves no socket and no task behind."""
 

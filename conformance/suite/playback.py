@@ -83,6 +83,11 @@ class Play:
         if self._deaf is not None:
             self._deaf.close()
         if self._server is not None:
+            # asyncio loses a connection that was accepted just before its server is closed, and
+            # leaves its socket open; so accepting ends first, and what was accepted has begun.
+            for listener in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listener)
+            await asyncio.sleep(0)
             self._server.close()
             for conversation in self._conversations:
                 conversation.cancel()

@@ -1,6 +1,7 @@
 """The sandbox's listening port, which can refuse connections for a while and then take them."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Final
@@ -62,7 +63,7 @@ class Port:
             if self._site is not None:
                 site, self._site = self._site, None
                 where, family = self._socket.getsockname(), self._socket.family
-                await site.stop()
+                await self._stop(site)
                 self._socket = _bound(where, family)
         self._reopening = asyncio.create_task(self._reopen(seconds))
 
@@ -73,7 +74,7 @@ class Port:
             self._closed = True
             if self._site is not None:
                 site, self._site = self._site, None
-                await site.stop()
+                await self._stop(site)
             self._socket.close()
 
     async def _reopen(self, seconds: float) -> None:
@@ -88,6 +89,14 @@ class Port:
                 site = web.SockSite(self._runner, self._socket, backlog=_BACKLOG)
                 await site.start()
                 self._site = site
+
+    async def _stop(self, site: web.SockSite) -> None:
+        # asyncio loses a connection that was accepted just before its server is closed, and leaves
+        # its socket open; so nothing is accepted any more by then, and what was has begun.
+        with contextlib.suppress(NotImplementedError):  # an event loop that has no readers
+            asyncio.get_running_loop().remove_reader(self._socket)
+        await asyncio.sleep(0)
+        await site.stop()
 
     def _forget_reopening(self) -> None:
         task, self._reopening = self._reopening, None

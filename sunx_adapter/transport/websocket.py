@@ -92,9 +92,12 @@ class PushSocket:
 
     async def close(self) -> None:
         """Hang up, saying goodbye if the other side still listens."""
-        with contextlib.suppress(aiohttp.ClientError, OSError):
-            await self._socket.close()
-        await self._session.close()
+        try:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                await self._socket.close()
+        finally:
+            # Even if the goodbye is cut short.
+            await self._session.close()
 
     def _read(self, data: bytes) -> bytes:
         reader = BodyReader("gzip" if data.startswith(_GZIP) else "", self._max_bytes)
