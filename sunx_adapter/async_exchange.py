@@ -253,7 +253,7 @@ class AsyncFace(VenueFace):
             if self._transport is not None:
                 self._replaced.append(self._transport)
             self._made_by = made_by
-            self._transport = asynchronous.AiohttpTransport(self._connection_settings())
+            self._transport = asynchronous.PooledTransport(self._connection_settings())
         return self._transport
 
 

@@ -1,7 +1,6 @@
 """What of ccxt's configuration can be honoured; the rest is refused, never ignored in silence."""
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
 
 from sunx_adapter.balance import FREE_POLICIES
+from sunx_adapter.transport.request import is_sendable_header
 from sunx_adapter.transport.settings import ConnectionSettings
 from sunx_adapter.venue import PathVariantName
 
@@ -62,8 +62,6 @@ _INSTEAD: Final = {
 # Not attributes of ccxt's class, yet read from the configuration.
 _KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
 
-
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
@@ -174,7 +172,7 @@ def _check_values(given: Mapping[str, Any]) -> None:
 def _check_header(name: str, text: str) -> None:
     if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
         raise NotSupported(f"a header {name} of one's own cannot be honoured")
-    if not _HEADER_NAME.fullmatch(name) or not text.isprintable() or not text.isascii():
+    if not is_sendable_header(name, text):
         raise BadRequest(f"the header {name!r} cannot be sent: it must be plain ASCII text")
 
 
@@ -182,7 +180,7 @@ def _check_proxy(key: str, proxy: object) -> None:
     scheme = urlsplit(proxy).scheme if isinstance(proxy, str) else ""
     if scheme not in ("http", "https", "socks5", "socks5h"):
         raise BadRequest(f"{key} must be a URL like http://host:port or socks5://host:port")
-    needed = ("socksio", "aiohttp_socks") if scheme.startswith("socks") else ()
+    needed = ("socksio",) if scheme.startswith("socks") else ()
     if any(find_spec(module) is None for module in needed):
         raise NotSupported(f"{key}: for SOCKS install sunx-adapter[socks]")
 

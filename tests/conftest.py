@@ -36,6 +36,21 @@ class Caller:
             exchange_id, config, lambda exchange: getattr(exchange, method)(*arguments)
         )
 
+    def times(self, count: int, exchange_id: str, config: dict[str, Any], method: str) -> list[Any]:
+        """What so many calls of one exchange give, one after the other."""
+
+        def use(exchange: Any) -> Any:
+            if not self.asynchronous:
+                return [getattr(exchange, method)() for _ in range(count)]
+
+            async def run() -> list[Any]:
+                return [await getattr(exchange, method)() for _ in range(count)]
+
+            return run()
+
+        results: list[Any] = self.using(exchange_id, config, use)
+        return results
+
     def using(self, exchange_id: str, config: dict[str, Any], use: Callable[[Any], Any]) -> Any:
         """What ``use`` makes of the exchange; an awaitable is awaited."""
         make = CLASSES[exchange_id, self.asynchronous]

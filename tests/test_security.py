@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from ccxt.base.errors import BaseError, NetworkError, NotSupported
@@ -26,6 +26,7 @@ from rich.traceback import Traceback
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
 from sunx_adapter.protocol.signing import HmacSigner
 from tests.conftest import KEYS, Caller, answered, payload
+from tests.proxies import tunnelling_proxy
 
 BODY = payload("sunx-documented")
 Answer = Callable[[str], tuple[int, bytes]]
@@ -176,6 +177,47 @@ def test_proxy_set_later(call: Caller) -> None:
         proxy = f"http://127.0.0.1:{proxy_port}"
         call.using("sunx", config(f"http://127.0.0.1:{port}"), use)
         assert (len(direct), len(proxied)) == (1, 1)
+
+
+TUNNELS = [
+    ("httpsProxy", "http", "user:pass word"),
+    ("httpsProxy", "https", ""),
+    ("socksProxy", "socks5", "user:pass word"),
+    ("socksProxy", "socks5h", ""),
+]
+
+
+@pytest.mark.parametrize(("key", "scheme", "password"), TUNNELS, ids=[row[1] for row in TUNNELS])
+def test_tunnel(call: Caller, certificate: Path, key: str, scheme: str, password: str) -> None:
+    """An encrypted request goes through a proxy as it is, and the venue's certificate counts."""
+    user = f"{quote(password, safe=':')}@" if password else ""
+    to_proxy = tls_of(certificate) if scheme == "https" else None
+    with (
+        server(good, tls_of(certificate)) as (port, seen),
+        tunnelling_proxy(password, to_proxy) as proxy,
+    ):
+        address = f"{scheme}://{user}127.0.0.1:{proxy.port}"
+        settings = config(f"https://127.0.0.1:{port}", cafile=str(certificate), **{key: address})
+        assert len(call.times(2, "sunx", settings, "fetch_balance")) == 2
+        assert len(seen) == 2
+        assert set(proxy.tunnels) == {f"127.0.0.1:{port}"}
+        made = len(proxy.tunnels)
+        with pytest.raises(NetworkError, match="certificate"):
+            call("sunx", {**settings, "cafile": None}, "fetch_balance")
+        assert len(seen) == 2
+        assert len(proxy.tunnels) <= made + 1
+
+
+@pytest.mark.parametrize(("key", "scheme"), [("httpsProxy", "http"), ("socksProxy", "socks5")])
+def test_proxy_that_refuses(call: Caller, key: str, scheme: str) -> None:
+    """A proxy that takes no wrong password is a NetworkError, which does not tell the password."""
+    with tunnelling_proxy("user:right") as proxy:
+        address = f"{scheme}://user:wrong-one@127.0.0.1:{proxy.port}"
+        settings = config("https://127.0.0.1:9", **{key: address})
+        with pytest.raises(NetworkError) as caught:
+            call("sunx", settings, "fetch_balance")
+        assert "wrong-one" not in str(caught.value)
+        assert not proxy.tunnels
 
 
 @pytest.mark.parametrize("name", ["proxies", "proxyUrl", "aiohttp_proxy"])

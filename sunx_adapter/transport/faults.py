@@ -28,6 +28,8 @@ def network_fault(
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_REASON]
     if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
         return ExchangeError(f"GET {address}: the address cannot be used: {reason}")
+    if isinstance(error, httpx.LocalProtocolError):
+        return ExchangeError(f"GET {address}: the request cannot be sent: {reason}")
     if "CERTIFICATE_VERIFY_FAILED" in reason or "certificate verify failed" in reason:
         return NetworkError(
             f"GET {address}: the certificate cannot be verified: {reason}. If the host's authority "

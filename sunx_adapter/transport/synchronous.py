@@ -20,6 +20,7 @@ import httpx
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.transport.body import BodyReader
 from sunx_adapter.transport.faults import network_fault
+from sunx_adapter.transport.http11 import Answer
 from sunx_adapter.transport.redaction import redact_logs
 from sunx_adapter.transport.request import request_url
 from sunx_adapter.transport.settings import ConnectionSettings
@@ -37,9 +38,10 @@ _POOL: Final[dict[str, Any]] = {
 
 
 class _Until(threading.local):
-    """The deadline of the request that this thread is busy with."""
+    """The deadline of the request that this thread is busy with, and what it connected for it."""
 
     deadline: float | None = None
+    connected: "_DeadlineStream | None" = None
 
     def left(self, timeout: float | None) -> float | None:
         if self.deadline is None:
@@ -51,14 +53,28 @@ class _Until(threading.local):
 
 
 class _DeadlineStream(httpcore.NetworkStream):
+    """Also watches that a connection is not used again once something came behind an answer.
+
+    httpcore would take it for the answer to the next request.
+    """
+
     def __init__(self, stream: httpcore.NetworkStream, until: _Until) -> None:
         self._stream = stream
         self._until = until
+        self._answer: Answer | None = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._until.left(timeout))
+        data = self._stream.read(max_bytes, self._until.left(timeout))
+        if self._answer is not None:
+            # What is wrong with it, httpcore tells.
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                self._answer.feed(data)
+                self._answer.take()
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self._answer is None or self._answer.ended:
+            self._answer = Answer()
         self._stream.write(buffer, self._until.left(timeout))
 
     def close(self) -> None:
@@ -79,6 +95,8 @@ class _DeadlineStream(httpcore.NetworkStream):
         return _DeadlineStream(stream, self._until)
 
     def get_extra_info(self, info: str) -> typing.Any:
+        if info == "is_readable" and self._answer is not None and not self._answer.reusable:
+            return True  # by this httpcore tells whether an idle connection is to be given up
         return self._stream.get_extra_info(info)
 
 
@@ -104,7 +122,8 @@ class _DeadlineBackend(httpcore.NetworkBackend):
             except httpcore.ConnectError as error:
                 failure = error
             else:
-                return _DeadlineStream(stream, self._until)
+                self._until.connected = _DeadlineStream(stream, self._until)
+                return self._until.connected
         raise failure
 
 
@@ -187,15 +206,16 @@ class DeadlineTransport(httpx.BaseTransport):
         else:
             # One class answers for both kinds, as httpx's own Proxy does.
             proxy = httpx.Proxy(settings.proxy)
-            kind = (
-                httpcore.SOCKSProxy if proxy.url.scheme.startswith("socks") else httpcore.HTTPProxy
-            )
-            self._pool = kind(
+            socks = proxy.url.scheme.startswith("socks")
+            more: dict[str, Any] = dict(_POOL)
+            if proxy.url.scheme == "https":
+                more["proxy_ssl_context"] = tls
+            self._pool = (httpcore.SOCKSProxy if socks else httpcore.HTTPProxy)(
                 proxy_url=str(proxy.url),
                 proxy_auth=proxy.raw_auth,
                 ssl_context=tls,
                 network_backend=backend,
-                **_POOL,
+                **more,
             )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -213,7 +233,12 @@ class DeadlineTransport(httpx.BaseTransport):
                 )
             )
         except _HTTPCORE_ERRORS as error:
+            if self._until.connected is not None:
+                # httpcore leaves a connection open that a SOCKS proxy refused.
+                self._until.connected.close()
             raise _as_httpx(error) from error
+        finally:
+            self._until.connected = None
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,

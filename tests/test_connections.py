@@ -1,0 +1,209 @@
+"""What goes over one HTTP connection: an answer is for its own request, or is none."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from ccxt.base.errors import ExchangeError, NetworkError
+
+from sunx_adapter import AsyncSunx, Sandbox
+from tests.conftest import KEYS, Caller, payload
+from tests.faulty import faulty_server
+
+BODY = payload("sunx-documented")
+FORGED = BODY.replace(b"0.004015101942876636", b"999999999.999999999")
+TOTAL = 0.004015101942876636
+
+
+def config(address: str, **more: Any) -> dict[str, Any]:
+    options = {"maxRetriesOnFailure": 0}
+    return {**KEYS, "urls": {"api": {"rest": address}}, "options": options, **more}
+
+
+def http(body: bytes, *headers: str, status: str = "HTTP/1.1 200 OK") -> bytes:
+    lines = [status, f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@contextmanager
+def talking(*answers: bytes) -> Iterator[tuple[str, list[int]]]:
+    """A server that gives these answers on each connection, one a request; how many came on each.
+
+    The first request of a connection is read by the server underneath.
+    """
+    requests: list[int] = []
+
+    def play(connection: socket.socket, _: threading.Event) -> None:
+        requests.append(0)
+        for number, answer in enumerate(answers):
+            if number and not connection.recv(65536):
+                return
+            requests[-1] += 1
+            connection.sendall(answer)
+        connection.recv(65536)
+
+    with faulty_server(play) as address:
+        yield address, requests
+
+
+def totals(balances: list[dict[str, Any]]) -> list[float]:
+    return [balance["USDT"]["total"] for balance in balances]
+
+
+def test_a_connection_is_kept(call: Caller) -> None:
+    """One connection serves one request after the other."""
+    with talking(*[http(BODY)] * 3) as (address, requests):
+        assert totals(call.times(3, "sunx", config(address), "fetch_balance")) == [TOTAL] * 3
+    assert requests == [3]
+
+
+@pytest.mark.parametrize("tail", [http(FORGED), b"HTTP/1.1 200 OK\r\n", b"x", b"\r\n\r\nx"])
+def test_two_answers_to_one_request(call: Caller, tail: bytes) -> None:
+    """What comes behind an answer is never taken for the answer to the next request."""
+    with talking(http(BODY) + tail, http(FORGED)) as (address, requests):
+        assert totals(call.times(2, "sunx", config(address), "fetch_balance")) == [TOTAL] * 2
+    assert requests == [1, 1]
+
+
+def test_an_answer_that_nobody_asked_for(call: Caller) -> None:
+    """What comes over a connection that is kept is never taken for the answer to a request."""
+    read, sent = threading.Event(), threading.Event()
+
+    def play(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(http(BODY))
+        assert read.wait(10)
+        connection.sendall(http(FORGED))
+        sent.set()
+        connection.recv(65536)
+
+    def forged() -> bool:
+        read.set()
+        return sent.wait(10)
+
+    def use(exchange: Any) -> Any:
+        if not call.asynchronous:
+            first = exchange.fetch_balance()
+            assert forged()
+            return [first, exchange.fetch_balance()]
+
+        async def run() -> list[dict[str, Any]]:
+            first = await exchange.fetch_balance()
+            assert await asyncio.to_thread(forged)
+            return [first, await exchange.fetch_balance()]
+
+        return run()
+
+    with faulty_server(play) as address:
+        assert totals(call.using("sunx", config(address), use)) == [TOTAL] * 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+def test_interim_answers(call: Caller, head: bytes) -> None:
+    """An answer that only tells of the one to come is passed over."""
+    with talking(head + head + http(BODY), head + http(BODY)) as (address, requests):
+        assert totals(call.times(2, "sunx", config(address), "fetch_balance")) == [TOTAL] * 2
+    assert requests == [2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n" + BODY,
+        b"HTTP/1.0 200 OK\r\n\r\n" + BODY,
+        http(BODY, status="HTTP/1.0 200 OK"),
+        http(BODY, "Connection: close"),
+    ],
+    ids=["no length", "HTTP/1.0, no length", "HTTP/1.0", "close"],
+)
+def test_answers_that_end_the_connection(call: Caller, answer: bytes) -> None:
+    """An answer may end with its connection; the next request takes another one."""
+
+    def play(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(answer)
+
+    with faulty_server(play) as address:
+        assert totals(call.times(2, "sunx", config(address), "fetch_balance")) == [TOTAL] * 2
+
+
+ENDLESS: dict[str, tuple[bytes, bytes]] = {
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 4096),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: xxxxxxxxxx\r\n" * 256),
+    "interim answers": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 128),
+    "chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;xxxx" * 1024),
+    "trailers": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"X: xxxxxxxxxx\r\n" * 256,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_does_not_end(call: Caller, kind: str) -> None:
+    """What a server sends without end is not collected: the call fails, at the latest in time."""
+    start, more = ENDLESS[kind]
+    sent: list[int] = []
+
+    def play(connection: socket.socket, ending: threading.Event) -> None:
+        connection.sendall(start)
+        while not ending.wait(0.001):
+            connection.sendall(more)
+            sent.append(len(more))
+
+    with faulty_server(play) as address, pytest.raises(NetworkError):
+        call("sunx", config(address, timeout=2_000), "fetch_balance")
+    if call.asynchronous:
+        # The system's own buffers take some of it.
+        assert sum(sent) < 8 * 2**20
+
+
+SMUGGLED: dict[str, Callable[[Any], Any]] = {
+    "path": lambda exchange: exchange.fetch2("x HTTP/1.1\r\nHost: evil\r\n\r\n", "private"),
+    "space": lambda exchange: exchange.fetch2("a b", "private"),
+    "header": lambda exchange: (
+        exchange.headers.update({"X-Mine": "a\r\nX-Other: b"}) or exchange.fetch_balance()
+    ),
+    "name": lambda exchange: exchange.headers.update({"X:": "a"}) or exchange.fetch_balance(),
+}
+
+
+@pytest.mark.parametrize("kind", SMUGGLED)
+def test_no_request_is_smuggled(call: Caller, sandbox: Sandbox, kind: str) -> None:
+    """A path or a header that would be more than it says is refused, and nothing is sent."""
+    with pytest.raises(ExchangeError) as caught:
+        call.using("sunx", sandbox.config("sunx"), SMUGGLED[kind])
+    assert not isinstance(caught.value, NetworkError)
+    assert "cannot be" in str(caught.value)
+    assert sandbox.request_count == 0
+
+
+class Later(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be put forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        """The time, as far as it was put forward."""
+        return super().time() + self.ahead
+
+
+@pytest.mark.parametrize(("seconds", "connections"), [(10.0, 1), (20.0, 2)])
+def test_idle_connections(seconds: float, connections: int) -> None:
+    """A connection that was idle for long is not used again: the venue may be closing it."""
+
+    async def run(address: str) -> None:
+        async with AsyncSunx(config(address)) as exchange:
+            await exchange.fetch_balance()
+            loop.ahead += seconds
+            await exchange.fetch_balance()
+
+    loop = Later()
+    with talking(http(BODY), http(BODY)) as (address, requests):
+        loop.run_until_complete(run(address))
+    loop.close()
+    assert len(requests) == connections
