@@ -23,8 +23,8 @@ from ccxt.base.errors import NotSupported
 
 from sunx_adapter.protocol.account import (
     MAX_DIGITS,
+    UNSET,
     AccountAnswer,
-    Row,
     amount,
     currency_id,
     exact_number,
@@ -33,6 +33,11 @@ from sunx_adapter.protocol.signing import utc_text
 
 FreePolicy = Literal["margin", "available", "withdrawable"]
 
+_FREE_FIELDS: Final[dict[FreePolicy, str]] = {
+    "margin": "available_margin",
+    "available": "available",
+    "withdrawable": "withdraw_available",
+}
 FREE_POLICIES: Final[tuple[FreePolicy, ...]] = get_args(FreePolicy)
 
 # Room for any sum of amounts of MAX_DIGITS before and behind the point. Should it ever not be
@@ -77,16 +82,21 @@ def currency_balances(
         BadResponse: a needed amount or a currency is missing or unreadable.
     """
     balances: dict[str, CurrencyBalance] = {}
+    field = _FREE_FIELDS[policy]
     for index, row in enumerate(answer.rows):
         code = code_of(currency_id(row, index))
-        total = exact_number(row.equity)
+        equity = row.get("equity", UNSET)
+        total = exact_number(equity)
         if total is None:
             total = amount(row, "equity", index)  # says what is wrong
-        if policy == "margin" and row.available_margin is not msgspec.UNSET:
-            free = _amount_beside(row, "available_margin", index, total)
+        # In most rows no margin is in use and the other amounts are the equity, in the same words.
+        text = equity if type(equity) is str else None
+        told = row.get(field, UNSET)
+        if told is UNSET and policy == "margin":
+            free = _EXACT.subtract(total, amount(row, "initial_margin", index))
         else:
-            free = _free(row, index, total, policy)
-        cash = _amount_beside(row, "available", index, total)
+            free = total if told == text else amount(row, field, index)
+        cash = total if row.get("available", UNSET) == text else amount(row, "available", index)
         debt = cash.copy_negate() if cash < _ZERO else _ZERO
         same = balances.get(code)
         if same is None:
@@ -96,22 +106,6 @@ def currency_balances(
             same.free = _EXACT.add(same.free, free)
             same.debt = _EXACT.add(same.debt, debt)
     return balances
-
-
-def _free(row: Row, index: int, equity: Decimal, policy: FreePolicy) -> Decimal:
-    if policy == "margin":
-        return _EXACT.subtract(equity, amount(row, "initial_margin", index))
-    if policy == "available":
-        return _amount_beside(row, "available", index, equity)
-    return _amount_beside(row, "withdraw_available", index, equity)
-
-
-def _amount_beside(row: Row, name: str, index: int, equity: Decimal) -> Decimal:
-    # In most rows no margin is in use and these amounts are the equity, in the same words.
-    text = row.equity
-    if type(text) is str and getattr(row, name) == text:
-        return equity
-    return amount(row, name, index)
 
 
 def balance_structure(

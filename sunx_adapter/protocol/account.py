@@ -8,7 +8,7 @@ more than the tables tell (``available_margin`` of a row) or send it otherwise (
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypedDict, cast
 
 import msgspec
 from ccxt.base.errors import BadResponse
@@ -21,9 +21,8 @@ MAX_DIGITS: Final = 100
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
-_DIGITS: Final = "0123456789.-+"
-
-_UNSET: Any = msgspec.UNSET
+UNSET: Any = msgspec.UNSET
+"""Stands for what the venue did not send."""
 
 
 class AccountState(Enum):
@@ -67,32 +66,32 @@ _STATES: Final[dict[object, AccountState]] = {
 }
 
 
-class Row(msgspec.Struct, gc=False):
+class Row(TypedDict, total=False):
     """One of ``details`` on the wire. An amount is read, and must be right, only where needed."""
 
-    currency: Any = _UNSET
-    equity: Any = _UNSET
-    available: Any = _UNSET
-    withdraw_available: Any = _UNSET
-    initial_margin: Any = _UNSET
-    available_margin: Any = _UNSET
+    currency: object
+    equity: object
+    available: object
+    withdraw_available: object
+    initial_margin: object
+    available_margin: object
     """Undocumented; seen over REST at HTX, missing over the push channel and at SunX."""
 
 
-class Account(msgspec.Struct):
+class Account(TypedDict, total=False):
     """``data`` on the wire."""
 
-    details: Any = _UNSET
-    state: Any = _UNSET
-    equity: Any = _UNSET
-    initial_margin: Any = _UNSET
-    maintenance_margin: Any = _UNSET
-    maintenance_margin_rate: Any = _UNSET
-    profit_unreal: Any = _UNSET
-    available_margin: Any = _UNSET
-    voucher_value: Any = _UNSET
-    created_time: Any = _UNSET
-    updated_time: Any = _UNSET
+    details: object
+    state: object
+    equity: object
+    initial_margin: object
+    maintenance_margin: object
+    maintenance_margin_rate: object
+    profit_unreal: object
+    available_margin: object
+    voucher_value: object
+    created_time: object
+    updated_time: object
 
 
 class AccountAnswer(msgspec.Struct, frozen=True):
@@ -105,7 +104,7 @@ class AccountAnswer(msgspec.Struct, frozen=True):
         info: the answer as it came.
     """
 
-    data: dict[str, Any]
+    data: Account
     rows: list[Row]
     timestamp: int | None
     info: Any
@@ -158,10 +157,10 @@ def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
             object, or a key stands twice; the message names the JSON path.
     """
     wire = document.wire
-    data = wire.get("data", _UNSET)
+    data = wire.get("data", UNSET)
     if not isinstance(data, dict):
         raise BadResponse(f"data {_what(data)}; an object was expected")
-    details = data.get("details", _UNSET)
+    details = data.get("details", UNSET)
     if details and isinstance(details, dict):
         # HTX's page prints the list so. An empty object is no empty list, and no account.
         places = [str(place) for place in range(len(details))]
@@ -173,9 +172,9 @@ def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
             raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
     refuse_duplicate_keys(body, len(wire) + len(data) + sum(map(len, details)))
     return AccountAnswer(
-        data=data,
-        rows=msgspec.convert(details, list[Row]),
-        timestamp=_time(wire.get("ts", _UNSET), "ts"),
+        data=cast("Account", data),
+        rows=details,
+        timestamp=_time(wire.get("ts"), "ts"),
         info=document.info,
     )
 
@@ -186,13 +185,14 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
     Raises:
         BadResponse: a figure is missing or no number, or the state is unknown.
     """
-    account = msgspec.convert(answer.data, Account)
+    account = answer.data
+    told = account.get("state", UNSET)
     try:
-        state = _STATES[_state_spelling(account.state)]
+        state = _STATES[_state_spelling(told)]
     except (KeyError, TypeError):
         known = ", ".join(f"{state.value} {state.name}" for state in AccountState)
-        raise BadResponse(f"data.state {_what(account.state)}; known states: {known}") from None
-    blank_voucher = account.voucher_value in ("", None, _UNSET)
+        raise BadResponse(f"data.state {_what(told)}; known states: {known}") from None
+    blank_voucher = account.get("voucher_value") in ("", None)
     return AccountSummary(
         state=state,
         equity=amount(account, "equity"),
@@ -202,8 +202,8 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
         profit_unreal=amount(account, "profit_unreal"),
         available_margin=amount(account, "available_margin"),
         voucher_value=None if blank_voucher else amount(account, "voucher_value"),
-        created_time=_time(account.created_time, "data.created_time"),
-        updated_time=_time(account.updated_time, "data.updated_time"),
+        created_time=_time(account.get("created_time"), "data.created_time"),
+        updated_time=_time(account.get("updated_time"), "data.updated_time"),
         timestamp=answer.timestamp,
         info=answer.info,
     )
@@ -220,7 +220,7 @@ def currency_id(row: Row, index: int) -> str:
     Raises:
         BadResponse: it is missing, blank or no text.
     """
-    value = row.currency
+    value = row.get("currency", UNSET)
     if type(value) is str and value and not value.isspace():
         return value
     raise BadResponse(f"data.details[{index}].currency {_what(value)}; a currency was expected")
@@ -237,7 +237,7 @@ def amount(holder: Row | Account, name: str, index: int | None = None) -> Decima
     Raises:
         BadResponse: it is missing, null, blank, no finite decimal number, or absurdly long.
     """
-    value = getattr(holder, name)
+    value = holder.get(name, UNSET)
     exact = exact_number(value)
     if exact is None:
         row = "" if index is None else f".details[{index}]"
@@ -247,33 +247,31 @@ def amount(holder: Row | Account, name: str, index: int | None = None) -> Decima
 
 def exact_number(value: object) -> Decimal | None:
     """The number that a wire value stands for, or ``None`` if it is none of at most 100 digits."""
-    # Decimal() alone would read more than the wire may hold: "1_0", " 1", other scripts' digits,
-    # NaN, infinities. What only digits, points and signs are left of cannot be any of these.
-    if type(value) is str and len(value) <= MAX_DIGITS:
-        if not value.strip(_DIGITS):
-            return _decimal(value)
-        if not value.strip(_DIGITS + "eE"):
-            return _bounded(_decimal(value))
-    elif type(value) is int or type(value) is Decimal:
-        return _bounded(_decimal(value))
+    if type(value) is str:
+        # Decimal() alone would also read other scripts' digits, "1_0", " 1", NaN and infinities.
+        if len(value) > MAX_DIGITS or not value.isascii() or "_" in value or value.strip() != value:
+            return None
+        try:
+            number = Decimal(value)
+        except InvalidOperation:
+            return None
+        if not number.is_finite():
+            return None
+        # Only an exponent makes more digits than there are letters.
+        return _bounded(number) if "e" in value or "E" in value else number
+    if type(value) is int or type(value) is Decimal:
+        return _bounded(Decimal(value))
     return None
 
 
-def _decimal(value: str | int | Decimal) -> Decimal | None:
-    try:
-        return Decimal(value)
-    except InvalidOperation:
-        return None
-
-
-def _bounded(number: Decimal | None) -> Decimal | None:
-    if number is None or abs(number.adjusted()) >= MAX_DIGITS:
+def _bounded(number: Decimal) -> Decimal | None:
+    if not number.is_finite() or abs(number.adjusted()) >= MAX_DIGITS:
         return None
     return number if len(number.as_tuple().digits) <= MAX_DIGITS else None
 
 
 def _time(value: object, path: str) -> int | None:
-    if value is _UNSET or value is None:
+    if value is None:
         return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < MAX_DIGITS:
         value = int(value)
@@ -283,7 +281,7 @@ def _time(value: object, path: str) -> int | None:
 
 
 def _what(value: object) -> str:
-    if value is _UNSET:
+    if value is UNSET:
         return "is missing"
     if value is None:
         return "is null"

@@ -18,8 +18,11 @@ from sunx_adapter.protocol.document import Document, decode_json
 from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
 
 SUCCESS_CODE: Final = "200"
+_SUCCESS_NUMBER: Final = int(SUCCESS_CODE)
 EXCERPT_BYTES: Final = 4096
 
+_REDIRECTS: Final = range(300, 400)
+_FAILURES: Final = range(400, 1000)
 _PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _MAX_WAIT_DIGITS: Final = 8
 
@@ -56,7 +59,7 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         BadResponse: HTTP 200 without readable JSON or without a code; a redirect.
         TransientError: the same, where it may be gone at the next try.
     """
-    if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST:
+    if answer.status in _REDIRECTS:
         raise BadResponse(_redirect_text(answer))
     try:
         if answer.defect is not None:
@@ -64,11 +67,11 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         document = decode_json(answer.body)
         code, message = outcome(document.wire)
     except BadResponse as error:
-        if answer.status < HTTPStatus.BAD_REQUEST:
+        if answer.status not in _FAILURES:
             begins = f"; it begins: {_excerpt(answer)}" if answer.body else ""
             raise BadResponse(f"{error}{begins}") from None
         code, message = "", str(error)
-    if code == SUCCESS_CODE and answer.status < HTTPStatus.BAD_REQUEST:
+    if code == SUCCESS_CODE and answer.status not in _FAILURES:
         return document
     rule = RULE_BY_CODE.get(code)
     if rule is not None:
@@ -78,7 +81,7 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
             told = venue_time(answer)
             raise refusal if told is None else TransientError(refusal, venue_time=told)
         transient = rule.transient
-    elif answer.status >= HTTPStatus.BAD_REQUEST:
+    elif answer.status in _FAILURES:
         kind = http_exceptions.get(str(answer.status), ExchangeError)
         said = f"{code} {message}".rstrip() if code else _excerpt(answer)
         refusal = kind(f"HTTP {answer.status}: {said}")
@@ -123,7 +126,7 @@ def outcome(wire: Any) -> tuple[str, str]:
     if not isinstance(wire, dict):
         raise BadResponse(f"the answer is no JSON object but {type(wire).__name__}")
     code, status = wire.get("code"), wire.get("status")
-    if code == int(SUCCESS_CODE) and status is None and not _CODE_KEYS & wire.keys():
+    if code == _SUCCESS_NUMBER and status is None and _CODE_KEYS.isdisjoint(wire):
         return SUCCESS_CODE, ""  # the usual case, told early
     told = [wire[key] for key in sorted(_CODE_KEYS) if wire.get(key) not in (None, 0, "0")]
     told += [code] if code is not None and str(code) != SUCCESS_CODE else []
