@@ -90,13 +90,14 @@ def currency_balances(
         if total is None:
             total = amount(row, "equity", index)  # says what is wrong
         # In most rows no margin is in use and the other amounts are the equity, in the same words.
-        text = equity if type(equity) is str else None
+        text = type(equity) is str
         told = row.get(field, UNSET)
         if told is UNSET and policy == "margin":
             free = _EXACT.subtract(total, amount(row, "initial_margin", index))
         else:
-            free = total if told == text else amount(row, field, index)
-        cash = total if row.get("available", UNSET) == text else amount(row, "available", index)
+            free = total if text and told == equity else amount(row, field, index)
+        alike = text and row.get("available") == equity
+        cash = total if alike else amount(row, "available", index)
         debt = cash.copy_negate() if cash < _ZERO else _ZERO
         same = balances.get(code)
         if same is None:

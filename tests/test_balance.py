@@ -142,7 +142,23 @@ def test_number_types_agree(details: list[dict[str, str]]) -> None:
 ROW = {"currency": "USDT", "equity": "3", "available": "2", "initial_margin": "1"}
 NO_AMOUNTS: list[Any] = [
     *(None, "", " ", "abc", "NaN", "Infinity", "-inf", "1_0", " 1", "1 ", "1,5", "1.2.3", "--1"),
-    *("٣", "0x1f", True, [], {}, "e", "1" * 200, "1e1000", "1e999999999", 10**150),
+    *(
+        "\t1",
+        "1\n",
+        "\u00a01",
+        "٣",
+        "１",
+        "sNaN",
+        "0x1f",
+        True,
+        [],
+        {},
+        "e",
+        "1" * 200,
+        "1e1000",
+        "1e999999999",
+        10**150,
+    ),
 ]
 
 
@@ -152,6 +168,15 @@ def test_unreadable_amount(field: str, value: object) -> None:
     """A needed amount that is no finite decimal number is a BadResponse that names its path."""
     with pytest.raises(BadResponse, match=rf"data\.details\[1\]\.{field} "):
         read([ROW, {**ROW, field: value}])
+
+
+@pytest.mark.parametrize("value", [None, "", True, [], {}], ids=repr)
+@pytest.mark.parametrize("field", ["available", "available_margin"])
+def test_unreadable_amount_beside_a_number(field: str, value: object) -> None:
+    """That the equity is a JSON number makes no other amount readable."""
+    row = {**ROW, "equity": 5, "available_margin": 5, field: value}
+    with pytest.raises(BadResponse, match=rf"data\.details\[0\]\.{field} is"):
+        read([row])
 
 
 @pytest.mark.parametrize("field", ["equity", "available", "initial_margin"])
