@@ -142,23 +142,8 @@ def test_number_types_agree(details: list[dict[str, str]]) -> None:
 ROW = {"currency": "USDT", "equity": "3", "available": "2", "initial_margin": "1"}
 NO_AMOUNTS: list[Any] = [
     *(None, "", " ", "abc", "NaN", "Infinity", "-inf", "1_0", " 1", "1 ", "1,5", "1.2.3", "--1"),
-    *(
-        "\t1",
-        "1\n",
-        "\u00a01",
-        "٣",
-        "１",
-        "sNaN",
-        "0x1f",
-        True,
-        [],
-        {},
-        "e",
-        "1" * 200,
-        "1e1000",
-        "1e999999999",
-        10**150,
-    ),
+    *("\t1", "1\n", "\u00a01", "٣", "\uff11", "sNaN", "0x1f", True, [], {}, "e", "1" * 200),
+    *("1e1000", "1e999999999", 10**150),
 ]
 
 
