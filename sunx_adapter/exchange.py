@@ -70,6 +70,12 @@ SERVED_TYPES: Final = ("swap", "future")
 SERVED_SUB_TYPES: Final = ("linear",)
 SERVED_MARGIN_MODES: Final = ("cross",)
 
+_SERVED: Final = (
+    ("type", "defaultType", SERVED_TYPES),
+    ("subType", "defaultSubType", SERVED_SUB_TYPES),
+    ("marginMode", "defaultMarginMode", SERVED_MARGIN_MODES),
+)
+
 RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 """The venue's limit as ccxt tells it: ms between two requests. Bursts are allowed all the same."""
 
@@ -340,12 +346,10 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
         if not isinstance(params, Mapping):
             raise BadRequest("params must be a mapping")
         rest = {key: value for key, value in params.items() if value is not None}
-        for name, default, served in (
-            ("type", "defaultType", SERVED_TYPES),
-            ("subType", "defaultSubType", SERVED_SUB_TYPES),
-            ("marginMode", "defaultMarginMode", SERVED_MARGIN_MODES),
-        ):
-            check_choice(f"{self.id} {name}", rest.pop(name, options.get(default)), served)
+        for name, default, served in _SERVED:
+            chosen = rest.pop(name, options.get(default))
+            if chosen is not None and chosen not in served:
+                check_choice(f"{self.id} {name}", chosen, served)
         policy = free_policy(rest.pop("free", options["free"]))
         check_choice("options['pathVariant']", options["pathVariant"], tuple(PATH_VARIANTS))
         path = PATH_VARIANTS[options["pathVariant"]].balance

@@ -12,6 +12,7 @@ import base64
 import socket
 import ssl
 import time
+from collections import defaultdict
 from functools import lru_cache
 from typing import Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
@@ -75,7 +76,7 @@ class _Body(httpx.AsyncByteStream):
         # Given back if the body was read to its end, and closed otherwise.
         connection = self._connection
         if connection.reusable:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.rest()
             self._kept.append(connection)
         else:
             connection.abort()
@@ -159,7 +160,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Connection] = set()
-        self._kept: dict[Origin, list[Connection]] = {}
+        self._kept: defaultdict[Origin, list[Connection]] = defaultdict(list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and give the answer as soon as its head is there.
@@ -208,8 +209,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
-            self._open, self._kept = set(), {}
-        return self._kept.setdefault(origin, [])
+            self._open, self._kept = set(), defaultdict(list)
+        return self._kept[origin]
 
     async def _connect(self, origin: Origin) -> Connection:
         tls, proxy = self._tls if origin.encrypted else None, self._proxy
@@ -234,11 +235,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
 
 def _usable(kept: list[Connection]) -> Connection | None:
-    """The connection that was given back last, if it can be used; no older one can otherwise."""
-    earliest = asyncio.get_running_loop().time() - IDLE_SECONDS
+    """The connection that was given back last, if it can be used; else no older one can."""
     while kept:
         connection = kept.pop()
-        if connection.reusable and connection.idle_since >= earliest:
+        if connection.reusable and connection.idle_seconds <= IDLE_SECONDS:
             return connection
         connection.abort()
     return None
@@ -265,10 +265,8 @@ async def send(
         RequestTimeout: there was no whole answer in time.
         NetworkError: there was no whole answer for another reason.
     """
-    seconds = max(deadline - time.monotonic(), 0.001)
-    request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(deadline - time.monotonic()):
             response = await transport.handle_async_request(request)
             stream = cast("httpx.AsyncByteStream", response.stream)
             try:

@@ -135,15 +135,15 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         answer: to the latest request.
-        idle_since: when it was given back, by the event loop's clock.
         lost: done when it has ended.
     """
 
     def __init__(self, keeps: object = None) -> None:
         self._keeps = keeps
         self.answer = Answer()
-        self.idle_since = 0.0
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._resting_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: httpx.TransportError | None = None
@@ -153,6 +153,15 @@ class Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another request may be sent."""
         return self.answer.reusable and not self.answer.unread and not self.lost.done()
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long it rests already."""
+        return self._loop.time() - self._resting_since
+
+    def rest(self) -> None:
+        """Nothing is asked for the moment."""
+        self._resting_since = self._loop.time()
 
     async def request(self, text: bytes) -> None:
         """Send a request; returns when the head of its answer is there.
@@ -188,7 +197,7 @@ class Connection(asyncio.Protocol):
     async def _news(self) -> None:
         if self._failure is not None:
             raise self._failure
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
