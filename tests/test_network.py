@@ -37,6 +37,7 @@ def config(address: str, **more: Any) -> dict[str, Any]:
     return {**KEYS, "urls": urls, "timeout": TIMEOUT_MS, "options": options, **more}
 
 
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
 FAULTS: list[tuple[str, Play, type[BaseError], str]] = [
     ("closed early", answering(b""), NetworkError, "check the network"),
     ("reset", resetting, NetworkError, "check the network"),
@@ -44,6 +45,7 @@ FAULTS: list[tuple[str, Play, type[BaseError], str]] = [
     ("fewer bytes", answering(http(BODY, length=2 * len(BODY))), NetworkError, "check the network"),
     ("no HTTP", answering(b"220 mail.example ESMTP\r\n\r\n"), NetworkError, "check the network"),
     ("garbage", answering(bytes(range(256)) * 4), NetworkError, "check the network"),
+    ("other protocol", answering(SWITCHING), NetworkError, "check the network"),
     ("silence", silent, RequestTimeout, "400 ms"),
     ("dripping head", dripping(b"HTTP/1.1 200 OK\r\nX-Slow: "), RequestTimeout, "400 ms"),
     ("dripping body", dripping(http(BODY, length=10**6)), RequestTimeout, "400 ms"),

@@ -28,10 +28,7 @@ from sunx_adapter.transport.faults import network_fault
 from sunx_adapter.transport.http11 import Connection
 from sunx_adapter.transport.redaction import redact_logs
 from sunx_adapter.transport.request import SignedRequest, header_lines, request_url
-from sunx_adapter.transport.settings import ConnectionSettings
-
-IDLE_SECONDS: Final = 15.0
-"""A connection that was idle for longer is not used again: the peer may be about to close it."""
+from sunx_adapter.transport.settings import IDLE_SECONDS, ConnectionSettings
 
 _NEXT_ADDRESS_SECONDS: Final = 0.25
 """When the next address of a host is tried beside the first one (RFC 8305)."""
@@ -89,7 +86,6 @@ class _Proxy:
         proxy = httpx.Proxy(address)
         scheme = proxy.url.scheme
         self._forwards = scheme in ("http", "https")
-        self._names_hosts = scheme == "socks5h"
         self._tls = tls if scheme == "https" else None
         self._host, self._port = proxy.url.host, proxy.url.port or _PROXY_PORTS[scheme]
         self._auth = proxy.auth
@@ -119,7 +115,6 @@ class _Proxy:
             self._port,
             user,
             password,
-            rdns=self._names_hosts or None,
             proxy_ssl=self._tls,
         )
         # Whoever calls keeps time.

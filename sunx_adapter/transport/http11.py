@@ -57,7 +57,9 @@ class Answer:
         self._framing += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade:
+            raise httpx.RemoteProtocolError("the answer changes the protocol, unasked") from None
+        except httptools.HttpParserError as error:
             self.reusable = False
             if not self.ended:
                 raise httpx.RemoteProtocolError(f"the answer is no HTTP: {error}") from None

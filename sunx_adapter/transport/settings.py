@@ -4,9 +4,13 @@ import ssl
 import urllib.request
 from dataclasses import dataclass
 from functools import cache
+from typing import Final
 from urllib.parse import urlsplit
 
 import certifi
+
+IDLE_SECONDS: Final = 15.0
+"""A connection that was idle for longer is not used again: the peer may be about to close it."""
 
 
 @dataclass(frozen=True, slots=True)

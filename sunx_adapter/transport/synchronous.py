@@ -23,17 +23,17 @@ from sunx_adapter.transport.faults import network_fault
 from sunx_adapter.transport.http11 import Answer
 from sunx_adapter.transport.redaction import redact_logs
 from sunx_adapter.transport.request import request_url
-from sunx_adapter.transport.settings import ConnectionSettings
+from sunx_adapter.transport.settings import IDLE_SECONDS, ConnectionSettings
 
 DEADLINE = "deadline"
 """Request extension: when the whole answer must be there, on :func:`time.monotonic`'s clock."""
 
 
-# As many connections as there are threads; idle ones are given up as aiohttp gives them up.
+# As many connections as there are threads.
 _POOL: Final[dict[str, Any]] = {
     "max_connections": None,
     "max_keepalive_connections": 100,
-    "keepalive_expiry": 15.0,
+    "keepalive_expiry": IDLE_SECONDS,
 }
 
 
