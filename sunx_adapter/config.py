@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
 
-from sunx_adapter.balance import FREE_POLICIES
+from sunx_adapter.balance import free_policy
 from sunx_adapter.transport.request import is_sendable_header
 from sunx_adapter.transport.settings import ConnectionSettings
 from sunx_adapter.venue import PathVariantName
@@ -165,7 +165,8 @@ def _check_values(given: Mapping[str, Any]) -> None:
         _check_number(given["number"])
     options = given.get("options", {})
     check_choice("options['pathVariant']", options.get("pathVariant"), get_args(PathVariantName))
-    check_choice("options['free']", options.get("free"), FREE_POLICIES)
+    if "free" in options:
+        free_policy(options["free"])
     check_choice("options['rateLimitFallback']", options.get("rateLimitFallback"), ("memory",))
 
 

@@ -10,16 +10,42 @@ Play = Callable[[socket.socket, threading.Event], None]
 
 
 @contextmanager
+def serving(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port where each connection is served in a thread of its own; all have ended at the end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=serve, args=(connection,))
+            thread.start()
+            threads.append(thread)
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        accepting.join()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
 def faulty_server(play: Play) -> Iterator[str]:
     """A server that reads a request's head, lets ``play`` do the rest, and closes; its address.
 
     ``play`` gets the connection and an event that is set when the server ends, to wait for.
     """
     ending = threading.Event()
-    listener = socket.create_server(("127.0.0.1", 0))
-    threads: list[threading.Thread] = []
 
-    def serve_one(connection: socket.socket) -> None:
+    def serve(connection: socket.socket) -> None:
         with connection:
             head = b""
             try:
@@ -32,27 +58,11 @@ def faulty_server(play: Play) -> Iterator[str]:
             except OSError:
                 pass  # the client went away, as it may
 
-    def accept() -> None:
-        while not ending.is_set():
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=serve_one, args=(connection,))
-            thread.start()
-            threads.append(thread)
-
-    accepting = threading.Thread(target=accept)
-    accepting.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        ending.set()
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        accepting.join()
-        for thread in threads:
-            thread.join()
+    with serving(serve) as port:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            ending.set()
 
 
 def answering(text: bytes) -> Play:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tests.faulty import serving
+
 _SOCKS_NO_PASSWORD, _SOCKS_PASSWORD, _SOCKS_IPV4, _SOCKS_NAME = 0, 2, 1, 3
 
 
@@ -99,31 +101,11 @@ def _carry(source: socket.socket, target: socket.socket) -> None:
 @contextmanager
 def tunnelling_proxy(password: str = "", tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
     """A proxy on a port of its own, to which one speaks TLS if there is a context."""
-    proxy, threads = Proxy(password), []
-    listener = socket.create_server(("127.0.0.1", 0))
-    proxy.port = listener.getsockname()[1]
+    proxy = Proxy(password)
 
     def serve(client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             proxy.serve(tls.wrap_socket(client, server_side=True) if tls else client)
 
-    def accept() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=serve, args=(client,))
-            thread.start()
-            threads.append(thread)
-
-    accepting = threading.Thread(target=accept)
-    accepting.start()
-    try:
+    with serving(serve) as proxy.port:
         yield proxy
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        accepting.join()
-        for thread in threads:
-            thread.join()
