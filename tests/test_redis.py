@@ -84,23 +84,11 @@ def test_four_processes_share_one_budget(redis_uri: str) -> None:
     assert len(busy) >= 0.85 * 72 * 2
 
 
-def drained(exchange: Any, asynchronous: bool, reads: int) -> Any:
-    async def run() -> None:
-        for _ in range(reads):
-            await exchange.fetch_balance()
-
-    if asynchronous:
-        return run()
-    for _ in range(reads):
-        exchange.fetch_balance()
-    return None
-
-
 def test_budget_is_in_redis(call: Caller, redis_uri: str) -> None:
     """A budget that one exchange has used is used for the next one too."""
     config = answered(payload("sunx-documented")) | {"uid": "in redis", "timeout": 2500}
     config["options"]["rateLimitStorage"] = redis_uri
-    call.using("sunx", config, lambda exchange: drained(exchange, call.asynchronous, 72))
+    call.times(72, "sunx", config, "fetch_balance")
     with pytest.raises(RateLimitExceeded):
         call("sunx", config, "fetch_balance")
 
@@ -126,7 +114,7 @@ def test_redis_that_is_gone(call: Caller) -> None:
 def test_fallback_is_a_quarter(call: Caller) -> None:
     """If the user chose so, a quarter of the budget goes on in memory."""
     config = gone("memory")
-    call.using("sunx", config, lambda exchange: drained(exchange, call.asynchronous, 18))
+    call.times(18, "sunx", config, "fetch_balance")
     with pytest.raises(RateLimitExceeded):
         call("sunx", config, "fetch_balance")
 

@@ -320,20 +320,7 @@ def test_limit_can_be_turned_off(call: Caller) -> None:
     """Without enableRateLimit nothing is held back."""
     script = Script(GOOD)
     config = {**script.config(), "enableRateLimit": False, "timeout": 1000}
-
-    def use(exchange: Any) -> Any:
-        if call.asynchronous:
-
-            async def run() -> None:
-                for _ in range(100):
-                    await exchange.fetch_balance()
-
-            return run()
-        for _ in range(100):
-            exchange.fetch_balance()
-        return None
-
-    call.using("sunx", config, use)
+    call.times(100, "sunx", config, "fetch_balance")
     assert len(script.requests) == 100
 
 
@@ -365,24 +352,9 @@ def test_slower_than_the_venue(call: Caller) -> None:
     """ccxt's rateLimit slows reading down: there are so many ms between two reads."""
     script = Script(GOOD)
     config = {**script.config(), "rateLimit": 300, "timeout": 20_000}
-    moments: list[float] = []
-
-    def use(exchange: Any) -> Any:
-        if call.asynchronous:
-
-            async def run() -> None:
-                for _ in range(4):
-                    await exchange.fetch_balance()
-                    moments.append(time.monotonic())
-
-            return run()
-        for _ in range(4):
-            exchange.fetch_balance()
-            moments.append(time.monotonic())
-        return None
-
-    call.using("sunx", config, use)
-    assert moments[-1] - moments[0] >= 0.85
+    start = time.monotonic()
+    call.times(4, "sunx", config, "fetch_balance")
+    assert time.monotonic() - start >= 0.85
 
 
 # -- ends -----------------------------------------------------------------------------------
