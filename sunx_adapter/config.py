@@ -181,7 +181,7 @@ def _check_proxy(key: str, proxy: object) -> None:
     scheme = urlsplit(proxy).scheme if isinstance(proxy, str) else ""
     if scheme not in ("http", "https", "socks5", "socks5h"):
         raise BadRequest(f"{key} must be a URL like http://host:port or socks5://host:port")
-    needed = ("socksio",) if scheme.startswith("socks") else ()
+    needed = ("socksio", "python_socks") if scheme.startswith("socks") else ()
     if any(find_spec(module) is None for module in needed):
         raise NotSupported(f"{key}: for SOCKS install sunx-adapter[socks]")
 

@@ -1,12 +1,15 @@
 import asyncio
+import contextlib
 import datetime
 import http.server
 import io
 import ipaddress
 import json
 import multiprocessing
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from ccxt.base.errors import BaseError, NetworkError, NotSupported
+from ccxt.base.errors import BaseError, NetworkError, NotSupported, RequestTimeout
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -26,6 +29,7 @@ from rich.traceback import Traceback
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
 from sunx_adapter.protocol.signing import HmacSigner
 from tests.conftest import KEYS, Caller, answered, payload
+from tests.faulty import serving
 from tests.proxies import tunnelling_proxy
 
 BODY = payload("sunx-documented")
@@ -206,6 +210,43 @@ def test_tunnel(call: Caller, certificate: Path, key: str, scheme: str, password
             call("sunx", {**settings, "cafile": None}, "fetch_balance")
         assert len(seen) == 2
         assert len(proxy.tunnels) <= made + 1
+
+
+STALLING: dict[str, tuple[str, list[bytes]]] = {
+    "http, no answer": ("httpsProxy", []),
+    "http, no TLS": ("httpsProxy", [b"HTTP/1.1 200 OK\r\n\r\n"]),
+    "https, no answer": ("httpsProxy", []),
+    "https, no TLS": ("httpsProxy", [b"HTTP/1.1 200 OK\r\n\r\n"]),
+    "socks5, no answer": ("socksProxy", []),
+    "socks5, no TLS": ("socksProxy", [b"\x05\x00", b"\x05\x00\x00\x01" + bytes(6)]),
+}
+
+
+@pytest.mark.parametrize("kind", STALLING)
+def test_tunnel_that_stalls(call: Caller, certificate: Path, kind: str) -> None:
+    """A proxy, or a host behind it, that says no more does not hold a call beyond its timeout."""
+    key, answers = STALLING[kind]
+    scheme = kind.partition(",")[0]
+    ended = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            if scheme == "https":
+                client = tls_of(certificate).wrap_socket(client, server_side=True)
+            for answer in answers:
+                client.recv(65536)
+                client.sendall(answer)
+            ended.wait(60)
+        client.close()
+
+    with serving(serve) as port:
+        settings = config("https://127.0.0.1:9", cafile=str(certificate), timeout=500)
+        settings[key] = f"{scheme}://127.0.0.1:{port}"
+        start = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            call("sunx", settings, "fetch_balance")
+        assert time.monotonic() - start < 5
+        ended.set()
 
 
 @pytest.mark.parametrize(("key", "scheme"), [("httpsProxy", "http"), ("socksProxy", "socks5")])

@@ -2,9 +2,8 @@
 
 httpx's default asynchronous transport takes longer per request the more are under way (1.6 ms
 with 32 at once), and aiohttp's client spends 85 of its 105 µs a request on what a signed GET does
-not need. So connections are asyncio's (TLS is), aiohappyeyeballs makes them, python-socks where
-there is a proxy, and httptools reads what comes. The seam is httpx's ``AsyncBaseTransport``, so
-that any other can be put in.
+not need. So connections are asyncio's, made by aiohappyeyeballs, and httptools reads what comes.
+The seam is httpx's ``AsyncBaseTransport``, so that any other can be put in.
 """
 
 import asyncio
@@ -19,8 +18,6 @@ from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 import httpx
-from python_socks import ProxyConnectionError, ProxyError, ProxyType
-from python_socks.async_.asyncio.v2 import Proxy
 
 from sunx_adapter.protocol.envelope import HttpAnswer
 from sunx_adapter.transport.body import BodyReader
@@ -85,18 +82,18 @@ class _Proxy:
     def __init__(self, address: str, tls: ssl.SSLContext) -> None:
         proxy = httpx.Proxy(address)
         scheme = proxy.url.scheme
-        self._forwards = scheme in ("http", "https")
+        self._for_http = scheme in ("http", "https")
         self._tls = tls if scheme == "https" else None
         self._host, self._port = proxy.url.host, proxy.url.port or _PROXY_PORTS[scheme]
         self._auth = proxy.auth
 
     def forwards(self, origin: Origin) -> bool:
         """Whether it wants the request itself, instead of making a tunnel."""
-        return self._forwards and not origin.encrypted
+        return self._for_http and not origin.encrypted
 
     @property
     def authorization(self) -> bytes:
-        """The header line that a forwarded request needs besides its own."""
+        """The header line that a request to the proxy itself needs besides its own."""
         if self._auth is None:
             return b""
         token = base64.b64encode(":".join(self._auth).encode())
@@ -106,25 +103,48 @@ class _Proxy:
         """A connection to the proxy itself."""
         return await _reach(Origin(self._tls is not None, self._host, self._port), self._tls)
 
-    async def tunnel(self, origin: Origin, tls: ssl.SSLContext | None) -> Connection:
-        """A connection through it to that origin."""
-        user, password = self._auth or (None, None)
-        proxy = Proxy(
-            ProxyType.HTTP if self._forwards else ProxyType.SOCKS5,
-            self._host,
-            self._port,
-            user,
-            password,
-            proxy_ssl=self._tls,
-        )
-        # Whoever calls keeps time.
-        stream = await proxy.connect(origin.host, origin.port, tls, timeout=_NO_TIMEOUT)
+    async def tunnel(self, origin: Origin) -> Connection:
+        """A connection through it to that origin, not encrypted yet.
+
+        Raises:
+            httpx.ProxyError: it does not make one.
+        """
+        return await (self._ask_http(origin) if self._for_http else self._ask_socks(origin))
+
+    async def _ask_http(self, origin: Origin) -> Connection:
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        where = f"{host}:{origin.port}"
+        tunnel = await self.reach()
+        try:
+            await tunnel.request(
+                f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n".encode()
+                + self.authorization
+                + b"\r\n"
+            )
+            if not httpx.codes.is_success(tunnel.answer.status):
+                raise httpx.ProxyError(f"the proxy answered HTTP {tunnel.answer.status}")
+        except BaseException:
+            tunnel.abort()
+            raise
+        return tunnel
+
+    async def _ask_socks(self, origin: Origin) -> Connection:
+        # Of the extra "socks".
+        from python_socks import ProxyConnectionError, ProxyError, ProxyType  # noqa: PLC0415
+        from python_socks.async_.asyncio.v2 import Proxy  # noqa: PLC0415
+
+        proxy = Proxy(ProxyType.SOCKS5, self._host, self._port, *(self._auth or ()))
+        try:
+            # Whoever calls keeps time.
+            stream = await proxy.connect(origin.host, origin.port, timeout=_NO_TIMEOUT)
+        except (ProxyError, ProxyConnectionError) as error:
+            raise httpx.ProxyError(str(error)) from error
         # The connection keeps the writer, which would close everything when it is collected.
-        connection = Connection(stream.writer)
+        tunnel = Connection(stream.writer)
         transport = stream.writer.transport
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
-        return connection
+        transport.set_protocol(tunnel)
+        tunnel.connection_made(transport)
+        return tunnel
 
 
 async def _reach(origin: Origin, tls: ssl.SSLContext | None) -> Connection:
@@ -215,9 +235,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
             elif proxy.forwards(origin):
                 connection = await proxy.reach()
             else:
-                connection = await proxy.tunnel(origin, tls)
-        except (ProxyError, ProxyConnectionError) as error:
-            raise httpx.ProxyError(str(error)) from error
+                connection = await proxy.tunnel(origin)
+                if tls is not None:
+                    connection = await connection.encrypted(tls, origin.host)
         except OSError as error:
             raise httpx.ConnectError(
                 f"cannot connect to {origin.host}:{origin.port}: {error.strerror or error}"

@@ -6,6 +6,7 @@ synchronous transport lets an :class:`Answer` watch over what httpcore reads.
 """
 
 import asyncio
+import ssl
 from typing import Final, cast
 
 import httptools
@@ -189,6 +190,25 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         return self.answer.take()
+
+    async def encrypted(self, tls: ssl.SSLContext, host: str) -> "Connection":
+        """The same with TLS on it, with the host that a tunnel leads to. Instead of this one.
+
+        Raises:
+            OSError: the host's certificate is not trusted, or it does not speak TLS.
+        """
+        inner = Connection(keeps=self)
+        try:
+            if self._transport is None or self.answer.unread:
+                raise ConnectionResetError("the tunnel ended before it was used")
+            transport = await self._loop.start_tls(
+                self._transport, inner, tls, server_hostname=host
+            )
+        except BaseException:
+            self.abort()
+            raise
+        inner.connection_made(cast("asyncio.Transport", transport))
+        return inner
 
     def abort(self) -> None:
         """End it at once."""
