@@ -6,11 +6,13 @@ it for ever. This one gives every read of a request the time that is left until 
 
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 import threading
 import time
 import typing
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -218,6 +220,9 @@ class DeadlineTransport(httpx.BaseTransport):
                 **more,
             )
 
+        # However it is collected, connections are closed before their sockets are.
+        weakref.finalize(self, _close_in, os.getpid(), self._pool)
+
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and give the answer as soon as its head is there."""
         self._until.deadline = request.extensions.get(DEADLINE)
@@ -249,6 +254,12 @@ class DeadlineTransport(httpx.BaseTransport):
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
+
+
+def _close_in(process: int, pool: httpcore.ConnectionPool) -> None:
+    # Connections of another process are not for the child of a fork.
+    if os.getpid() == process:
+        pool.close()
 
 
 def send(
