@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Final, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
@@ -62,6 +62,8 @@ _INSTEAD: Final = {
 # Not attributes of ccxt's class, yet read from the configuration.
 _KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
 
+
+_LONGEST_SOCKS_WORD: Final = 255
 
 _Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
@@ -178,12 +180,27 @@ def _check_header(name: str, text: str) -> None:
 
 
 def _check_proxy(key: str, proxy: object) -> None:
-    scheme = urlsplit(proxy).scheme if isinstance(proxy, str) else ""
-    if scheme not in ("http", "https", "socks5", "socks5h"):
-        raise BadRequest(f"{key} must be a URL like http://host:port or socks5://host:port")
-    needed = ("socksio", "python_socks") if scheme.startswith("socks") else ()
-    if any(find_spec(module) is None for module in needed):
+    # No part of it is repeated: where it is written wrongly, anything may be the password.
+    try:
+        parts = urlsplit(proxy if isinstance(proxy, str) else "")
+        parts.port  # noqa: B018 - raises for one that there cannot be
+    except ValueError:
+        parts = urlsplit("")
+    scheme = parts.scheme
+    whole = not (parts.path.strip("/") or parts.query or parts.fragment) and parts.hostname
+    if scheme not in ("http", "https", "socks5", "socks5h") or not whole:
+        raise BadRequest(
+            f"{key} must be a URL like http://host:port or socks5://user:password@host:port, with "
+            "what is special in the user's name and password percent-encoded"
+        )
+    if not scheme.startswith("socks"):
+        return
+    if any(find_spec(module) is None for module in ("socksio", "python_socks")):
         raise NotSupported(f"{key}: for SOCKS install sunx-adapter[socks]")
+    for word in (parts.username, parts.password):
+        plain = unquote(word or "")
+        if not plain.isascii() or len(plain) > _LONGEST_SOCKS_WORD:
+            raise BadRequest(f"{key}: SOCKS takes names and passwords of up to 255 ASCII letters")
 
 
 def _check_certificates(file: str) -> None:
@@ -234,7 +251,7 @@ def check_address(address: str) -> None:
         host = (parts.hostname or "").encode("ascii").decode()
     except ValueError:
         host = ""
-    if not host or ".." in host or "@" in address.split("/")[2]:
+    if not host or ".." in host or set("@?#").intersection(address.split("/")[2]):
         raise NotSupported(
             f"{address.rpartition('@')[2]!r} is no address: it needs a host in ASCII, may have a "
             "port, and has no user name"

@@ -38,11 +38,12 @@ def talking(*answers: bytes) -> Iterator[tuple[str, list[int]]]:
     requests: list[int] = []
 
     def play(connection: socket.socket, _: threading.Event) -> None:
+        mine = len(requests)
         requests.append(0)
         for number, answer in enumerate(answers):
             if number and not connection.recv(65536):
                 return
-            requests[-1] += 1
+            requests[mine] += 1
             connection.sendall(answer)
         connection.recv(65536)
 
@@ -99,6 +100,68 @@ def test_an_answer_that_nobody_asked_for(call: Caller) -> None:
 
     with faulty_server(play) as address:
         assert totals(call.using("sunx", config(address), use)) == [TOTAL] * 2
+
+
+def test_an_answer_that_came_while_nobody_looked() -> None:
+    """Nor is what came while the event loop was kept busy by something else."""
+    read, sent = threading.Event(), threading.Event()
+
+    def play(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(http(BODY))
+        assert read.wait(10)
+        connection.sendall(http(FORGED))
+        sent.set()
+        connection.recv(65536)
+
+    async def run(address: str) -> list[dict[str, Any]]:
+        async with AsyncSunx(config(address)) as exchange:
+            first = await exchange.fetch_balance()
+            read.set()
+            assert sent.wait(10)
+            return [first, await exchange.fetch_balance()]
+
+    with faulty_server(play) as address:
+        assert totals(asyncio.run(run(address))) == [TOTAL] * 2
+
+
+def test_loops_in_turn() -> None:
+    """Event loops that take turns keep a connection each."""
+    with talking(http(BODY), http(BODY)) as (address, requests):
+        loops = [asyncio.new_event_loop() for _ in range(2)]
+        exchange = AsyncSunx(config(address))
+        for loop in loops * 2:
+            loop.run_until_complete(exchange.fetch_balance())
+        shared = exchange._current_transport()
+        for loop in loops:
+            loop.run_until_complete(shared.aclose())
+            loop.close()
+    assert requests == [2, 2]
+
+
+def test_what_its_owner_cut_short_is_not_whole() -> None:
+    """An answer without a length is not taken for whole because its connection was given up."""
+    came = threading.Event()
+
+    def play(connection: socket.socket, ending: threading.Event) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
+        came.set()
+        ending.wait(10)
+
+    async def run(address: str) -> None:
+        owner, sharer = AsyncSunx(config(address)), AsyncSunx(config(address))
+        sharer.use_connections_of(owner)
+        reading = asyncio.create_task(sharer.fetch_balance())
+        assert await asyncio.to_thread(came.wait, 10)
+        await asyncio.sleep(0.05)
+        await owner.close()
+        with pytest.raises(NetworkError):
+            await reading
+        with pytest.raises(NetworkError, match="its owner has closed"):
+            await sharer.fetch_balance()
+        await sharer.close()
+
+    with faulty_server(play) as address:
+        asyncio.run(run(address))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from ccxt.base.errors import BaseError, NetworkError, NotSupported, RequestTimeout
+from ccxt.base.errors import BadRequest, BaseError, NetworkError, NotSupported, RequestTimeout
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -247,6 +247,57 @@ def test_tunnel_that_stalls(call: Caller, certificate: Path, kind: str) -> None:
             call("sunx", settings, "fetch_balance")
         assert time.monotonic() - start < 5
         ended.set()
+
+
+CONNECTED = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    b"HTTP/1.0 200 Connection established\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+    b"HTTP/1.0 200 Connection established\r\nVia: x\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", CONNECTED)
+def test_ways_to_say_that_a_tunnel_is_there(call: Caller, certificate: Path, answer: bytes) -> None:
+    """What the answer to CONNECT tells of its length and end means nothing (RFC 9110, 9.3.6)."""
+
+    def serve(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            client.recv(65536)
+            client.sendall(answer)
+            with tls_of(certificate).wrap_socket(client, server_side=True) as venue:
+                venue.recv(65536)
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n\r\n"
+                venue.sendall(head.encode() + BODY)
+                venue.recv(65536)
+
+    with serving(serve) as port:
+        settings = config("https://127.0.0.1:9", cafile=str(certificate))
+        settings["httpsProxy"] = f"http://127.0.0.1:{port}"
+        assert call("sunx", settings, "fetch_balance")["USDT"]["total"]
+
+
+def test_socks_proxy_that_hangs_up(call: Caller) -> None:
+    """A proxy that ends the connection instead of an answer is a NetworkError."""
+    with serving(lambda client: client.close()) as port:
+        settings = config("https://127.0.0.1:9", socksProxy=f"socks5://127.0.0.1:{port}")
+        with pytest.raises(NetworkError):
+            call("sunx", settings, "fetch_balance")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://user:s3c/ret@h:1", "http://user:12#s3cret@h:1", "http://user:s3c?ret@h:1"),
+        *("http://user:s3cret@", "socks5://user:s3crét@h:1", f"socks5://user:{'s3cret' * 50}@h:1"),
+    ],
+)
+def test_proxy_written_wrongly(address: str) -> None:
+    """A proxy's address that is none is refused at once, and no part of it is told."""
+    with pytest.raises(BadRequest) as caught:
+        Sunx({"httpsProxy": address})
+    assert "s3c" not in str(caught.value)
+    assert "12" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("key", "scheme"), [("httpsProxy", "http"), ("socksProxy", "socks5")])

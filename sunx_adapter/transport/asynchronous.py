@@ -8,13 +8,15 @@ The seam is httpx's ``AsyncBaseTransport``, so that any other can be put in.
 
 import asyncio
 import base64
+import ipaddress
 import socket
 import ssl
 import time
 from collections import defaultdict
 from functools import lru_cache
-from typing import Final, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import aiohappyeyeballs
 import httpx
@@ -119,7 +121,8 @@ class _Proxy:
             await tunnel.request(
                 f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n".encode()
                 + self.authorization
-                + b"\r\n"
+                + b"\r\n",
+                tunnels=True,
             )
             if not httpx.codes.is_success(tunnel.answer.status):
                 raise httpx.ProxyError(f"the proxy answered HTTP {tunnel.answer.status}")
@@ -137,7 +140,7 @@ class _Proxy:
         try:
             # Whoever calls keeps time.
             stream = await proxy.connect(origin.host, origin.port, timeout=_NO_TIMEOUT)
-        except (ProxyError, ProxyConnectionError) as error:
+        except (ProxyError, ProxyConnectionError, EOFError) as error:
             raise httpx.ProxyError(str(error)) from error
         # The connection keeps the writer, which would close everything when it is collected.
         tunnel = Connection(stream.writer)
@@ -149,14 +152,51 @@ class _Proxy:
 
 async def _reach(origin: Origin, tls: ssl.SSLContext | None) -> Connection:
     loop = asyncio.get_running_loop()
-    addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-    reached = await aiohappyeyeballs.start_connection(
-        addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1
-    )
-    _, connection = await loop.create_connection(
-        Connection, sock=reached, ssl=tls, server_hostname=origin.host if tls else None
-    )
+    try:
+        reached = await aiohappyeyeballs.start_connection(
+            await _addresses(origin),
+            happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS,
+            interleave=1,
+        )
+        try:
+            _, connection = await loop.create_connection(
+                Connection, sock=reached, ssl=tls, server_hostname=origin.host if tls else None
+            )
+        except BaseException:
+            if isinstance(loop, asyncio.BaseEventLoop):
+                reached.close()
+            else:
+                # uvloop has closed it by its number, which may be another file's by now.
+                reached.detach()
+            raise
+    except OSError as error:
+        raise _unreachable(origin, error) from error
     return connection
+
+
+async def _addresses(origin: Origin) -> Any:
+    try:
+        ipaddress.ip_address(origin.host)
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        return await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    # Needs no resolver, and no thread that others may be waiting for.
+    return socket.getaddrinfo(
+        origin.host, origin.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
+
+
+def _unreachable(origin: Origin, error: OSError) -> httpx.ConnectError:
+    reason = error.strerror or str(error) or "closed by the other side"
+    return httpx.ConnectError(f"cannot connect to {origin.host}:{origin.port}: {reason}")
+
+
+class _Pool:
+    """The connections of one event loop: all, and by origin those that wait for a request."""
+
+    def __init__(self) -> None:
+        self.open: set[Connection] = set()
+        self.kept: defaultdict[Origin, list[Connection]] = defaultdict(list)
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -174,8 +214,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._proxy = _Proxy(settings.proxy, self._tls) if settings.proxy else None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open: set[Connection] = set()
-        self._kept: defaultdict[Origin, list[Connection]] = defaultdict(list)
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        self._pool = _Pool()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and give the answer as soon as its head is there.
@@ -194,7 +234,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             lines += self._proxy.authorization
         if not target.isascii() or not target.isprintable() or " " in target:
             raise httpx.InvalidURL("it has letters that no URL has")
-        kept = self._kept_connections(origin)
+        kept = self._current_pool().kept[origin]
         connection = _usable(kept) or await self._connect(origin)
         try:
             await connection.request(
@@ -213,22 +253,22 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections; when this returns, they are closed."""
         self._closed = True
-        if self._loop is asyncio.get_running_loop():
-            closing = list(self._open)
-            for connection in closing:
-                connection.abort()
-            for connection in closing:
-                await connection.lost
+        closing = list(self._pools.get(asyncio.get_running_loop(), _Pool()).open)
+        for connection in closing:
+            connection.abort()
+        for connection in closing:
+            await connection.lost
 
-    def _kept_connections(self, origin: Origin) -> list[Connection]:
+    def _current_pool(self) -> _Pool:
+        if self._closed:
+            raise httpx.ConnectError("its owner has closed the connections")
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._loop = loop
-            self._open, self._kept = set(), defaultdict(list)
-        return self._kept[origin]
+            self._loop, self._pool = loop, self._pools.setdefault(loop, _Pool())
+        return self._pool
 
     async def _connect(self, origin: Origin) -> Connection:
-        tls, proxy = self._tls if origin.encrypted else None, self._proxy
+        pool, tls, proxy = self._pool, self._tls if origin.encrypted else None, self._proxy
         try:
             if proxy is None:
                 connection = await _reach(origin, tls)
@@ -239,11 +279,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 if tls is not None:
                     connection = await connection.encrypted(tls, origin.host)
         except OSError as error:
-            raise httpx.ConnectError(
-                f"cannot connect to {origin.host}:{origin.port}: {error.strerror or error}"
-            ) from error
-        self._open.add(connection)
-        connection.lost.add_done_callback(lambda _: self._open.discard(connection))
+            raise _unreachable(origin, error) from error
+        pool.open.add(connection)
+        connection.lost.add_done_callback(lambda _: pool.open.discard(connection))
         if self._closed:
             connection.abort()
         return connection
@@ -253,7 +291,8 @@ def _usable(kept: list[Connection]) -> Connection | None:
     """The connection that was given back last, if it can be used; else no older one can."""
     while kept:
         connection = kept.pop()
-        if connection.reusable and connection.idle_seconds <= IDLE_SECONDS:
+        fresh = connection.reusable and connection.idle_seconds <= IDLE_SECONDS
+        if fresh and connection.is_quiet:
             return connection
         connection.abort()
     return None

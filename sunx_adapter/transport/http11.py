@@ -6,6 +6,7 @@ synchronous transport lets an :class:`Answer` watch over what httpcore reads.
 """
 
 import asyncio
+import select
 import ssl
 from typing import Final, cast
 
@@ -112,7 +113,7 @@ class Answer:
         self.has_head = True
         self._ends_with_connection = not any(
             name.lower() == b"content-length"
-            or (name.lower() == b"transfer-encoding" and value.lower().endswith(b"chunked"))
+            or (name.lower() == b"transfer-encoding" and value.strip().lower().endswith(b"chunked"))
             for name, value in self.headers
         )
 
@@ -151,11 +152,19 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._failure: httpx.TransportError | None = None
         self._paused = False
+        self._tunnels = False
 
     @property
     def reusable(self) -> bool:
         """Whether another request may be sent."""
         return self.answer.reusable and not self.answer.unread and not self.lost.done()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing came meanwhile, not even what the event loop has not read yet."""
+        return self._transport is not None and not _is_readable(
+            self._transport.get_extra_info("socket").fileno()
+        )
 
     @property
     def idle_seconds(self) -> float:
@@ -166,13 +175,18 @@ class Connection(asyncio.Protocol):
         """Nothing is asked for the moment."""
         self._resting_since = self._loop.time()
 
-    async def request(self, text: bytes) -> None:
+    async def request(self, text: bytes, *, tunnels: bool = False) -> None:
         """Send a request; returns when the head of its answer is there.
+
+        Args:
+            text: the request as it goes over the wire.
+            tunnels: whether it is for a tunnel, so that the answer's own end means nothing.
 
         Raises:
             httpx.TransportError: the connection ended before, or what came is no HTTP.
         """
         self.answer = Answer()
+        self._tunnels = tunnels
         if self._transport is not None:
             self._transport.write(text)
         while not self.answer.has_head:
@@ -213,6 +227,9 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """End it at once."""
         self.answer.reusable = False
+        if not self.answer.ended and self._failure is None:
+            # What came of it is not the whole, however its end is told.
+            self._failure = httpx.ReadError("the connection was given up")
         if self._transport is not None:
             self._transport.abort()
 
@@ -242,7 +259,7 @@ class Connection(asyncio.Protocol):
         except httpx.TransportError as error:
             self._failure = error
             self.abort()
-        if self.answer.ended and not self.answer.reusable:
+        if self.answer.ended and not self.answer.reusable and not self._tunnels:
             self.abort()
         elif self.answer.unread > _MAX_UNREAD_BYTES and not self._paused:
             self._paused = True
@@ -263,3 +280,11 @@ class Connection(asyncio.Protocol):
         self._wake()
         if not self.lost.done():
             self.lost.set_result(None)
+
+
+def _is_readable(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows, where any number will do
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

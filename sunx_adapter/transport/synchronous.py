@@ -174,7 +174,15 @@ class _Body(httpx.SyncByteStream):
         self._response.close()
 
 
-_HTTPCORE_ERRORS = (
+try:
+    from socksio.exceptions import SOCKSError  # of the extra "socks"
+except ImportError:
+    _SOCKS_ERRORS: tuple[type[Exception], ...] = ()
+else:
+    _SOCKS_ERRORS = (SOCKSError,)
+
+_HTTPCORE_ERRORS: Final[tuple[type[Exception], ...]] = (
+    *_SOCKS_ERRORS,
     httpcore.TimeoutException,
     httpcore.NetworkError,
     httpcore.ProtocolError,
@@ -184,6 +192,8 @@ _HTTPCORE_ERRORS = (
 
 
 def _as_httpx(error: Exception) -> httpx.TransportError:
+    if isinstance(error, _SOCKS_ERRORS):
+        return httpx.ProxyError(str(error))
     # httpx gives its exceptions the names of httpcore's.
     kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
     return kind(str(error))
@@ -226,7 +236,7 @@ class DeadlineTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and give the answer as soon as its head is there."""
         self._until.deadline = request.extensions.get(DEADLINE)
-        url = request_url(request)
+        url, response = request_url(request), None
         try:
             response = self._pool.handle_request(
                 httpcore.Request(
@@ -238,12 +248,12 @@ class DeadlineTransport(httpx.BaseTransport):
                 )
             )
         except _HTTPCORE_ERRORS as error:
-            if self._until.connected is not None:
-                # httpcore leaves a connection open that a SOCKS proxy refused.
-                self._until.connected.close()
             raise _as_httpx(error) from error
         finally:
-            self._until.connected = None
+            connected, self._until.connected = self._until.connected, None
+            if response is None and connected is not None:
+                # httpcore leaves a connection open that a SOCKS proxy refused.
+                connected.close()
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
