@@ -16,7 +16,6 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import aiohappyeyeballs
 import httpx
@@ -214,7 +213,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._proxy = _Proxy(settings.proxy, self._tls) if settings.proxy else None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
         self._pool = _Pool()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -264,6 +263,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError("its owner has closed the connections")
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
+            for other in [other for other in self._pools if other.is_closed()]:
+                del self._pools[other]
             self._loop, self._pool = loop, self._pools.setdefault(loop, _Pool())
         return self._pool
 
