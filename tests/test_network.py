@@ -32,9 +32,17 @@ def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None 
 
 
 def config(address: str, **more: Any) -> dict[str, Any]:
+    # Without the read limit, which would count over all tests.
     options = {"maxRetriesOnFailure": 0, **more.pop("options", {})}
     urls = {"api": {"rest": address}}
-    return {**KEYS, "urls": urls, "timeout": TIMEOUT_MS, "options": options, **more}
+    return {
+        **KEYS,
+        "enableRateLimit": False,
+        "urls": urls,
+        "timeout": TIMEOUT_MS,
+        "options": options,
+        **more,
+    }
 
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
