@@ -347,9 +347,7 @@ class VenueFace(CcxtExchange):  # type: ignore[misc]
             raise BadRequest("params must be a mapping")
         rest = {key: value for key, value in params.items() if value is not None}
         for name, default, served in _SERVED:
-            chosen = rest.pop(name, options.get(default))
-            if chosen is not None and chosen not in served:
-                check_choice(f"{self.id} {name}", chosen, served)
+            check_choice(f"{self.id} {name}", rest.pop(name, options.get(default)), served)
         policy = free_policy(rest.pop("free", options["free"]))
         check_choice("options['pathVariant']", options["pathVariant"], tuple(PATH_VARIANTS))
         path = PATH_VARIANTS[options["pathVariant"]].balance

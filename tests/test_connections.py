@@ -58,6 +58,26 @@ def talking(*answers: bytes) -> Iterator[tuple[str, list[int]]]:
         yield address, requests
 
 
+class Forger:
+    """A server that answers one request, and when it is told to sends a forged answer to none."""
+
+    def __init__(self) -> None:
+        self._told, self._sent = threading.Event(), threading.Event()
+
+    def play(self, connection: socket.socket, _: threading.Event) -> None:
+        """Serve one connection, as :func:`faulty_server` wants it."""
+        connection.sendall(http(BODY))
+        assert self._told.wait(10)
+        connection.sendall(http(FORGED))
+        self._sent.set()
+        connection.recv(65536)
+
+    def forged(self) -> bool:
+        """Have it sent; true as soon as it is."""
+        self._told.set()
+        return self._sent.wait(10)
+
+
 def totals(balances: list[dict[str, Any]]) -> list[float]:
     return [balance["USDT"]["total"] for balance in balances]
 
@@ -79,55 +99,36 @@ def test_two_answers_to_one_request(call: Caller, tail: bytes) -> None:
 
 def test_an_answer_that_nobody_asked_for(call: Caller) -> None:
     """What comes over a connection that is kept is never taken for the answer to a request."""
-    read, sent = threading.Event(), threading.Event()
-
-    def play(connection: socket.socket, _: threading.Event) -> None:
-        connection.sendall(http(BODY))
-        assert read.wait(10)
-        connection.sendall(http(FORGED))
-        sent.set()
-        connection.recv(65536)
-
-    def forged() -> bool:
-        read.set()
-        return sent.wait(10)
+    forger = Forger()
 
     def use(exchange: Any) -> Any:
         if not call.asynchronous:
             first = exchange.fetch_balance()
-            assert forged()
+            assert forger.forged()
             return [first, exchange.fetch_balance()]
 
         async def run() -> list[dict[str, Any]]:
             first = await exchange.fetch_balance()
-            assert await asyncio.to_thread(forged)
+            assert await asyncio.to_thread(forger.forged)
             return [first, await exchange.fetch_balance()]
 
         return run()
 
-    with faulty_server(play) as address:
+    with faulty_server(forger.play) as address:
         assert totals(call.using("sunx", config(address), use)) == [TOTAL] * 2
 
 
 def test_an_answer_that_came_while_nobody_looked() -> None:
     """Nor is what came while the event loop was kept busy by something else."""
-    read, sent = threading.Event(), threading.Event()
-
-    def play(connection: socket.socket, _: threading.Event) -> None:
-        connection.sendall(http(BODY))
-        assert read.wait(10)
-        connection.sendall(http(FORGED))
-        sent.set()
-        connection.recv(65536)
+    forger = Forger()
 
     async def run(address: str) -> list[dict[str, Any]]:
         async with AsyncSunx(config(address)) as exchange:
             first = await exchange.fetch_balance()
-            read.set()
-            assert sent.wait(10)
+            assert forger.forged()  # blocks the event loop, as a strategy that computes
             return [first, await exchange.fetch_balance()]
 
-    with faulty_server(play) as address:
+    with faulty_server(forger.play) as address:
         assert totals(asyncio.run(run(address))) == [TOTAL] * 2
 
 

@@ -153,20 +153,9 @@ def test_clock_that_is_off_by_hours(
     call: Caller, hours: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A clock that is off is corrected by the venue's, in one more request, and the log says so."""
-
-    def use(exchange: Any) -> Any:
-        first = exchange.fetch_balance()
-        if isinstance(first, dict):
-            return first, exchange.fetch_balance()
-
-        async def both() -> Any:
-            return await first, await exchange.fetch_balance()
-
-        return both()
-
     clock = lambda: time.time() + hours * 3600  # noqa: E731
     with Sandbox(clock=clock) as sandbox, caplog.at_level(logging.WARNING):
-        first, second = call.using("sunx", sandbox.config("sunx"), use)
+        first, second = call.times(2, "sunx", sandbox.config("sunx"), "fetch_balance")
         assert first["total"] == second["total"]
         assert [request.code for request in sandbox.requests] == [12001, 200, 200]
     [record] = caplog.records
@@ -331,20 +320,9 @@ def test_headers_that_tell_of_less(call: Caller) -> None:
     )
     script = Script(told)
 
-    def use(exchange: Any) -> Any:
-        exchange.timeout = 1000
-        if call.asynchronous:
-
-            async def run() -> None:
-                await exchange.fetch_balance()
-                await exchange.fetch_balance()
-
-            return run()
-        exchange.fetch_balance()
-        return exchange.fetch_balance()
-
+    config = {**script.config(), "uid": f"told of less {call}", "timeout": 1000}
     with pytest.raises(RateLimitExceeded):
-        call.using("sunx", {**script.config(), "uid": f"told of less {call}"}, use)
+        call.times(2, "sunx", config, "fetch_balance")
     assert len(script.requests) == 1
 
 

@@ -539,17 +539,6 @@ def test_connection_closed_while_kept(call: Caller, caplog: pytest.LogCaptureFix
         def log_message(self, *_: object) -> None:
             pass
 
-    def use(exchange: Any) -> Any:
-        if call.asynchronous:
-
-            async def run() -> None:
-                await exchange.fetch_balance()
-                await exchange.fetch_balance()
-
-            return run()
-        exchange.fetch_balance()
-        return exchange.fetch_balance()
-
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = True
 
@@ -557,7 +546,8 @@ def test_connection_closed_while_kept(call: Caller, caplog: pytest.LogCaptureFix
         serving = threading.Thread(target=running.serve_forever, args=(0.05,))
         serving.start()
         address = f"http://127.0.0.1:{running.server_address[1]}"
-        call.using("sunx", config(address, options={"maxRetriesOnFailure": 1}), use)
+        settings = config(address, options={"maxRetriesOnFailure": 1})
+        call.times(2, "sunx", settings, "fetch_balance")
         running.shutdown()
         serving.join()
     assert len(seen) == 3
