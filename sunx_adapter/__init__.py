@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sunx_adapter.async_exchange import AsyncHtxFutures, AsyncSunx
-    from sunx_adapter.exchange import HtxFutures, Sunx
+    from sunx_adapter.exchange.asynchronous import AsyncHtxFutures, AsyncSunx
+    from sunx_adapter.exchange.sync import HtxFutures, Sunx
     from sunx_adapter.host import ExchangeHost
     from sunx_adapter.protocol.account import AccountState, AccountSummary
     from sunx_adapter.registration import register_with_ccxt
@@ -32,12 +32,12 @@ __all__ = [
 _HOMES = {
     "AccountState": "sunx_adapter.protocol.account",
     "AccountSummary": "sunx_adapter.protocol.account",
-    "AsyncHtxFutures": "sunx_adapter.async_exchange",
-    "AsyncSunx": "sunx_adapter.async_exchange",
+    "AsyncHtxFutures": "sunx_adapter.exchange.asynchronous",
+    "AsyncSunx": "sunx_adapter.exchange.asynchronous",
     "ExchangeHost": "sunx_adapter.host",
-    "HtxFutures": "sunx_adapter.exchange",
+    "HtxFutures": "sunx_adapter.exchange.sync",
     "Sandbox": "sunx_adapter.sandbox",
-    "Sunx": "sunx_adapter.exchange",
+    "Sunx": "sunx_adapter.exchange.sync",
     "register_with_ccxt": "sunx_adapter.registration",
 }
 

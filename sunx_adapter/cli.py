@@ -354,9 +354,9 @@ def _explained(error: Exception) -> str:
 
 
 def _redacted(text: str) -> str:
-    from sunx_adapter.transport.redaction import redact  # noqa: PLC0415 - for a quick start
+    from sunx_adapter.exchange.redaction import cleaned  # noqa: PLC0415 - for a quick start
 
-    return redact(text)
+    return "\n".join(map(cleaned, text.splitlines()))
 
 
 def _told(error: Exception) -> str:

@@ -1,11 +1,11 @@
 """What can be wrong between a bot and its balance, looked at in order, one thing at a time."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-import httpcore
 from ccxt.base.errors import (
     AccountNotEnabled,
     AccountSuspended,
@@ -16,8 +16,9 @@ from ccxt.base.errors import (
 )
 
 from sunx_adapter.protocol.account import AccountSummary
-from sunx_adapter.transport.synchronous import resolve
 from sunx_adapter.venue import Venue
+from sunx_adapter.wire.background import Background
+from sunx_adapter.wire.dial import resolve
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 
@@ -93,12 +94,15 @@ def _name(exchange: Exchange) -> Iterator[Finding]:
     address = urlsplit(exchange.urls["api"]["rest"].replace("{hostname}", exchange.hostname))
     host = address.hostname or ""
     try:
-        found = resolve(host, address.port or 443, exchange.timeout / 1000)
-    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+        looking = Background(lambda: resolve(host, address.port or 443))
+        found = looking.wait(time.monotonic() + exchange.timeout / 1000)
+    except OSError as error:
+        said = str(error) or f"no address of {host} in time"
         advice = "check the name, and this machine's network and name server"
-        yield Finding("name", "failed", str(error), advice)
+        yield Finding("name", "failed", said, advice)
         raise _Stop from None
-    yield Finding("name", "ok", f"{host} is {', '.join(dict.fromkeys(found))}")
+    addresses = dict.fromkeys(str(each[0]) for _, each in found)
+    yield Finding("name", "ok", f"{host} is {', '.join(addresses)}")
 
 
 def _reach(exchange: Exchange) -> Iterator[Finding]:

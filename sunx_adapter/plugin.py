@@ -7,15 +7,15 @@ OFFERS = (
     ExchangeOffer(
         id=SUNX.id,
         name=SUNX.name,
-        sync_class="sunx_adapter.exchange:Sunx",
-        async_class="sunx_adapter.async_exchange:AsyncSunx",
+        sync_class="sunx_adapter.exchange.sync:Sunx",
+        async_class="sunx_adapter.exchange.asynchronous:AsyncSunx",
         has={"fetchBalance": True},
     ),
     ExchangeOffer(
         id=HTX_FUTURES.id,
         name=HTX_FUTURES.name,
-        sync_class="sunx_adapter.exchange:HtxFutures",
-        async_class="sunx_adapter.async_exchange:AsyncHtxFutures",
+        sync_class="sunx_adapter.exchange.sync:HtxFutures",
+        async_class="sunx_adapter.exchange.asynchronous:AsyncHtxFutures",
         has={"fetchBalance": True},
     ),
 )

@@ -70,7 +70,7 @@ def outcome(body: bytes) -> dict[str, Any] | None:
     """The exact balance as text, or ``None`` for an exception that may be."""
     try:
         document = read_envelope(HttpAnswer(200, {}, body), ccxt.Exchange.httpExceptions)
-        answer = read_account(document, body)
+        answer = read_account(document)
         structure = balance_structure(answer, policy="margin", number=str, code_of=str.upper)
     except (BaseError, TransientError) as error:
         kind = type(error.error if isinstance(error, TransientError) else error)

@@ -3,15 +3,17 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ccxt.base.errors import ExchangeError, NetworkError
+from ccxt.base.errors import ExchangeClosedByUser, ExchangeError, NetworkError
 
-from sunx_adapter import AsyncSunx, Sandbox
-from tests.conftest import KEYS, Caller, payload
+from sunx_adapter import AsyncSunx, Sandbox, Sunx
+from tests.conftest import CLASSES, KEYS, Caller, payload
 from tests.faulty import faulty_server
 
 BODY = payload("sunx-documented")
@@ -139,14 +141,13 @@ def test_loops_in_turn() -> None:
         exchange = AsyncSunx(config(address))
         for loop in loops * 2:
             loop.run_until_complete(exchange.fetch_balance())
-        shared = exchange._current_transport()
         for loop in loops:
-            loop.run_until_complete(shared.aclose())
+            loop.run_until_complete(exchange.close())
             loop.close()
     assert requests == [2, 2]
 
 
-def test_what_its_owner_cut_short_is_not_whole() -> None:
+def test_what_close_cut_short_is_not_whole() -> None:
     """An answer without a length is not taken for whole because its connection was given up."""
     came = threading.Event()
 
@@ -155,21 +156,39 @@ def test_what_its_owner_cut_short_is_not_whole() -> None:
         came.set()
         ending.wait(10)
 
-    async def run(address: str) -> None:
-        owner, sharer = AsyncSunx(config(address)), AsyncSunx(config(address))
-        sharer.use_connections_of(owner)
-        reading = asyncio.create_task(sharer.fetch_balance())
-        assert await asyncio.to_thread(came.wait, 10)
-        await asyncio.sleep(0.05)
-        await owner.close()
-        with pytest.raises(NetworkError):
-            await reading
-        with pytest.raises(NetworkError, match="its owner has closed"):
-            await sharer.fetch_balance()
-        await sharer.close()
-
     with faulty_server(play) as address:
-        asyncio.run(run(address))
+        exchange = Sunx(config(address))
+        with ThreadPoolExecutor() as threads:
+            reading = threads.submit(exchange.fetch_balance)
+            assert came.wait(10)
+            time.sleep(0.05)  # so that it waits for more
+            exchange.close()
+            with pytest.raises(ExchangeClosedByUser):
+                reading.result()
+
+
+def test_closing_one_exchange_leaves_the_others_alone(call: Caller) -> None:
+    """An exchange that was told to share connections goes on when the other one is closed."""
+
+    def use(exchange: Any) -> Any:
+        other = CLASSES["sunx", call.asynchronous](exchange_config)
+        exchange.use_connections_of(other)
+        if not call.asynchronous:
+            other.fetch_balance()
+            other.close()
+            return exchange.fetch_balance()
+
+        async def run() -> dict[str, Any]:
+            await other.fetch_balance()
+            await other.close()
+            balance: dict[str, Any] = await exchange.fetch_balance()
+            return balance
+
+        return run()
+
+    with talking(http(BODY), http(BODY)) as (address, _):
+        exchange_config = config(address)
+        assert totals([call.using("sunx", exchange_config, use)]) == [TOTAL]
 
 
 @pytest.mark.parametrize(

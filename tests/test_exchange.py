@@ -283,7 +283,7 @@ def test_last_answer(call: Caller) -> None:
                 exchange.last_request_url,
             )
 
-        if inspect.iscoroutinefunction(exchange.fetch_balance.__wrapped__):
+        if call.asynchronous:
             return run()
         exchange.fetch_balance()
         return seen()

@@ -86,7 +86,7 @@ def test_four_processes_share_one_budget(redis_uri: str) -> None:
 
 def test_budget_is_in_redis(call: Caller, redis_uri: str) -> None:
     """A budget that one exchange has used is used for the next one too."""
-    config = answered(payload("sunx-documented")) | {"uid": "in redis", "timeout": 2500}
+    config = answered(payload("sunx-documented")) | {"uid": f"in redis {call}", "timeout": 2500}
     config["options"]["rateLimitStorage"] = redis_uri
     call.times(72, "sunx", config, "fetch_balance")
     with pytest.raises(RateLimitExceeded):

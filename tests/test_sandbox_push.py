@@ -56,9 +56,8 @@ async def raw(venue: Sandbox, login: bool = False) -> AsyncIterator[Any]:
                 account = venue.account("main")
                 credentials = Credentials(account.api_key, HmacSigner(account.secret or ""))
                 now = round(venue._clock() * 1000)
-                await socket.send_str(
-                    auth_message(credentials, host="127.0.0.1", path=path, milliseconds=now)
-                )
+                message = auth_message(credentials, host="127.0.0.1", path=path, milliseconds=now)
+                await socket.send_str(message[0])
                 assert (await answer(socket, "auth"))["err-code"] == 0
             yield socket
 

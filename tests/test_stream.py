@@ -45,7 +45,8 @@ from cryptography.x509.oid import NameOID
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
 from sunx_adapter.protocol.push import PUSH_ERROR_RULES, AccountNews, read_message
-from sunx_adapter.stream import Places, StreamState
+from sunx_adapter.stream import StreamState
+from sunx_adapter.stream.cursor import Cursors
 from tests.conftest import CLASSES, KEYS, payload
 from tests.pushing import QUICK, Venue, asynchronous, take, with_venue
 
@@ -186,7 +187,7 @@ async def test_a_task_per_call_waits_for_news(venue: Venue) -> None:
 @asynchronous
 async def test_places_of_ended_tasks_do_not_add_up() -> None:
     """Any number of tasks in turn, beside one that goes on, leave at most one place behind."""
-    places = Places()
+    places = Cursors()
 
     async def come() -> None:
         places.current().seen += 1
@@ -920,7 +921,7 @@ async def test_no_secret_is_seen(venue: Venue, caplog: pytest.LogCaptureFixture)
         traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
     )
     signatures = [login["Signature"] for login in venue.heard("auth")]
-    shown = shown.partition("sunx_adapter/async_exchange.py")[2]
+    shown = shown.partition("sunx_adapter/exchange/asynchronous.py")[2]
     for secret in [KEYS["secret"], KEYS["apiKey"], *signatures]:
         assert secret not in str(caught.value)
         assert secret not in shown

@@ -13,13 +13,16 @@ from typing import Any, Final, TypedDict, cast
 import msgspec
 from ccxt.base.errors import BadResponse
 
-from sunx_adapter.protocol.document import Document, refuse_duplicate_keys
+from sunx_adapter.protocol.document import Document, refuse_hidden, whole_number
 
 MAX_DIGITS: Final = 100
 """An amount with more digits, before or behind the point, is refused as nonsense."""
 
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
+
+_OUTER_CONTAINERS: Final = 3
+"""Of an answer: itself, ``data`` and ``details``."""
 
 UNSET: Any = msgspec.UNSET
 """Stands for what the venue did not send."""
@@ -101,13 +104,18 @@ class AccountAnswer(msgspec.Struct, frozen=True):
         data: ``data``, as it came.
         rows: ``data.details``.
         timestamp: ``ts``, ms UTC; ``None`` where the answer has none.
-        info: the answer as it came.
+        document: what it was read from.
     """
 
     data: Account
     rows: list[Row]
     timestamp: int | None
-    info: Any
+    document: Document
+
+    @property
+    def info(self) -> Any:
+        """The answer as it came."""
+        return self.document.info
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +153,13 @@ class AccountSummary:
     info: dict[str, Any] = field(repr=False)
 
 
-def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
+def read_account(document: Document) -> AccountAnswer:
     """The account in a successful answer (or in a push message, which has the same ``data``).
-
-    Args:
-        document: the answer.
-        body: what it was decoded from, to look for keys that stand twice.
 
     Raises:
         BadResponse: ``data`` or ``details`` is missing, null or of the wrong type, a row is no
-            object, or a key stands twice; the message names the JSON path.
+            object, a key stands twice, or the answer is nested too deeply; the message names the
+            JSON path.
     """
     wire = document.wire
     data = wire.get("data", UNSET)
@@ -170,12 +175,13 @@ def read_account(document: Document, body: bytes = b"") -> AccountAnswer:
     for index, row in enumerate(details):
         if not isinstance(row, dict):
             raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
-    refuse_duplicate_keys(body, len(wire) + len(data) + sum(map(len, details)))
+    keys = len(wire) + len(data) + sum(map(len, details))
+    refuse_hidden(document, keys=keys, containers=len(details) + _OUTER_CONTAINERS)
     return AccountAnswer(
         data=cast("Account", data),
         rows=details,
         timestamp=_time(wire.get("ts"), "ts"),
-        info=document.info,
+        document=document,
     )
 
 
@@ -273,10 +279,9 @@ def _bounded(number: Decimal) -> Decimal | None:
 def _time(value: object, path: str) -> int | None:
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < MAX_DIGITS:
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TIME:
-        return value
+    number = whole_number(value)
+    if number is not None and 0 <= number <= MAX_TIME:
+        return number
     raise BadResponse(f"{path} {_what(value)}; a time in ms was expected")
 
 

@@ -3,13 +3,21 @@
 import json
 import threading
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from ccxt.base.errors import BadResponse
 
-MAX_REASON = 120
+MAX_REASON: Final = 120
+MAX_DEPTH: Final = 64
+"""An account nested more deeply is refused: whoever copies or prints it would fail."""
+
+LATEST_TIME: Final = 4_102_444_800_000
+"""The year 2100, in ms UTC. A later time is no venue's clock."""
+
+_MAX_DIGITS: Final = 18
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -19,10 +27,12 @@ class Document(msgspec.Struct, frozen=True):
         wire: the value, numbers with a fraction or exponent as exact ``Decimal``.
         info: the same as any JSON library gives it (such numbers as ``float``), for users.
             The very same object as ``wire`` unless there is such a number.
+        body: what it was decoded from; empty if that is not known.
     """
 
     wire: Any
     info: Any
+    body: bytes = b""
 
 
 class _Decoder(threading.local):
@@ -39,18 +49,24 @@ class _Decoder(threading.local):
     def decode(self, body: bytes) -> Document:
         self.saw_fraction = False
         wire = self._decoder.decode(body)
-        return Document(wire, _with_floats(wire) if self.saw_fraction else wire)
+        return Document(wire, _with(wire, Decimal, float) if self.saw_fraction else wire, body)
 
 
 _decoder = _Decoder()
 
 
-def _with_floats(value: Any) -> Any:
+def _with(value: Any, kind: type, changed: Callable[[Any], Any]) -> Any:
+    """A copy in which every value of that kind is changed."""
     if isinstance(value, dict):
-        return {key: _with_floats(item) for key, item in value.items()}
+        return {key: _with(item, kind, changed) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_floats(item) for item in value]
-    return float(value) if isinstance(value, Decimal) else value
+        return [_with(item, kind, changed) for item in value]
+    return changed(value) if isinstance(value, kind) else value
+
+
+def document_of(info: Any) -> Document:
+    """The document whose ``info`` this is: its floats are the numbers that they are printed as."""
+    return Document(_with(info, float, lambda number: Decimal(repr(number))), info)
 
 
 def decode_json(body: bytes) -> Document:
@@ -74,17 +90,53 @@ def _reason(error: Exception) -> str:
     return str(error)[:MAX_REASON]
 
 
-def refuse_duplicate_keys(body: bytes, keys: int) -> None:
-    """Refuse JSON in which an object has one key twice: which value counts would be a guess.
+def whole_number(value: object) -> int | None:
+    """The whole number that a wire value stands for: a JSON integer, or digits as text.
 
-    Every key is followed by a colon, so a text with as many colons as the decoded value has keys
-    has no key twice; only otherwise is it read again, slowly. ``keys`` may be too small.
+    Whatever else is there, a number with an exponent too, is not converted: ``1e1000000`` would
+    take a minute to.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value) if len(value) <= _MAX_DIGITS else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def clock(value: object) -> int | None:
+    """The time that a venue tells as its own, ms UTC; ``None`` if it is not plausible."""
+    number = whole_number(value)
+    return number if number is not None and 0 < number < LATEST_TIME else None
+
+
+def refuse_hidden(document: Document, *, keys: int, containers: int) -> None:
+    """Refuse JSON in which an object has one key twice, or which is nested too deeply.
+
+    Which value of two counts would be a guess. Every key is followed by a colon, and every object
+    or list begins with a bracket, so a text with as few of them as are known hides nothing; only
+    otherwise is it looked through, slowly.
+
+    Args:
+        document: with the body that it was decoded from.
+        keys: how many the known objects have. It may be too small.
+        containers: how many objects and lists are known. It may be too small.
 
     Raises:
-        BadResponse: a key stands twice in one object; the message names it.
+        BadResponse: the message names a duplicate key.
     """
+    body = document.body
+    if body.count(b"{") + body.count(b"[") > containers:
+        _refuse_depth(document.wire)
     if body.count(b":") > keys:
         json.loads(body, object_pairs_hook=_refuse_duplicates, parse_float=str, parse_int=str)
+
+
+def _refuse_depth(value: Any) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [child for each in inner for child in each if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise BadResponse("the answer is nested too deeply")
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from ccxt.base.errors import BadResponse, BaseError, ExchangeError, InvalidNonce
 
-from sunx_adapter.protocol.document import Document, decode_json
+from sunx_adapter.protocol.document import Document, clock, decode_json
 from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
 
 SUCCESS_CODE: Final = "200"
@@ -26,8 +26,11 @@ _FAILURES: Final = range(400, 1000)
 _PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _MAX_WAIT_DIGITS: Final = 8
 
-_CODE_KEYS: Final = frozenset(("err_code", "err-code"))
-_MESSAGE_KEYS = ("message", "msg", "err_msg", "err-msg")
+_CODE_KEYS: Final = ("err-code", "err_code")
+_SUCCESS_KEYS: Final = ("success", "ok")
+_ERROR_KEYS: Final = ("error", "errors")
+_RARE_KEYS: Final = frozenset((*_CODE_KEYS, *_SUCCESS_KEYS, *_ERROR_KEYS, "status"))
+_MESSAGE_KEYS: Final = ("message", "msg", "err_msg", "err-msg", *_ERROR_KEYS)
 
 
 class HttpAnswer(msgspec.Struct, frozen=True):
@@ -65,7 +68,7 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         if answer.defect is not None:
             raise BadResponse(answer.defect)
         document = decode_json(answer.body)
-        code, message = outcome(document.wire)
+        code, message = _read_outcome(document)
     except BadResponse as error:
         if answer.status not in _FAILURES:
             begins = f"; it begins: {_excerpt(answer)}" if answer.body else ""
@@ -89,11 +92,18 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
     else:
         raise ExchangeError(f"{code} {message}".rstrip())
     if transient:
-        raise TransientError(refusal, wait=told_wait(answer.headers))
+        raise TransientError(refusal, retry_after=retry_after(answer.headers))
     raise refusal
 
 
-def told_wait(headers: Mapping[str, str]) -> float | None:
+def _read_outcome(document: Document) -> tuple[str, str]:
+    try:
+        return outcome(document.wire)
+    except RecursionError:
+        raise BadResponse("the answer is nested too deeply") from None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """How many seconds the venue, or a proxy before it, asks to wait; ``None`` if it does not."""
     for name, per_second in (("ratelimit-reset", 1000), ("retry-after", 1)):
         value = headers.get(name, "")
@@ -106,14 +116,15 @@ def venue_time(answer: HttpAnswer) -> int | None:
     """The venue's clock when it answered, ms UTC: ``ts`` of any JSON, else the header ``Date``."""
     try:
         wire = decode_json(answer.body).wire
-        told = int(wire["ts"]) if isinstance(wire, dict) else 0
-    except (BadResponse, KeyError, TypeError, ValueError):
-        told = 0
-    if told > 0:
+    except BadResponse:
+        wire = None
+    told = clock(wire.get("ts")) if isinstance(wire, dict) else None
+    if told is not None:
         return told
     try:
-        return int(parsedate_to_datetime(answer.headers.get("date", "")).timestamp() * 1000)
-    except ValueError:
+        date = parsedate_to_datetime(answer.headers.get("date", ""))
+        return clock(int(date.timestamp() * 1000))
+    except (ValueError, OverflowError):
         return None
 
 
@@ -126,17 +137,23 @@ def outcome(wire: Any) -> tuple[str, str]:
     if not isinstance(wire, dict):
         raise BadResponse(f"the answer is no JSON object but {type(wire).__name__}")
     code, status = wire.get("code"), wire.get("status")
-    if code == _SUCCESS_NUMBER and status is None and _CODE_KEYS.isdisjoint(wire):
+    if code == _SUCCESS_NUMBER and _RARE_KEYS.isdisjoint(wire):
         return SUCCESS_CODE, ""  # the usual case, told early
-    told = [wire[key] for key in sorted(_CODE_KEYS) if wire.get(key) not in (None, 0, "0")]
+    told = [wire[key] for key in _CODE_KEYS if wire.get(key) not in (None, 0, "0")]
     told += [code] if code is not None and str(code) != SUCCESS_CODE else []
     told += [status] if status not in (None, "ok") else []
+    told += [f"{key}: {wire[key]}" for key in _SUCCESS_KEYS if _denied(wire.get(key))]
+    told += ["error" for key in _ERROR_KEYS if wire.get(key)]
     if told:
         message = next((wire[key] for key in _MESSAGE_KEYS if wire.get(key)), "")
-        return str(told[0]), str(message)
+        return str(told[0])[:EXCERPT_BYTES], str(message)[:EXCERPT_BYTES]
     if code is None and status is None:
         raise BadResponse("the answer has neither code nor status")
     return SUCCESS_CODE, ""
+
+
+def _denied(success: object) -> bool:
+    return success is not None and str(success).lower() not in ("true", "1")
 
 
 def _redirect_text(answer: HttpAnswer) -> str:

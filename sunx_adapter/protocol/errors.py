@@ -47,16 +47,19 @@ class TransientError(Exception):
 
     Attributes:
         error: what the user sees if it is not gone.
-        wait: seconds to wait first, where the answer tells; else ``None``.
+        retry_after: seconds to wait first, where the answer tells; else ``None``.
         venue_time: set if the venue refused the request's time: its own clock, ms UTC.
     """
 
     def __init__(
-        self, error: BaseError, wait: float | None = None, venue_time: int | None = None
+        self,
+        error: BaseError,
+        retry_after: float | None = None,
+        venue_time: int | None = None,
     ) -> None:
         super().__init__(str(error))
         self.error = error
-        self.wait = wait
+        self.retry_after = retry_after
         self.venue_time = venue_time
 
 

@@ -6,7 +6,7 @@ it, and what carries it, is none of this module's business.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ccxt.base.errors import (
@@ -22,13 +22,12 @@ from ccxt.base.errors import (
 )
 
 from sunx_adapter.protocol.account import (
-    MAX_TIME,
     AccountAnswer,
     amount,
     currency_id,
     read_account,
 )
-from sunx_adapter.protocol.document import decode_json
+from sunx_adapter.protocol.document import LATEST_TIME, Document, clock, decode_json, whole_number
 from sunx_adapter.protocol.errors import RULE_BY_CODE, ErrorRule
 from sunx_adapter.protocol.signing import (
     Credentials,
@@ -96,14 +95,14 @@ PUSH_RULE_BY_CODE: Final[dict[str, ErrorRule]] = {
 }
 
 _MAX_MESSAGE: Final = 160
-_MAX_WHOLE_DIGITS: Final = 18
+_MAX_PING: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
     """The venue's heartbeat: ``ts`` as it came, which the answer repeats."""
 
-    ts: Any
+    ts: str | int | float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +145,10 @@ class AccountNews:
     Attributes:
         answer: the same as over REST; ``info`` is the message as it came.
         version: counts up with each state; ``None`` where the message has none.
-        body: what it was decoded from.
     """
 
     answer: AccountAnswer
     version: int | None
-    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +159,10 @@ class OtherTopic:
 Message = Ping | Closing | Reply | AccountNews | OtherTopic
 
 
-def auth_message(credentials: Credentials, *, host: str, path: str, milliseconds: int) -> str:
-    """The login. Here the signature stands as it is, while a URL would have it percent-encoded.
+def auth_message(
+    credentials: Credentials, *, host: str, path: str, milliseconds: int
+) -> tuple[str, str]:
+    """The login and its signature, which is not percent-encoded here as it would be in a URL.
 
     Args:
         credentials: key and signer.
@@ -174,7 +173,8 @@ def auth_message(credentials: Credentials, *, host: str, path: str, milliseconds
     parameters = authentication_parameters(credentials, milliseconds)
     text = signature_text("GET", host, path, encode_query(parameters))
     signature = credentials.signer.sign(text)
-    return _text({"op": "auth", "type": "api", **parameters, "Signature": signature})
+    message = {"op": "auth", "type": "api", **parameters, "Signature": signature}
+    return _text(message), signature
 
 
 def subscribe_message() -> str:
@@ -198,25 +198,38 @@ def read_message(body: bytes) -> Message:
             (see :func:`~sunx_adapter.protocol.account.read_account`) or has a row without a
             currency, equity or cash.
     """
-    document = decode_json(body)
+    try:
+        return _message(decode_json(body))
+    except RecursionError:
+        raise BadResponse("the message is nested too deeply") from None
+
+
+def _message(document: Document) -> Message:
     wire = document.wire
     if not isinstance(wire, dict):
         raise BadResponse(f"the message is no JSON object but {type(wire).__name__}")
     match wire.get("op"):
         case "ping":
-            return Ping(wire.get("ts"))
+            return Ping(_repeatable(document.info.get("ts")))
         case "notify" if _topic(wire) != TOPIC:
             return OtherTopic()
         case "notify":
-            answer = read_account(document, body)
+            answer = read_account(document)
             _check_rows(answer)
-            return AccountNews(answer, _version(wire["data"].get("version")), body)
+            return AccountNews(answer, _version(wire["data"].get("version")))
         case "auth" | "sub" | "unsub" | "error" as op:
-            return Reply(op, _refusal(op, wire), _milliseconds(wire.get("ts")))
+            return Reply(op, _refusal(op, wire), clock(wire.get("ts")))
         case "close":
             return Closing()
         case op:
             raise BadResponse(f"the message has no known op but {str(op)[:40]!r}")
+
+
+def _repeatable(ts: object) -> str | int | float | None:
+    """A heartbeat's ``ts`` if it can be repeated: short text, or a plain number."""
+    if isinstance(ts, str):
+        return ts if len(ts) <= _MAX_PING else None
+    return ts if isinstance(ts, int | float) and abs(ts) < LATEST_TIME else None
 
 
 def _check_rows(answer: AccountAnswer) -> None:
@@ -250,21 +263,10 @@ def _refusal(op: str, wire: dict[str, Any]) -> Refusal | None:
 def _version(value: object) -> int | None:
     if value is None:
         return None
-    number = _whole(value)
+    number = whole_number(value)
     if number is None:
         raise BadResponse(f"data.version is {str(value)[:40]!r}; a whole number was expected")
     return number
-
-
-def _milliseconds(value: object) -> int | None:
-    number = _whole(value)
-    return number if number is not None and 0 < number <= MAX_TIME else None
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value) if len(value) <= _MAX_WHOLE_DIGITS else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _text(message: dict[str, object]) -> str:

@@ -57,7 +57,7 @@ def _decode_and_map(currencies: int, rounds: int) -> Measured:
     def ours() -> object:
         answer = HttpAnswer(200, {}, body)
         document = read_envelope(answer, exchange.httpExceptions)
-        account = read_account(document, body)
+        account = read_account(document)
         return balance_structure(account, policy="margin", number=float, code_of=code_of)
 
     peer = _FixedHtx(ccxt_config("http://127.0.0.1:1"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -13,8 +14,8 @@ import yarl
 from ccxt.base.errors import BadResponse, BaseError, ExchangeError, NetworkError, RequestTimeout
 
 from sunx_adapter.protocol.errors import TransientError
-from sunx_adapter.transport.body import BodyReader
-from sunx_adapter.transport.settings import ConnectionSettings
+from sunx_adapter.wire.body import decompressed
+from sunx_adapter.wire.settings import ConnectionSettings
 
 _GZIP: Final = b"\x1f\x8b"
 _CLOSE_SECONDS: Final = 0.5
@@ -52,13 +53,13 @@ class PushSocket:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        socket: "aiohttp.ClientWebSocketResponse[Any]",
+        channel: "aiohttp.ClientWebSocketResponse[Any]",
         address: str,
         max_bytes: int,
     ) -> None:
         self.address = address
         self._session = session
-        self._socket = socket
+        self._socket = channel
         self._max_bytes = max_bytes
 
     async def send(self, text: str) -> None:
@@ -94,17 +95,21 @@ class PushSocket:
         """Hang up, saying goodbye if the other side still listens."""
         try:
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                await self._socket.close()
+                # A TimeoutError is an OSError. Who takes no message takes no goodbye either.
+                async with asyncio.timeout(2 * _CLOSE_SECONDS):
+                    await self._socket.close()
         finally:
-            # Even if the goodbye is cut short.
+            # Even if the goodbye is cut short: what was not sent by now, never will be.
+            tcp = self._socket.get_extra_info("socket")
+            with contextlib.suppress(OSError, AttributeError):
+                tcp.shutdown(socket.SHUT_RDWR)
             await self._session.close()
 
     def _read(self, data: bytes) -> bytes:
-        reader = BodyReader("gzip" if data.startswith(_GZIP) else "", self._max_bytes)
-        reader.feed(data)
-        body = reader.finish()
-        if reader.defect is not None:
-            raise BadResponse(reader.defect)
+        encoding = "gzip" if data.startswith(_GZIP) else ""
+        body, defect = decompressed(data, encoding, self._max_bytes)
+        if defect is not None:
+            raise BadResponse(defect)
         return body
 
     def _unreadable(self, error: object) -> BaseError | TransientError:
@@ -152,7 +157,7 @@ async def connect(
     )
     try:
         async with asyncio.timeout(timeout_ms / 1000):
-            socket = await session.ws_connect(
+            channel = await session.ws_connect(
                 yarl.URL(url, encoded=True),
                 headers=dict(headers),
                 proxy=settings.proxy,
@@ -167,7 +172,7 @@ async def connect(
         if failure is None:
             raise
     else:
-        return PushSocket(session, socket, url, max_bytes)
+        return PushSocket(session, channel, url, max_bytes)
     raise failure
 
 

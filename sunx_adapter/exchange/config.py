@@ -4,16 +4,16 @@ import ipaddress
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, TypedDict, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
 
 from sunx_adapter.balance import free_policy
-from sunx_adapter.transport.request import is_sendable_header
-from sunx_adapter.transport.settings import ConnectionSettings
 from sunx_adapter.venue import PathVariantName
+from sunx_adapter.wire.route import is_sendable_header
+from sunx_adapter.wire.settings import ConnectionSettings
 
 _CONNECTION: Final = {
     *("timeout", "enableRateLimit", "rateLimit", "userAgent", "user_agent", "headers"),
@@ -68,44 +68,44 @@ _LONGEST_SOCKS_WORD: Final = 255
 _Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
-class _Addresses(msgspec.Struct, forbid_unknown_fields=True):
-    rest: str | msgspec.UnsetType = msgspec.UNSET
-    stream: str | msgspec.UnsetType = msgspec.UNSET
+class _Addresses(TypedDict, total=False):
+    rest: str
+    stream: str
 
 
-class _Urls(msgspec.Struct):
-    api: _Addresses | msgspec.UnsetType = msgspec.UNSET
+class _Urls(TypedDict, total=False):
+    api: _Addresses
 
 
-class _Options(msgspec.Struct):
+class _Options(TypedDict, total=False):
     """The options that mean something here; others are carried along, as with ccxt."""
 
-    pathVariant: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    signatureHost: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    free: str | msgspec.UnsetType = msgspec.UNSET
-    rateLimitStorage: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    rateLimitTimeout: _Positive | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    maxRetriesOnFailure: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    maxResponseBytes: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    adjustForTimeDifference: bool | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    timeDifference: int | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    pathVariant: str
+    signatureHost: str
+    free: str
+    rateLimitStorage: str
+    rateLimitTimeout: _Positive
+    maxRetriesOnFailure: Annotated[int, msgspec.Meta(ge=0)]
+    maxResponseBytes: Annotated[int, msgspec.Meta(ge=1)]
+    adjustForTimeDifference: bool
+    timeDifference: int
 
 
-class _Settings(msgspec.Struct):
+class _Settings(TypedDict, total=False):
     """Of what kind each setting has to be."""
 
-    apiKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    secret: str | msgspec.UnsetType = msgspec.UNSET
-    privateKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    uid: str | int | msgspec.UnsetType = msgspec.UNSET
-    timeout: _Positive | msgspec.UnsetType = msgspec.UNSET
-    rateLimit: _Positive | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    hostname: str | msgspec.UnsetType = msgspec.UNSET
-    cafile: str | msgspec.UnsetType = msgspec.UNSET
-    headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
-    userAgent: str | dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    urls: _Urls | msgspec.UnsetType = msgspec.UNSET
-    options: _Options | msgspec.UnsetType = msgspec.UNSET
+    apiKey: str
+    secret: str
+    privateKey: str
+    uid: str | int
+    timeout: _Positive
+    rateLimit: _Positive
+    hostname: str
+    cafile: str
+    headers: dict[str, str]
+    userAgent: str | dict[str, str]
+    urls: _Urls
+    options: _Options
 
 
 def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -142,7 +142,10 @@ def _means_something(key: str, value: object, kind: type) -> bool:
 def _check_kinds(given: Mapping[str, Any]) -> None:
     try:
         msgspec.convert(given, _Settings)
-        return
+        unknown = given.get("urls", {}).get("api", {}).keys() - _Addresses.__annotations__.keys()
+        if not unknown:
+            return
+        reason, place = f"there is no {min(unknown)!r}", "`$.urls.api`"
     except msgspec.ValidationError as error:
         # "Expected `str`, got `int` - at `$.secret`": kinds and places, never values.
         reason, _, place = str(error).partition(" - at ")
@@ -195,7 +198,7 @@ def _check_proxy(key: str, proxy: object) -> None:
         )
     if not scheme.startswith("socks"):
         return
-    if any(find_spec(module) is None for module in ("socksio", "python_socks")):
+    if find_spec("socksio") is None:
         raise NotSupported(f"{key}: for SOCKS install sunx-adapter[socks]")
     for word in (parts.username, parts.password):
         plain = unquote(word or "")

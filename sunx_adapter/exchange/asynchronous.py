@@ -1,0 +1,326 @@
+"""The asynchronous exchanges, and how a call waits in a task. Only they can watch balances."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import ccxt.async_support
+from ccxt.base.errors import ExchangeClosedByUser, NotSupported
+
+from sunx_adapter.exchange.call import Reader, Sender
+from sunx_adapter.exchange.face import bare
+from sunx_adapter.exchange.redaction import redact_logs
+from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account
+from sunx_adapter.protocol.push import auth_message
+from sunx_adapter.stream.account import STREAM_DEFAULTS, StreamSettings, StreamStatus
+from sunx_adapter.stream.cursor import Cursor
+from sunx_adapter.stream.watch import BalanceWatch
+from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, SUNX
+from sunx_adapter.wire.background import Background
+from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
+from sunx_adapter.wire.settings import ConnectionSettings
+from sunx_adapter.wire.tasks import TaskConnections
+from sunx_adapter.wire.websocket import PushSocket, connect
+
+if TYPE_CHECKING:
+    from ccxt.base.types import Balances
+
+Result = TypeVar("Result")
+
+
+class TaskWaiting:
+    """Waits in a task; closing the exchange cancels it."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for so long."""
+        await asyncio.sleep(seconds)
+
+    async def background(self, work: Callable[[], Result], deadline: float) -> Result:
+        """What blocking work gives, done in a thread of its own."""
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await Background(work).wait_async()
+
+    async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
+        """What a coroutine gives by the deadline."""
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await work
+
+
+class _Source:
+    """What a stream needs of its exchange, taken from the same places as for REST."""
+
+    def __init__(self, exchange: "AsyncExchange") -> None:
+        self._exchange = exchange
+        self._signatures: deque[str] = deque(maxlen=8)
+
+    def identity(self) -> object:
+        """What a stream is made for."""
+        exchange = self._exchange
+        exchange._check_open()
+        exchange.check_required_credentials()
+        keys = (exchange.apiKey, exchange.secret, exchange.privateKey)
+        return (exchange._address("stream"), self._path(), *keys)
+
+    def settings(self) -> StreamSettings:
+        """How long to wait for what."""
+        return StreamSettings.of(self._exchange.options, self._exchange.timeout)
+
+    async def connect(self) -> PushSocket:
+        """A new connection."""
+        exchange = self._exchange
+        if exchange.options["adjustForTimeDifference"] and not exchange._clock_measured:
+            await exchange._time_difference()
+        return await connect(
+            exchange._address("stream") + self._path(),
+            settings=self._connection_settings(),
+            headers={
+                name: value
+                for name, value in exchange._headers().items()
+                if not name.lower().startswith("accept")
+            },
+            http_exceptions=exchange.httpExceptions,
+            max_bytes=exchange.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
+            timeout_ms=exchange.timeout,
+        )
+
+    def login(self) -> str:
+        """The login message, signed for now."""
+        exchange = self._exchange
+        message, signature = auth_message(
+            exchange._current_credentials(),
+            host=exchange._signature_host(exchange._address("stream")),
+            path=self._path(),
+            milliseconds=exchange.nonce(),
+        )
+        self._signatures.append(signature)
+        return message
+
+    async def read(self) -> AccountAnswer:
+        """The account over REST."""
+        call, _ = self._exchange._balance_call({})
+        return read_account(await self._exchange._read(call))
+
+    def clock_ahead(self, venue_time: int) -> int:
+        """By how many ms our clock is ahead of the venue's."""
+        return self._exchange.nonce() - venue_time
+
+    def use_clock(self, venue_time: int) -> None:
+        """Go by the venue's clock from now on."""
+        self._exchange._use_clock(venue_time)
+
+    def cleaned(self, text: str) -> str:
+        """A text without secrets."""
+        return self._exchange._cleaned(text, *self._signatures)
+
+    def log(self, text: str) -> None:
+        """Tell the log at WARNING, without secrets."""
+        self._exchange._log(logging.WARNING, text, *self._signatures)
+
+    def _path(self) -> str:
+        return PATH_VARIANTS[self._exchange.options["pathVariant"]].stream
+
+    def _connection_settings(self) -> ConnectionSettings:
+        """As for REST, and through REST's proxy too unless the push channel has its own."""
+        settings = self._exchange._connection_settings()
+        ws_proxy, wss_proxy, _ = self._exchange.check_ws_proxy_settings()
+        proxy = ws_proxy or wss_proxy or settings.proxy
+        if proxy is not None and proxy.startswith("socks"):
+            raise NotSupported(
+                "the push channel cannot go through a SOCKS proxy: set wssProxy to an HTTP proxy, "
+                "or use fetch_balance()"
+            )
+        return replace(settings, proxy=proxy)
+
+
+class AsyncExchange(Reader):
+    """An asynchronous exchange. What its methods mean is documented in ``SyncExchange``."""
+
+    serves = frozenset({"fetchBalance", "watchBalance", "ws"})
+
+    _waiting: TaskWaiting
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._waiting = TaskWaiting()
+        # The tasks that are in a call, and those of them that close() has ended.
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
+
+    def _complete(self) -> None:
+        self._connections = TaskConnections(self._connection_settings())
+        self._watch = BalanceWatch(_Source(self))
+
+    def _sender(self) -> Sender:
+        if (given := self.options.get("transport")) is not None:
+            from sunx_adapter.wire import transports  # noqa: PLC0415 - imports httpx
+
+            redact_logs()
+            return transports.AsyncGivenTransport(given)
+        settings, current = self._connection_settings(), self._connections
+        if current.settings != settings:
+            current.retire()
+            current = self._connections = TaskConnections(settings)
+        return current
+
+    def describe(self) -> dict[str, Any]:
+        """What this exchange is and can do, in ccxt's terms."""
+        described: dict[str, Any] = super().describe()
+        described["pro"] = True
+        described["options"] |= STREAM_DEFAULTS
+        return described
+
+    def open(self, lazy: bool = False) -> None:
+        """Open again after :meth:`close`; connections are made when they are needed."""
+        if self._closed and not lazy:
+            self._connections = TaskConnections(self._connection_settings())
+            self._closed = False
+        if getattr(self, "asyncio_loop", None) is None:
+            self.asyncio_loop: Any = asyncio.get_running_loop()
+
+    async def __aenter__(self) -> Self:
+        self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self, clean_instance_data: bool = False) -> None:
+        """Close the exchange's connections.
+
+        Calls under way in other tasks end with ``ExchangeClosedByUser``, later ones too.
+        """
+        self._closed = True
+        for task in self._calls - self._ended:
+            self._ended.add(task)
+            task.cancel()
+        await self._watch.close()
+        await self._connections.aclose()
+        if clean_instance_data:
+            self.clean_rest_data()
+
+    def use_connections_of(self, other: Self) -> None:
+        """Nothing, for bots that call it: connections of different keys are never shared."""
+
+    async def _call(self, name: str, work: Coroutine[Any, Any, Result]) -> Result:
+        """What a call gives; it fails with nothing but what the user may see."""
+        task = asyncio.current_task()
+        if task is None:  # only where no event loop runs it
+            work.close()
+            raise RuntimeError("an asynchronous exchange is called from within a task")
+        outermost = task not in self._calls
+        self._calls.add(task)
+        failure: BaseException
+        try:
+            return await work
+        except asyncio.CancelledError as error:
+            failure = self._failure(ExchangeClosedByUser("closed during the call"), name)
+            if task not in self._ended or task.uncancel():
+                failure = bare(error)
+        except Exception as error:  # noqa: BLE001 - nothing else reaches the user, see _failure()
+            failure = self._failure(error, name)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C: the same without its frames
+            failure = bare(error)
+        finally:
+            if outermost:
+                self._calls.discard(task)
+                self._ended.discard(task)
+        raise failure
+
+    async def fetch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
+        """The account's balance, exactly; see ``SyncExchange.fetch_balance``."""
+        return await self._call("fetch_balance", self._balance(params))
+
+    async def watch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
+        """The next balance that the venue pushes; the first one at once.
+
+        One connection serves all tasks. A task that comes late gets the newest balance, and never
+        an old one; after a drop there is a fresh one, so that nothing is missed.
+
+        Args:
+            params: ``type``, ``subType``, ``marginMode`` and ``free`` as in ``fetch_balance``.
+
+        Returns:
+            The same structure as ``fetch_balance``; ``info`` is the message as it came.
+
+        Raises:
+            NetworkError: what is newest has not been known for ``options["streamGapTimeout"]`` ms.
+            BadResponse: a message could not be understood; the stream goes on.
+            ccxt.BaseError: the exception of the error table; a refused key is not tried again.
+        """
+        return await self._call("watch_balance", self._watched(params))
+
+    async def watch_balances(
+        self, params: Mapping[str, Any] | None = None
+    ) -> AsyncIterator["Balances"]:
+        """``async for balance in exchange.watch_balances():``; see :meth:`watch_balance`.
+
+        What is raised ends the loop; a new one goes on with the same connection.
+        """
+        cursor = Cursor()
+        while True:
+            yield await self._call("watch_balances", self._watched(params, cursor))
+
+    async def _watched(
+        self, params: Mapping[str, Any] | None, cursor: Cursor | None = None
+    ) -> dict[str, Any]:
+        call, policy = self._balance_call(params or {})
+        if call.parameters:
+            names = ", ".join(map(repr, call.parameters))
+            raise NotSupported(f"parameter {names} cannot be sent over the push channel")
+        return await self._watch.next(lambda answer: self._structure(answer, policy), cursor)
+
+    def stream_status(self) -> StreamStatus:
+        """How the push connection does: its state, the age of the newest balance, what failed."""
+        return self._watch.status()
+
+    async def fetch_account_summary(
+        self, params: Mapping[str, Any] | None = None
+    ) -> AccountSummary:
+        """The account's state and figures as a whole; parameters as in ``fetch_balance``."""
+        return await self._call("fetch_account_summary", self._account_summary(params))
+
+    async def load_markets(
+        self,
+        reload: bool = False,  # noqa: ARG002
+        params: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """The markets given in the configuration, else none: a balance needs none."""
+        return self._given_markets()
+
+    async def fetch2(
+        self,
+        path: str,
+        api: str | list[str] = "public",
+        method: str = "GET",
+        params: Mapping[str, Any] | None = None,
+        *_more: Any,
+        **_rest: Any,
+    ) -> Any:
+        """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
+        return await self._call("fetch2", self._endpoint(path, api, method, params))
+
+    async def fetch(
+        self,
+        url: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Any:
+        """ccxt's way to an address, for what ``sign()`` gave: the answer as it came."""
+        return await self._call("fetch", self._fetched(url, method, headers, body))
+
+    async def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
+        """Measure, and go by from now on, how many ms our clock is ahead of the venue's."""
+        return await self._call("load_time_difference", self._time_difference())
+
+
+class AsyncSunx(AsyncExchange, ccxt.async_support.Exchange, venue=SUNX):  # type: ignore[misc]
+    """SunX, asynchronous: ``await AsyncSunx({…}).fetch_balance()``."""
+
+
+class AsyncHtxFutures(AsyncExchange, ccxt.async_support.Exchange, venue=HTX_FUTURES):  # type: ignore[misc]
+    """HTX's USDT-M futures (v5), asynchronous."""

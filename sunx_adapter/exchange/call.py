@@ -1,0 +1,326 @@
+"""One read, from its parameters to the document, written once for both kinds of exchange.
+
+The coroutines here suspend only in the verbs of a :class:`Waiting` and in ``fetch()``. Those of the
+synchronous kind never do, so that there a call is done at its first step
+(:func:`sunx_adapter.wire.threads.run`).
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from ccxt.base.errors import BadResponse, BaseError, ExchangeClosedByUser, RequestTimeout
+
+from sunx_adapter.exchange import budget
+from sunx_adapter.exchange.budget import Limit, MemoryWindows, ReadBudget, user_of_key
+from sunx_adapter.exchange.config import check_address
+from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, check_reads
+from sunx_adapter.exchange.retry import Retries
+from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
+from sunx_adapter.protocol.document import Document
+from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
+from sunx_adapter.protocol.errors import TransientError
+from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, decompressed, too_large
+from sunx_adapter.wire.faults import network_fault
+from sunx_adapter.wire.route import Request, Unsendable
+
+Result = TypeVar("Result")
+
+
+class Waiting(budget.Waiting, Protocol):
+    """How a call waits: the verbs in which threads and tasks differ."""
+
+    async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
+        """What a coroutine gives by the deadline, on :func:`time.monotonic`'s clock.
+
+        Raises:
+            TimeoutError: nothing.
+        """
+        ...
+
+
+class Answered(Protocol):
+    """What a request gives; :class:`~sunx_adapter.wire.answer.Answer` is one."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, names in lower case."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """The body as it arrived."""
+        ...
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it is larger than the limit, and not kept."""
+        ...
+
+
+class Sender(Protocol):
+    """What requests are sent over; :class:`~sunx_adapter.wire.connections.Connections` is one."""
+
+    async def fetch(
+        self,
+        address: str,
+        owner: str,
+        prepare: Callable[[], Awaitable[Request]],
+        *,
+        deadline: float,
+        limit: int,
+    ) -> Answered:
+        """Send a request, and read its answer whole."""
+        ...
+
+
+class Target(NamedTuple):
+    """Where a request goes, and for whom.
+
+    Attributes:
+        address: the URL without its query.
+        url: gives the whole URL, signed for now.
+        api_key: whose connections are used.
+        counts: whether it is counted against the read limit.
+        headers: besides the exchange's own.
+    """
+
+    address: str
+    url: Callable[[], str]
+    api_key: str
+    counts: bool
+    headers: Mapping[str, str] = {}
+
+
+class Reader(Face):
+    """A :class:`Face` that reads."""
+
+    _waiting: Waiting
+
+    def _prepare(self) -> None:
+        self._closed = False
+        self._clock_measured = False
+        self._pace = MemoryWindows()
+
+    def _sender(self) -> Sender:
+        """What requests are sent over, as the exchange is set now."""
+        raise NotImplementedError
+
+    # -- what the public methods of both kinds do -------------------------------------------
+
+    async def _balance(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        call, policy = self._balance_call(params or {})
+        return self._structure(read_account(await self._read(call)), policy)
+
+    async def _account_summary(self, params: Mapping[str, Any] | None) -> AccountSummary:
+        call, _ = self._balance_call(params or {})
+        return summarize(read_account(await self._read(call)))
+
+    async def _endpoint(
+        self, path: str, api: str | list[str], method: str, params: Mapping[str, Any] | None
+    ) -> Any:
+        return (await self._read(self._endpoint_call(path, api, method, params))).info
+
+    async def _fetched(
+        self, url: str, method: str, headers: Mapping[str, str] | None, body: object
+    ) -> Any:
+        check_address(url)
+        check_reads(method, body)
+        query = parse_qs(urlsplit(url).query)
+        api_key = query.get("AccessKeyId", [""])[0]
+        target = Target(
+            url.partition("?")[0], lambda: url, api_key, "Signature" in query, headers or {}
+        )
+        deadline = self._deadline()
+        try:
+            return (await self._waiting.within(deadline, self._document(target, deadline))).info
+        except TimeoutError:
+            failure = self._late(target.address)
+        raise failure
+
+    async def _time_difference(self) -> int:
+        deadline = self._deadline()
+        call = self._time_call()
+        try:
+            return await self._waiting.within(deadline, self._measured(call, deadline))
+        except TimeoutError:
+            failure = self._late(call.address + call.path)
+        raise failure
+
+    # -- one read ---------------------------------------------------------------------------
+
+    async def _read(self, call: Call) -> Document:
+        deadline = self._deadline()
+        retries = Retries(
+            deadline,
+            self.options["maxRetriesOnFailure"],
+            use_clock=self._use_clock,
+            log=lambda text: self._log(logging.WARNING, text),
+        )
+        try:
+            return await self._waiting.within(deadline, self._tried(call, deadline, retries))
+        except TimeoutError:
+            failure = retries.given_up(self._late(call.address + call.path))
+        raise failure
+
+    async def _tried(self, call: Call, deadline: float, retries: Retries) -> Document:
+        if call.private:
+            self.check_required_credentials()
+            if self.options["adjustForTimeDifference"] and not self._clock_measured:
+                await self._measured(self._time_call(), deadline)
+        target = self._target(call)
+        while True:
+            try:
+                document = await self._document(target, deadline)
+            except TransientError as failure:
+                self._check_open()
+                await self._waiting.pause(retries.after(failure))
+            except BaseError as error:
+                self._check_open()
+                raise retries.given_up(error) from None
+            else:
+                if time.monotonic() > deadline:  # whatever the answer cost to decode
+                    raise TimeoutError
+                return document
+
+    def _target(self, call: Call) -> Target:
+        address = call.address + call.path
+        return Target(address, lambda: self._url(call), self.apiKey or "", call.private)
+
+    async def _document(self, target: Target, deadline: float) -> Document:
+        answer, signature = await self._answer(target, deadline)
+        try:
+            document = read_envelope(answer, self.httpExceptions)
+        except (BaseError, TransientError) as error:
+            raise self._without(signature, error) from None
+        self._keep_json(document.info)
+        return document
+
+    async def _answer(self, target: Target, deadline: float) -> tuple[HttpAnswer, str]:
+        """The answer, and the signature of the request that it is for."""
+        limit = self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES)
+        reads = self._read_budget(target)
+        url = ""
+
+        async def prepare() -> Request:
+            nonlocal url
+            if reads is not None:
+                # Anew, if connecting took so long that the first one does not count any more.
+                await reads.take(deadline)
+            self._check_open()
+            url = target.url()
+            self._tell_request(url)
+            return Request(url, {**self._headers(), **target.headers})
+
+        try:
+            if reads is not None:
+                # In line from the beginning: first come, first served.
+                await reads.take(deadline)
+            answered = await self._sender().fetch(
+                target.address, target.api_key, prepare, deadline=deadline, limit=limit
+            )
+        except TimeoutError:
+            raise
+        except (OSError, Unsendable) as error:
+            fault = network_fault(error, target.address, self.timeout)
+            raise self._without(_signature(url), fault) from None
+        finally:
+            if reads is not None and not url:
+                reads.give_back()  # nothing was written
+        if reads is not None:
+            await reads.follow(answered.headers, deadline)
+        body, defect = answered.body, too_large(limit) if answered.too_large else None
+        if defect is None:
+            body, defect = decompressed(body, answered.headers.get("content-encoding", ""), limit)
+        answer = HttpAnswer(answered.status, answered.headers, body, defect)
+        self._tell_answer(answer, url)
+        return answer, _signature(url)
+
+    def _read_budget(self, target: Target) -> ReadBudget | None:
+        if not target.counts or not self.enableRateLimit:
+            return None
+        # The UID is the exchange's own; a request signed elsewhere may be for another key.
+        uid = self.uid if target.api_key == self.apiKey else None
+        pace = None
+        if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, where it is slower than the venue's
+            pace = self._pace, Limit(1, self.rateLimit / 1000)
+        longest = self.options.get("rateLimitTimeout")
+        return ReadBudget(
+            f"{self.venue.id}:{uid or user_of_key(target.api_key)}",
+            self.options["rateLimitStorage"],
+            longest=None if longest is None else longest / 1000,
+            fallback=self.options.get("rateLimitFallback") == "memory",
+            pace=pace,
+            waiting=self._waiting,
+        )
+
+    # -- the clock --------------------------------------------------------------------------
+
+    async def _measured(self, call: Call, deadline: float) -> int:
+        answer, _ = await self._answer(self._target(call), deadline)
+        told = venue_time(answer)
+        if told is None:
+            raise BadResponse("the answer has neither ts nor Date, so the clock cannot be measured")
+        self._use_clock(told)
+        self._clock_measured = True
+        difference: int = self.options["timeDifference"]
+        return difference
+
+    def _use_clock(self, venue_time: int) -> int:
+        """Go by the venue's clock from now on; returns by how many ms we were ahead of it."""
+        ahead: int = self.nonce() - venue_time
+        self.options["timeDifference"] += ahead
+        return ahead
+
+    # -- the rest ---------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ExchangeClosedByUser("the exchange was closed; make a new one")
+
+    def _deadline(self) -> float:
+        self._check_open()
+        return time.monotonic() + float(self.timeout) / 1000
+
+    def _late(self, address: str) -> RequestTimeout:
+        self._check_open()
+        return RequestTimeout(
+            f"GET {address}: no whole answer within {self.timeout:g} ms (timeout)"
+        )
+
+    def _without(
+        self, signature: str, error: BaseError | TransientError
+    ) -> BaseError | TransientError:
+        """The same error without the signature of its request, which a peer may repeat."""
+        told = error.error if isinstance(error, TransientError) else error
+        clean = type(told)(self._cleaned(str(told), signature))
+        if isinstance(error, TransientError):
+            return TransientError(clean, error.retry_after, error.venue_time)
+        return clean
+
+    def _tell_request(self, url: str) -> None:
+        self._keep_last(url)
+        if self.verbose:
+            self._print("fetch Request", f"GET {url}", signature=_signature(url))
+        self._log(logging.DEBUG, f"GET {self.last_request_url}")
+
+    def _tell_answer(self, answer: HttpAnswer, url: str) -> None:
+        if self.enableLastHttpResponse:
+            self.last_http_response = answer.body.decode("utf-8", "replace")
+        if self.enableLastResponseHeaders:
+            self.last_response_headers = answer.headers
+        if self.verbose:
+            text = answer.body.decode("utf-8", "replace")
+            self._print("fetch Response", answer.status, text, signature=_signature(url))
+        self._log(logging.DEBUG, f"HTTP {answer.status}, {len(answer.body)} bytes")
+
+
+def _signature(url: str) -> str:
+    return parse_qs(url.partition("?")[2]).get("Signature", [""])[0]

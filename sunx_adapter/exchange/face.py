@@ -1,0 +1,460 @@
+"""What ccxt asks of an exchange, as far as it needs no network: describe, sign, has, parse.
+
+:class:`Face` is mixed into ccxt's own classes. It is the same for the synchronous and the
+asynchronous kind, which differ only in how they wait (see :mod:`sunx_adapter.exchange.call`).
+"""
+
+import copy
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import urlsplit
+
+import ccxt
+import msgspec
+from ccxt.base.errors import AuthenticationError, BadRequest, BaseError, ExchangeError, NotSupported
+from ccxt.base.types import Entry
+
+from sunx_adapter import __version__
+from sunx_adapter.balance import FreePolicy, balance_structure, free_policy
+from sunx_adapter.exchange.budget import MEMORY
+from sunx_adapter.exchange.config import (
+    PROXIES,
+    PROXY_ADVICE,
+    REFUSED_PROXIES,
+    accepted_config,
+    check_address,
+    check_choice,
+)
+from sunx_adapter.exchange.redaction import cleaned, passwords
+from sunx_adapter.exchange.retry import DEFAULT_RETRIES
+from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
+from sunx_adapter.protocol.document import document_of
+from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
+from sunx_adapter.protocol.signing import (
+    Credentials,
+    Ed25519Signer,
+    HmacSigner,
+    Signer,
+    encode_query,
+    signed_query,
+)
+from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, Endpoint, Venue
+from sunx_adapter.wire.body import ACCEPT_ENCODING
+from sunx_adapter.wire.settings import ConnectionSettings, environment_proxy
+
+SERVED_TYPES: Final = ("swap", "future")
+SERVED_SUB_TYPES: Final = ("linear",)
+SERVED_MARGIN_MODES: Final = ("cross",)
+
+_SERVED: Final = (
+    ("type", "defaultType", SERVED_TYPES),
+    ("subType", "defaultSubType", SERVED_SUB_TYPES),
+    ("marginMode", "defaultMarginMode", SERVED_MARGIN_MODES),
+)
+
+RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
+"""The venue's limit as ccxt tells it: ms between two requests. Bursts are allowed all the same."""
+
+_MAX_MESSAGE: Final = 600
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request as it is meant, not yet signed.
+
+    Attributes:
+        path: with its leading slash.
+        address: scheme and host (and a gateway's path) that it goes to.
+        parameters: the caller's own; they are signed too.
+        private: signed, and counted against the read limit.
+    """
+
+    path: str
+    address: str
+    parameters: Mapping[str, object] = {}
+    private: bool = True
+
+
+def _endpoints(venue: Venue) -> list[Endpoint]:
+    balances = [Endpoint(variant.balance, "private") for variant in PATH_VARIANTS.values()]
+    return balances + list(venue.endpoints)
+
+
+@cache
+def _host(address: str) -> str:
+    return urlsplit(address).hostname or ""
+
+
+def as_ccxt(error: Exception, where: str = "") -> BaseError:
+    """The exception as one of ccxt's, with ``where`` before its text."""
+    if isinstance(error, TransientError):
+        error = error.error
+    if isinstance(error, BaseError):
+        return type(error)(f"{where}{error}")
+    return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
+
+
+def bare(error: BaseException) -> BaseException:
+    """The same exception without the frames that it went through, which may hold secrets."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
+
+
+def check_reads(method: str, body: object = None) -> None:
+    """Refuse a request that would do more than read.
+
+    Raises:
+        NotSupported: the method is not GET, or there is a body.
+    """
+    if method != "GET" or body is not None:
+        raise NotSupported(f"only GET is supported, not {method}: this adapter only reads")
+
+
+class _Codes(dict[str, str]):
+    """Unified codes by currency id: ccxt makes a whole currency structure for each question."""
+
+    def __init__(self, exchange: "Face") -> None:
+        self._exchange = exchange
+        # What the codes were settled by.
+        self.common = dict(getattr(exchange, "commonCurrencies", {}))
+        self.by_id = getattr(exchange, "currencies_by_id", None)
+
+    def __missing__(self, currency_id: str) -> str:
+        code: str = self._exchange.safe_currency_code(currency_id)
+        self[currency_id] = code
+        return code
+
+
+def _unserved(cls: type["Face"]) -> list[str]:
+    """The methods that ccxt's ``has`` speaks of and that are not served."""
+    spoken_of = ccxt.Exchange().has.keys() - cls.serves
+    return [
+        name
+        for name in dir(cls)
+        if not name.startswith("_")
+        and _camel_case(name) in spoken_of
+        and callable(getattr(cls, name))
+    ]
+
+
+def _camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    special = {"ohlcv": "OHLCV", "adl": "ADL"}  # ccxt's own exceptions to the rule
+    return first + "".join(special.get(word, word.capitalize()) for word in rest)
+
+
+def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of that name which says that it is not served; some of ccxt's would not."""
+
+    def refuse(self: "Face", *_: object, **__: object) -> None:
+        raise NotSupported(
+            f"{self.id} {method.__name__}() is not supported: only balances are served"
+        )
+
+    async def refuse_async(self: "Face", *_: object, **__: object) -> None:
+        refuse(self)
+
+    return wraps(method)(refuse_async if iscoroutinefunction(method) else refuse)
+
+
+if TYPE_CHECKING:
+    from ccxt import Exchange as CcxtExchange
+else:
+    CcxtExchange = object
+
+
+class Face(CcxtExchange):  # type: ignore[misc]
+    """Everything of an exchange that neither sends nor waits."""
+
+    venue: ClassVar[Venue]
+    serves: ClassVar[frozenset[str]] = frozenset({"fetchBalance"})
+    """Of ccxt's methods those that work; ``has`` and the methods themselves go by it."""
+
+    logger = logging.getLogger("sunx_adapter")
+    cafile: str | None = None
+
+    def __init_subclass__(cls, venue: Venue | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if venue is not None:
+            cls.venue = venue
+            for endpoint in _endpoints(venue):
+                path = endpoint.path.strip("/")
+                words = [endpoint.access, "get", *re.split(r"[^A-Za-z0-9]+", path)]
+                entry = Entry(path, endpoint.access, "GET", {"cost": 1})
+                setattr(cls, "_".join(words), entry)
+                setattr(cls, words[0] + "".join(word.capitalize() for word in words[1:]), entry)
+            for name in _unserved(cls):
+                setattr(cls, name, _refusing(getattr(cls, name)))
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self._codes = _Codes(self)
+        self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
+        self._settings: tuple[object, ConnectionSettings] | None = None
+        self._prepare()
+        try:
+            super().__init__(accepted_config(config or {}, type(self)))
+            self._complete()
+            return
+        except Exception as error:  # noqa: BLE001 - whatever ccxt makes of a configuration
+            # Made anew below, so that no traceback shows this frame's config with its secrets.
+            config, refusal = None, as_ccxt(error, f"{self.venue.id}: ")
+        raise refusal
+
+    def _prepare(self) -> None:
+        """What else there is to an exchange, before it knows its configuration."""
+
+    def _complete(self) -> None:
+        """The same, once it does."""
+
+    # -- what ccxt asks ---------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """What this exchange is and can do, in ccxt's terms."""
+        venue = self.venue
+        api: dict[str, dict[str, dict[str, Any]]] = {"private": {"get": {}}, "public": {"get": {}}}
+        for endpoint in _endpoints(venue):
+            api[endpoint.access]["get"][endpoint.path.strip("/")] = {"cost": 1}
+        base: dict[str, Any] = super().describe()
+        served = {"linear": {"sandbox": False}, "inverse": None}
+        return {
+            **base,
+            "id": venue.id,
+            "name": venue.name,
+            "countries": [],
+            "version": venue.path_variant,
+            "rateLimit": RATE_LIMIT_MS,
+            "certified": False,
+            "pro": False,
+            "hostname": venue.hostname,
+            "userAgent": f"sunx-adapter/{__version__}",
+            "has": {
+                **dict.fromkeys(base["has"], False),
+                **dict.fromkeys(("privateAPI", "swap", "future", *self.serves), True),
+                "publicAPI": any(endpoint.access == "public" for endpoint in venue.endpoints),
+            },
+            "features": {"swap": served, "future": served},
+            "urls": {
+                "api": {"rest": "https://{hostname}", "stream": "wss://{hostname}"},
+                "www": venue.www,
+                "doc": list(venue.doc),
+            },
+            "api": api,
+            "requiredCredentials": {
+                **dict.fromkeys(base["requiredCredentials"], False),
+                "apiKey": True,
+                "secret": True,
+            },
+            "exceptions": {
+                "exact": {code: rule.exception for code, rule in RULE_BY_CODE.items()},
+                "broad": {},
+            },
+            "options": {
+                "defaultType": "swap",
+                "pathVariant": venue.path_variant,
+                "free": "margin",
+                "rateLimitStorage": MEMORY,
+                "maxRetriesOnFailure": DEFAULT_RETRIES,
+                "adjustForTimeDifference": False,
+                "timeDifference": 0,
+            },
+        }
+
+    def check_required_credentials(self, error: bool = True) -> bool:
+        """Whether a key and a secret or private key are there.
+
+        Raises:
+            AuthenticationError: if ``error`` and they are not; the message says what is missing.
+        """
+        missing = [] if self.apiKey else ["apiKey"]
+        missing += [] if self.secret or self.privateKey else ["secret (or privateKey)"]
+        if missing and error:
+            raise AuthenticationError(f"{self.id} requires {' and '.join(missing)}")
+        return not missing
+
+    def sign(
+        self,
+        path: str,
+        api: str | list[str] = "public",
+        method: str = "GET",
+        params: Mapping[str, object] | None = None,
+    ) -> dict[str, Any]:
+        """A request as ccxt's own ``fetch()`` takes it: ``url``, ``method``, ``body``, ``headers``.
+
+        Raises:
+            NotSupported: the method is not GET.
+            AuthenticationError: the endpoint is private and keys are missing.
+        """
+        call = self._endpoint_call(path, api, method, params)
+        return {"url": self._url(call), "method": "GET", "body": None, "headers": self._headers()}
+
+    def parse_account_summary(self, info: Mapping[str, Any]) -> AccountSummary:
+        """The account as a whole, from a balance's ``info``: no further request is needed.
+
+        Raises:
+            BadResponse: a figure is missing or no number, or the state is unknown.
+        """
+        return summarize(read_account(document_of(info)))
+
+    def enable_demo_trading(self, enable: bool) -> None:
+        """Not served: these venues have no demo host."""
+        if enable:
+            raise NotSupported(f"{self.id} has no demo host; for a local one see Sandbox")
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(
+            f"{self.id}: an exchange holds keys and connections, and is neither pickled nor "
+            "copied; make another one from the same configuration"
+        )
+
+    def nonce(self) -> int:
+        """The time that requests are signed for, ms UTC: the venue's, as far as it is known."""
+        return int(time.time() * 1000) - int(self.options["timeDifference"])
+
+    # -- one call, in steps that need no network --------------------------------------------
+
+    def _balance_call(self, params: Mapping[str, Any]) -> tuple[Call, FreePolicy]:
+        options = self.options
+        if not isinstance(params, Mapping):
+            raise BadRequest("params must be a mapping")
+        rest = {key: value for key, value in params.items() if value is not None}
+        for name, default, served in _SERVED:
+            check_choice(f"{self.id} {name}", rest.pop(name, options.get(default)), served)
+        policy = free_policy(rest.pop("free", options["free"]))
+        check_choice("options['pathVariant']", options["pathVariant"], tuple(PATH_VARIANTS))
+        path = PATH_VARIANTS[options["pathVariant"]].balance
+        return Call(path, self._address(), rest), policy
+
+    def _endpoint_call(
+        self, path: str, api: str | list[str], method: str, params: Mapping[str, object] | None
+    ) -> Call:
+        check_reads(method)
+        access = api if isinstance(api, str) else api[0]
+        # ccxt's endpoints have no leading slash, and one of HTX's ends with one.
+        listed = next((e.path for e in _endpoints(self.venue) if e.path.strip("/") == path), None)
+        return Call(
+            listed or "/" + path.lstrip("/"), self._address(), params or {}, access == "private"
+        )
+
+    def _time_call(self) -> Call:
+        # Any answer has the time; where there is no endpoint for it, a refusal does.
+        path = self.venue.time or PATH_VARIANTS[self.venue.path_variant].balance
+        return Call(path, self._address(), private=False)
+
+    def _address(self, kind: str = "rest") -> str:
+        address: str = self.urls["api"][kind].replace("{hostname}", self.hostname)
+        check_address(address)
+        return address.rstrip("/")
+
+    def _signature_host(self, address: str) -> str:
+        host: str = self.options.get("signatureHost") or _host(address)
+        return host
+
+    def _url(self, call: Call) -> str:
+        if call.private:
+            self.check_required_credentials()
+            query = signed_query(
+                self._current_credentials(),
+                host=self._signature_host(call.address),
+                path=call.path,
+                parameters=call.parameters,
+                milliseconds=self.nonce(),
+            )
+        else:
+            query = encode_query(call.parameters)
+        return f"{call.address}{call.path}?{query}" if query else call.address + call.path
+
+    def _current_credentials(self) -> Credentials:
+        # Keys may be set or changed at any time, as with every ccxt exchange.
+        keys = (self.apiKey, self.secret, self.privateKey)
+        if self._credentials is None or self._credentials[0] != keys:
+            signer: Signer
+            signer = Ed25519Signer(self.privateKey) if self.privateKey else HmacSigner(self.secret)
+            self._credentials = (keys, Credentials(self.apiKey, signer))
+        return self._credentials[1]
+
+    def _headers(self) -> dict[str, str]:
+        agent = self.user_agent or self.userAgent
+        agents = agent if isinstance(agent, dict) else {"User-Agent": agent} if agent else {}
+        headers = {"Accept": "application/json", "Accept-Encoding": ACCEPT_ENCODING, **agents}
+        if self.headers:
+            own = {name.lower() for name in self.headers}
+            headers = {name: text for name, text in headers.items() if name.lower() not in own}
+        return {**headers, **self.headers}
+
+    def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
+        # A user may add to commonCurrencies at any time.
+        if (
+            self.commonCurrencies != self._codes.common
+            or self.currencies_by_id is not self._codes.by_id
+        ):
+            self._codes = _Codes(self)
+        return balance_structure(
+            answer, policy=policy, number=self.number, code_of=self._codes.__getitem__
+        )
+
+    def _given_markets(self) -> dict[str, Any]:
+        if not self.markets_by_id:
+            self.set_markets(self.markets or [])
+        markets: dict[str, Any] = self.markets
+        return markets
+
+    def _connection_settings(self) -> ConnectionSettings:
+        """How to connect, by attributes that a user may set at any time."""
+        known = tuple(getattr(self, name, None) for name in _CONNECTION_ATTRIBUTES)
+        if self._settings is None or self._settings[0] != known:
+            refused = next((name for name in REFUSED_PROXIES if getattr(self, name, None)), None)
+            if refused:
+                raise NotSupported(f"{refused!r} cannot be honoured: {PROXY_ADVICE}")
+            proxy = next((proxy for proxy in self.check_proxy_settings() if proxy), None)
+            trust_env = self.trust_env or self.aiohttp_trust_env or self.requests_trust_env
+            if proxy is None and trust_env:
+                proxy = environment_proxy(self._address())
+            self._settings = (known, ConnectionSettings(proxy, self.cafile, bool(trust_env)))
+        return self._settings[1]
+
+    # -- what leaves: every text passes here ------------------------------------------------
+
+    def _cleaned(self, text: str, *signatures: str) -> str:
+        urls = (self.options.get("rateLimitStorage"), *(getattr(self, p, None) for p in _PROXIES))
+        secrets = (self.secret, self.privateKey, *passwords(*urls), *signatures)
+        return cleaned(text, api_key=self.apiKey, secrets=secrets)
+
+    def _log(self, level: int, text: str, *signatures: str) -> None:
+        if self.logger.isEnabledFor(level):
+            self.logger.log(level, "%s", self._cleaned(f"{self.id}: {text}", *signatures))
+
+    def _print(self, title: str, *parts: object, signature: str = "") -> None:
+        """What ``verbose`` shows, on ccxt's own way."""
+        lines = "\n".join(self._cleaned(line, signature) for line in map(str, parts))
+        self.log(f"\n{title}:", self.id, lines)
+
+    def _failure(self, error: Exception, method: str) -> BaseError:
+        """The exception that the user sees: of the same class, with no secret in it or behind it.
+
+        It is made anew, since the tracebacks of the original and of what caused it lead through
+        frames that hold the signed request.
+        """
+        failure = as_ccxt(error, f"{self.id} {method}(): ")
+        text = self._cleaned(str(failure))
+        return type(failure)(text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…")
+
+    def _keep_last(self, url: str) -> None:
+        self.lastRestRequestTimestamp = self.milliseconds()
+        # Without the query, which holds the key and the signature.
+        self.last_request_url = url.partition("?")[0]
+
+    def _keep_json(self, info: Any) -> None:
+        if self.enableLastJsonResponse:
+            self.last_json_response = copy.deepcopy(info)
+
+
+_PROXIES: Final = (*PROXIES, "ws_proxy", "wss_proxy", "wsProxy", "wssProxy")
+_CONNECTION_ATTRIBUTES: Final = (
+    *PROXIES,
+    *REFUSED_PROXIES,
+    *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile", "hostname"),
+)

@@ -1,0 +1,129 @@
+"""The one gate for text: no secret passes it, and nothing that would steer a terminal.
+
+Whatever leaves the package (exceptions, logs, statuses, the command line) passes :func:`cleaned`.
+It knows the secrets at hand and finds them in any spelling that a peer may repeat them in.
+"""
+
+import base64
+import binascii
+import logging
+import re
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from sunx_adapter.protocol.signing import mask
+
+HIDDEN: Final = "***"
+
+# What is shorter is no venue's key or secret, and may be part of any word.
+_SHORTEST_SECRET: Final = 6
+_SHORTEST_LINE: Final = 16
+
+_NAMED: Final = r"""\b%s(?:\\?["'])?\s*(?:=|%%3D|:)\s*(?:\\?["'])?"""
+_WORDS: Final = re.compile(r"[A-Za-z0-9]+")
+_SIGNATURE: Final = re.compile(rf"""({_NAMED % "Signature"})[^&\s"'<>\\]+""", re.I)
+_ACCESS_KEY: Final = re.compile(rf"""({_NAMED % "AccessKeyId"})([^&\s"'<>\\]+)""", re.I)
+_ALSO: Final = {"+": "|-|&plus;", "/": r"|_|\\+/|&sol;", "=": "|&equals;", "&": "|&amp;"}
+"""Base64 as it is written in URLs, JSON that escapes slashes, HTML's names."""
+
+_USER_IN_URL: Final = re.compile(r"(\w://)[^/@\s]*@")
+
+
+def cleaned(text: str, *, api_key: str | None = None, secrets: Iterable[str | None] = ()) -> str:
+    """The text without secrets and signatures, with API keys masked, on one line.
+
+    Args:
+        text: anything on its way out.
+        api_key: the key to look for, besides any value of ``AccessKeyId``.
+        secrets: values to take out, however they are encoded.
+    """
+    for secret in secrets:
+        for part in _parts(secret or ""):
+            if _may_hold(text, part):
+                text = _spellings(part).sub(HIDDEN, text)
+    if api_key and len(api_key) >= _SHORTEST_SECRET and _may_hold(text, api_key):
+        text = _spellings(api_key).sub(lambda _: mask(api_key), text)
+    text = _USER_IN_URL.sub(rf"\1{HIDDEN}@", text)
+    text = _SIGNATURE.sub(rf"\1{HIDDEN}", text)
+    text = _ACCESS_KEY.sub(lambda match: match[1] + _masked_once(match[2]), text)
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """The text without line breaks and control characters, which would steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def passwords(*urls: object) -> list[str]:
+    """The passwords in URLs, as they are written and as they are meant."""
+    found: list[str] = []
+    for url in urls:
+        if isinstance(url, str) and "@" in url:
+            try:
+                password = urlsplit(url).password or ""
+            except ValueError:
+                continue
+            found += [password, unquote(password)]
+    return found
+
+
+def _masked_once(api_key: str) -> str:
+    return api_key if api_key.endswith(HIDDEN) else mask(api_key)
+
+
+def _parts(secret: str) -> list[str]:
+    if "\n" in secret:  # PEM
+        lines = secret.split()
+        return [line for line in lines if len(line) >= _SHORTEST_LINE and "-" not in line]
+    return [secret] if len(secret) >= _SHORTEST_SECRET else []
+
+
+def _may_hold(text: str, secret: str) -> bool:
+    # A pattern costs milliseconds; in most spellings letters and digits stay as they are.
+    longest = max(_WORDS.findall(secret), key=len, default="")
+    escaped = sum(map(text.count, ("%", "&#", "\\u")))
+    return longest in text or escaped >= len(secret) // 2 or _hexadecimal(secret) in text.lower()
+
+
+def _hexadecimal(secret: str) -> str:
+    try:
+        digest = base64.b64decode(secret, validate=True).hex()
+    except (binascii.Error, ValueError):
+        digest = ""
+    return digest if len(digest) >= _SHORTEST_LINE else secret
+
+
+@lru_cache(maxsize=256)
+def _spellings(secret: str) -> re.Pattern[str]:
+    """Finds a secret: plain, percent-encoded once or twice, escaped for JSON or HTML, as hex."""
+    bare = secret.rstrip("=")
+    written = "".join(map(_letter, bare)) + f"(?:{_letter('=')})*" * (bare != secret)
+    return re.compile(f"{written}|(?i:{re.escape(_hexadecimal(secret))})")
+
+
+@cache
+def _letter(letter: str) -> str:
+    spelled = "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode("utf-8", "replace"))
+    number = ord(letter)
+    also = _ALSO.get(letter, "")
+    codes = rf"\\+u{number:04x}|&#0*{number};|&#x0*{number:x};"
+    return f"(?:{re.escape(letter)}{also}|(?i:{spelled}|{codes}))"
+
+
+class _Redaction(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if (redacted := cleaned(message)) != message:
+            record.msg, record.args = redacted, None
+        return True
+
+
+@cache
+def redact_logs() -> None:
+    """Mask keys and signatures in what HTTP libraries log, if a transport of theirs is used."""
+    for name in ("httpx", "httpcore.http11", "httpcore.connection", "httpcore.proxy"):
+        logging.getLogger(name).addFilter(_Redaction())

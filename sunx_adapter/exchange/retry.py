@@ -1,0 +1,101 @@
+"""What a call does after a failure: wait and try again, go by the venue's clock, or give up."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ccxt.base.errors import BaseError, RateLimitExceeded
+
+from sunx_adapter.protocol.errors import TransientError
+from sunx_adapter.venue import READ_LIMIT
+
+DEFAULT_RETRIES: Final = 2
+CLOCK_OFF_MS: Final = 2000
+"""A clock that differs by less is not to blame for a refused time."""
+
+_FIRST_BACKOFF: Final = 0.2
+_LAST_BACKOFF: Final = 5.0
+_MOST_DOUBLINGS: Final = 32
+
+
+def backoff(failures: int, first: float = _FIRST_BACKOFF) -> float:
+    """Seconds to wait after that many failures in a row: doubling, up to 5 s.
+
+    Args:
+        failures: 1 or more.
+        first: the longest wait after the first.
+    """
+    ceiling = min(first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LAST_BACKOFF)
+    # Half of it at random, so that many clients of one venue do not come back as one.
+    return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
+
+
+def clock_text(ahead_ms: float) -> str:
+    """What is logged when the venue's clock is used from now on.
+
+    Args:
+        ahead_ms: by how much ours is ahead of it, in ms.
+    """
+    return f"corrected this machine's clock by {-ahead_ms / 1000:+.1f} s"
+
+
+class Retries:
+    """The retries of one call, all before one deadline. A read is safe to repeat.
+
+    Args:
+        deadline: on :func:`time.monotonic`'s clock.
+        retries: how many there may be.
+        use_clock: called with the venue's time (ms UTC) if it refused ours; returns by how many ms
+            what we signed for was ahead of it.
+        log: gets a line for each retry, with its reason.
+    """
+
+    def __init__(
+        self,
+        deadline: float,
+        retries: int,
+        *,
+        use_clock: Callable[[int], int],
+        log: Callable[[str], None],
+    ) -> None:
+        self._deadline = deadline
+        self._retries = retries
+        self._made = 0
+        self._tries = 1
+        self._use_clock: Callable[[int], int] | None = use_clock
+        self._log = log
+
+    def after(self, failure: TransientError) -> float:
+        """Seconds to wait before the next try.
+
+        Raises:
+            BaseError: there is none: no retry is left, or no time.
+        """
+        if failure.venue_time is not None:
+            if self._use_clock is None:  # once a call: a clock may jump about
+                raise self.given_up(failure.error)
+            ahead, self._use_clock = self._use_clock(failure.venue_time), None
+            if abs(ahead) <= CLOCK_OFF_MS:
+                raise self.given_up(failure.error)
+            self._tries += 1
+            self._log(f"{clock_text(ahead)}: {failure}")
+            return 0.0
+        wait = self._wait(failure)
+        if self._made >= self._retries or time.monotonic() + wait >= self._deadline:
+            raise self.given_up(failure.error)
+        self._made += 1
+        self._tries += 1
+        self._log(f"trying again in {wait:.2f} s ({self._made} of {self._retries}): {failure}")
+        return wait
+
+    def given_up(self, error: BaseError) -> BaseError:
+        """The error, with the number of tries where there were several."""
+        return error if self._tries == 1 else type(error)(f"{error} ({self._tries} tries)")
+
+    def _wait(self, failure: TransientError) -> float:
+        if failure.retry_after is not None:
+            return failure.retry_after
+        if isinstance(failure.error, RateLimitExceeded):
+            return float(READ_LIMIT.seconds)
+        return backoff(self._made + 1)

@@ -1,0 +1,199 @@
+"""The synchronous exchanges, and how a call waits in a thread."""
+
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+import ccxt
+from ccxt.base.errors import ExchangeClosedByUser
+
+from sunx_adapter.exchange.call import Reader, Sender
+from sunx_adapter.exchange.face import bare
+from sunx_adapter.exchange.redaction import redact_logs
+from sunx_adapter.protocol.account import AccountSummary
+from sunx_adapter.venue import HTX_FUTURES, SUNX
+from sunx_adapter.wire.background import Background
+from sunx_adapter.wire.threads import ThreadConnections, run
+
+if TYPE_CHECKING:
+    from ccxt.base.types import Balances
+
+Result = TypeVar("Result")
+
+
+class ThreadWaiting:
+    """Waits in a thread, until the time has come or the exchange is closed."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._closing = threading.Event()
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set once the exchange is closed.
+
+        The child of a fork gets its own: a thread that it does not have may hold a lock in it.
+        """
+        if self._process != os.getpid():
+            self._process, self._closing = os.getpid(), threading.Event()
+        return self._closing
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for so long.
+
+        Raises:
+            ExchangeClosedByUser: the exchange was closed meanwhile.
+        """
+        if self.closing.wait(seconds):
+            raise ExchangeClosedByUser("the exchange was closed during the call")
+
+    async def background(self, work: Callable[[], Result], deadline: float) -> Result:
+        """What blocking work gives, done in a thread of its own."""
+        return Background(work).wait(deadline)
+
+    async def within(
+        self,
+        deadline: float,  # noqa: ARG002 - every wait on the way ends with it
+        work: Coroutine[Any, Any, Result],
+    ) -> Result:
+        """What a coroutine gives by the deadline."""
+        return await work
+
+
+class _NoSession:
+    """Stands where ccxt keeps its requests session, which is never made nor used."""
+
+    headers: ClassVar[dict[str, str]] = {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class SyncExchange(Reader):
+    """A synchronous exchange. Threads may share it."""
+
+    session = _NoSession()
+    _waiting: ThreadWaiting
+    # There from the start: ccxt closes also what could not be made.
+    _connections: ThreadConnections | None = None
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._waiting = ThreadWaiting()
+
+    def _complete(self) -> None:
+        self._connections = ThreadConnections(self._connection_settings())
+
+    def _sender(self) -> Sender:
+        if (given := self.options.get("transport")) is not None:
+            from sunx_adapter.wire import transports  # noqa: PLC0415 - imports httpx
+
+            redact_logs()
+            return transports.GivenTransport(given)
+        settings, current = self._connection_settings(), self._connections
+        if current is None or current.settings != settings:
+            if current is not None:
+                current.retire()
+            current = self._connections = ThreadConnections(settings)
+            current.closed = self._closed
+        return current
+
+    def __enter__(self) -> Self:
+        # As ccxt's asynchronous exchanges, it may be opened again.
+        if self._closed:
+            self._connections = ThreadConnections(self._connection_settings())
+            self._closed = False
+            self._waiting.closing.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self, clean_instance_data: bool = False) -> None:
+        """Close the exchange's connections.
+
+        Calls under way in other threads end with ``ExchangeClosedByUser``, later ones too.
+        """
+        self._closed = True
+        if self._connections is not None:
+            self._waiting.closing.set()
+            self._connections.close()
+        if clean_instance_data:
+            self.clean_rest_data()
+
+    def use_connections_of(self, other: Self) -> None:
+        """Nothing, for bots that call it: connections of different keys are never shared."""
+
+    def _call(self, name: str, work: Coroutine[Any, Any, Result]) -> Result:
+        """What a call gives; it fails with nothing but what the user may see."""
+        failure: BaseException
+        try:
+            return run(work)
+        except Exception as error:  # noqa: BLE001 - nothing else reaches the user, see _failure()
+            failure = self._failure(error, name)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C: the same without its frames
+            failure = bare(error)
+        raise failure
+
+    def fetch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
+        """The account's balance, exactly.
+
+        Args:
+            params: ``type`` (``"swap"``, ``"future"``), ``subType`` (``"linear"``), ``marginMode``
+                (``"cross"``), ``free`` (``"margin"``, ``"available"``, ``"withdrawable"``); any
+                other parameter is signed and sent.
+
+        Returns:
+            ccxt's balance structure, see :func:`sunx_adapter.balance.balance_structure`.
+
+        Raises:
+            ccxt.BaseError: the exception of the error table; never an empty balance instead.
+        """
+        return self._call("fetch_balance", self._balance(params))
+
+    def fetch_account_summary(self, params: Mapping[str, Any] | None = None) -> AccountSummary:
+        """The account's state and figures as a whole; parameters as in ``fetch_balance``."""
+        return self._call("fetch_account_summary", self._account_summary(params))
+
+    def load_markets(
+        self,
+        reload: bool = False,  # noqa: ARG002
+        params: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """The markets given in the configuration, else none: a balance needs none."""
+        return self._given_markets()
+
+    def fetch2(
+        self,
+        path: str,
+        api: str | list[str] = "public",
+        method: str = "GET",
+        params: Mapping[str, Any] | None = None,
+        *_more: Any,
+        **_rest: Any,
+    ) -> Any:
+        """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
+        return self._call("fetch2", self._endpoint(path, api, method, params))
+
+    def fetch(
+        self,
+        url: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Any:
+        """ccxt's way to an address, for what :meth:`sign` gave: the answer as it came."""
+        return self._call("fetch", self._fetched(url, method, headers, body))
+
+    def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
+        """Measure, and go by from now on, how many ms our clock is ahead of the venue's."""
+        return self._call("load_time_difference", self._time_difference())
+
+
+class Sunx(SyncExchange, ccxt.Exchange, venue=SUNX):  # type: ignore[misc]
+    """SunX, synchronous: ``Sunx({"apiKey": …, "secret": …}).fetch_balance()``."""
+
+
+class HtxFutures(SyncExchange, ccxt.Exchange, venue=HTX_FUTURES):  # type: ignore[misc]
+    """HTX's USDT-M futures (v5), synchronous."""

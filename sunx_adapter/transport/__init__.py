@@ -1,1 +1,0 @@
-"""Sending of requests with httpx: deadlines, size limits, the read budget, redaction."""

@@ -1,0 +1,163 @@
+"""The answer to one GET, put together from the bytes that arrive. No sockets, no clock.
+
+httptools (llhttp, the parser of Node.js) parses the bytes; this module makes sure that an answer
+belongs to its request: whatever else arrives fails the request or ends the connection.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_FRAMING_BYTES: Final = 65_536
+"""The longest head, and the most that may come between two pieces of a body."""
+
+_STATUSES: Final = range(100, 600)
+_INTERIM: Final = range(100, 200)
+_END_OF_HEAD: Final = b"\r\n\r\n"
+
+
+class WireError(OSError):
+    """The connection failed, or the bytes on it are no answer. Another try may succeed."""
+
+
+class Answer:
+    """Feed it bytes until it has ended.
+
+    Args:
+        limit: the largest body, in bytes as they arrive.
+        tunnels: whether it answers a CONNECT: then the head is all of it (RFC 9110, 9.3.6).
+
+    Attributes:
+        status: of the final head; 0 until it is there.
+        headers: of the final head, names in lower case, repeated ones joined.
+        ended: whether nothing more is to be fed.
+        reusable: whether the connection can take another request: the answer is whole, nothing
+            arrived behind it, and neither side is about to close.
+        too_large: whether the body is larger than the limit; what arrived of it is dropped.
+    """
+
+    def __init__(self, limit: int = 0, *, tunnels: bool = False) -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.ended = False
+        self.reusable = False
+        self.too_large = False
+        self._limit = limit
+        self._tunnels = tunnels
+        self._raw_headers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._length = 0
+        self._framing = 0
+        self._last = b""
+        self._chunked = False
+        self._ends_with_connection = False
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    @property
+    def body(self) -> bytes:
+        """The body as it arrived, compressed or not."""
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+
+    def feed(self, data: bytes) -> None:
+        """Take in bytes that arrived.
+
+        Raises:
+            WireError: they are no HTTP answer, or its head has no end.
+        """
+        assert self._parser is not None, "the answer has ended"
+        self._framing += len(data)
+        self._last = (self._last + data)[-5:] if len(data) < 5 else data  # noqa: PLR2004
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if not self.ended:
+                raise WireError("the answer changes the protocol, unasked") from None
+        except httptools.HttpParserError as error:
+            self.reusable = False
+            if not self.ended:
+                raise WireError(f"the answer is no HTTP: {_reason(error)}") from None
+        if self.ended:
+            self._parser = None  # it refers to this object
+            self.reusable = self.reusable and self._ends_here()
+        elif self._framing > MAX_FRAMING_BYTES:
+            raise WireError("the answer has a head without end")
+
+    def end(self) -> None:
+        """The peer closed the connection.
+
+        Raises:
+            WireError: before the answer was whole.
+        """
+        self._parser = None
+        self.reusable = False
+        if not (self.status and self._ends_with_connection):
+            part = "in the middle of" if self.status else "before"
+            raise WireError(f"the connection was closed {part} the answer")
+        self.ended = True
+
+    def _ends_here(self) -> bool:
+        # llhttp skips line feeds between messages without a callback, so the last bytes have to
+        # be the answer's own: a piece of the body, or the empty line that ends head or chunks.
+        piece = self._body[-1] if self._body and not self._chunked else b""
+        if piece.strip(b"\r\n"):
+            return self._last.endswith(piece[-len(self._last) :])
+        return self._last.endswith(_END_OF_HEAD) and self._last[-5:-4] not in (b"\r", b"\n")
+
+    # -- called by httptools ----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """An answer begins; a second one belongs to no request."""
+        if self.ended:
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; trailers, which come after the head, are ignored."""
+        if not self.status:
+            self._raw_headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """A head is complete; an interim one only announces the next."""
+        if self.ended or self._parser is None:
+            return
+        status = self._parser.get_status_code()
+        if status not in _STATUSES:
+            raise WireError(f"the answer has the status {status}")
+        if status in _INTERIM:
+            self._raw_headers.clear()
+            return
+        self.status = status
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in self._raw_headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        self.headers = headers
+        encoding = headers.get("transfer-encoding", "").strip().lower()
+        self._chunked = encoding.endswith("chunked")
+        self._ends_with_connection = not self._chunked and "content-length" not in headers
+        self.ended = self._tunnels
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        if self.ended:
+            return
+        self._framing = 0
+        self._length += len(data)
+        self._body.append(data)
+        if self._length > self._limit:
+            self._body.clear()
+            self.ended = self.too_large = True
+
+    def on_message_complete(self) -> None:
+        """An answer is complete."""
+        if self.status and not self.ended and self._parser is not None:
+            self.ended = True
+            self.reusable = self._parser.should_keep_alive()
+
+
+def _reason(error: BaseException) -> str:
+    # An exception of a callback is what a parser error was made of.
+    cause = error.__context__
+    return str(cause if isinstance(cause, WireError) else error)

@@ -1,0 +1,42 @@
+"""Decompressing a body within bounds."""
+
+import zlib
+from typing import Final
+
+ACCEPT_ENCODING: Final = "gzip"
+MAX_RESPONSE_BYTES: Final = 1024 * 1024
+"""The largest answer, after decompression; 200 currencies are about 100 kB."""
+
+_ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32
+
+
+def too_large(limit: int) -> str:
+    """Why an answer larger than the limit is not read."""
+    return f"the answer is larger than {limit} bytes"
+
+
+def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes, str | None]:
+    """The body without its compression, and why it cannot be read, if so.
+
+    Args:
+        body: as it arrived.
+        content_encoding: the header's value.
+        limit: the largest body, in bytes after decompression.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return (body, None) if len(body) <= limit else (b"", too_large(limit))
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return body, f"the answer is encoded as {encoding[:40]!r}, which was not asked for"
+    if not body:
+        return body, None
+    inflate = zlib.decompressobj(_ZLIB_OR_GZIP)
+    try:
+        plain = inflate.decompress(body, limit + 1)
+    except zlib.error:
+        return b"", "the answer's compression is damaged"
+    if len(plain) > limit:
+        return b"", too_large(limit)
+    if inflate.unused_data:
+        return plain, "the answer has something behind its compressed body"
+    return plain, None if inflate.eof else "the answer's compression ends early"

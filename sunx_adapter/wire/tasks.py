@@ -1,0 +1,161 @@
+"""Connections for asyncio's tasks. Whoever calls keeps time (:func:`asyncio.timeout`)."""
+
+import asyncio
+import os
+import select
+from typing import Any, Final
+
+from sunx_adapter.wire.answer import WireError
+from sunx_adapter.wire.connections import CHUNK, Connections, Pool
+from sunx_adapter.wire.dial import dialled
+from sunx_adapter.wire.route import Origin
+from sunx_adapter.wire.settings import ConnectionSettings
+
+_MAX_UNREAD_BYTES: Final = 262_144
+"""With so much unread, nothing more is taken from the network."""
+
+
+class TaskSocket(asyncio.Protocol):
+    """A TCP connection. TLS is no business of asyncio's here, so neither is the end of a handshake.
+
+    Attributes:
+        lost: done when the connection has ended.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._transport: Any = None
+        self._received: list[bytes] = []
+        self._unread = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it; where the peer does not take it at once, in the background."""
+        if not self.lost.done():
+            self._transport.write(data)
+
+    async def receive(self) -> bytes:
+        """What arrived; nothing once the peer has closed."""
+        while not self._received:
+            if self._failure is not None:
+                raise self._failure
+            if self.lost.done():
+                return b""
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._taken()
+
+    def arrived(self) -> bytes | None:
+        """What arrived by now, without waiting; ``None`` if nothing did."""
+        if self._received:
+            return self._taken()
+        if self.lost.done() or self._failure is not None or self._transport.is_closing():
+            return b""
+        # The event loop may have been busy, and what arrived still be with the system.
+        return _read_now(self._transport.get_extra_info("socket").fileno())
+
+    def now(self) -> float:
+        """The time in seconds, by the event loop's clock."""
+        return self._loop.time()
+
+    def abort(self) -> None:
+        """End the connection under whoever uses it."""
+        self._failure = self._failure or WireError("closed by its owner")
+        self._transport.abort()
+        self._wake()
+
+    def close(self) -> None:
+        """Close it at once."""
+        self.abort()
+
+    def _taken(self) -> bytes:
+        data = self._received[0] if len(self._received) == 1 else b"".join(self._received)
+        self._received.clear()
+        if self._unread > _MAX_UNREAD_BYTES and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._unread = 0
+        return data
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- called by asyncio ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It can be written to."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Something arrived."""
+        self._received.append(data)
+        paused = self._unread > _MAX_UNREAD_BYTES
+        self._unread += len(data)
+        if self._unread > _MAX_UNREAD_BYTES and not paused:
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more arrives."""
+        self._failure = self._failure or exc
+        if not self.lost.done():
+            self.lost.set_result(None)
+        self._wake()
+
+
+if hasattr(select, "poll"):
+
+    def _read_now(descriptor: int) -> bytes | None:
+        try:
+            return os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+else:  # Windows, where a socket is no file
+
+    def _read_now(descriptor: int) -> bytes | None:
+        return b"" if select.select([descriptor], [], [], 0)[0] else None
+
+
+class TaskConnections(Connections):
+    """For tasks; each event loop has connections of its own."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        super().__init__(settings)
+        self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
+
+    def pool(self) -> Pool:
+        """The connections of this event loop."""
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            for ended in [other for other in self._pools if other.is_closed()]:
+                del self._pools[ended]
+            pool = self._pools[loop] = Pool()
+        return pool
+
+    async def dial(self, origin: Origin, deadline: float) -> TaskSocket:
+        """A connection to an origin, not encrypted."""
+        connected = await dialled(origin, deadline).wait_async()
+        # From here on the socket is asyncio's to close, whatever becomes of this call.
+        _, tcp = await asyncio.get_running_loop().create_connection(
+            lambda: TaskSocket(deadline), sock=connected
+        )
+        if self.closed:
+            tcp.close()
+        return tcp
+
+    async def aclose(self) -> None:
+        """Close all connections of this event loop; when this returns, they are closed."""
+        self.closed = True
+        if (pool := self._pools.pop(asyncio.get_running_loop(), None)) is not None:
+            for tcp in pool.abort():
+                await tcp.lost

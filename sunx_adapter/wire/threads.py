@@ -1,0 +1,125 @@
+"""Connections for threads: sockets on which every wait ends with the deadline."""
+
+import contextlib
+import os
+import socket
+import time
+import weakref
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from sunx_adapter.wire.answer import WireError
+from sunx_adapter.wire.connections import CHUNK, Connections, Pool
+from sunx_adapter.wire.dial import dialled
+from sunx_adapter.wire.route import Origin
+from sunx_adapter.wire.settings import ConnectionSettings
+
+Result = TypeVar("Result")
+
+
+class ThreadSocket:
+    """A TCP connection. One thread uses it at a time; any may abort it."""
+
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        self.deadline = deadline
+        self._socket = connected
+        self._aborted = False
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it."""
+        self._socket.settimeout(seconds_left(self.deadline))
+        self._socket.sendall(data)
+
+    async def receive(self) -> bytes:
+        """What arrived; nothing once the peer has closed."""
+        self._socket.settimeout(seconds_left(self.deadline))
+        data = self._socket.recv(CHUNK)
+        if not data and self._aborted:
+            raise WireError("closed by its owner")
+        return data
+
+    def arrived(self) -> bytes | None:
+        """What arrived by now, without waiting; ``None`` if nothing did."""
+        self._socket.settimeout(0)
+        try:
+            return self._socket.recv(CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def now(self) -> float:
+        """The time in seconds."""
+        return time.monotonic()
+
+    def abort(self) -> None:
+        """End the connection under whoever uses it, who then closes it."""
+        self._aborted = True
+        # Closing a socket does not wake a thread that reads from it; this does.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it. In the child of a fork the parent's connection stays as it is."""
+        self._socket.close()
+
+
+class ThreadConnections(Connections):
+    """For threads, which may share it, and for the children of a fork, which get their own."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        super().__init__(settings)
+        self._renew()
+
+    def _renew(self) -> None:
+        self._process = os.getpid()
+        self._all = Pool()
+        # However this object is collected, its connections are closed before their sockets are.
+        weakref.finalize(self, _close_all, self._all, self._process)
+
+    def pool(self) -> Pool:
+        """The connections of this process."""
+        if self._process != os.getpid():
+            self._all.forget()
+            self._renew()
+        return self._all
+
+    async def dial(self, origin: Origin, deadline: float) -> ThreadSocket:
+        """A connection to an origin, not encrypted."""
+        pool, dialling = self.pool(), dialled(origin, deadline)
+        pool.open.add(dialling)
+        try:
+            return ThreadSocket(dialling.wait(deadline), deadline)
+        finally:
+            pool.open.discard(dialling)
+
+    def close(self) -> None:
+        """Close all connections; calls under way fail."""
+        self.closed = True
+        _close_all(self._all, self._process)
+
+
+def _close_all(pool: Pool, process: int) -> None:
+    if process == os.getpid():
+        pool.abort()
+
+
+def seconds_left(deadline: float) -> float:
+    """Seconds until a deadline on :func:`time.monotonic`'s clock.
+
+    Raises:
+        TimeoutError: there are none.
+    """
+    if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError("the deadline has passed")
+    return left
+
+
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """What a coroutine gives whose verbs never suspend: it is done at its first step."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+    raise AssertionError("it suspended")

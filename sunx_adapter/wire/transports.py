@@ -1,0 +1,226 @@
+"""httpx's transport seam, in both directions.
+
+:class:`WireTransport` and :class:`AsyncWireTransport` let any ``httpx.Client`` send over this
+package's connections. :class:`GivenTransport` and :class:`AsyncGivenTransport` let an exchange send
+through any httpx transport (``options["transport"]``). Exchanges use neither by default, so httpx
+is imported only if one of them is wanted.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple, cast
+
+import httpx
+from ccxt.base.errors import NotSupported
+
+from sunx_adapter.wire.answer import WireError
+from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
+from sunx_adapter.wire.connections import Connections
+from sunx_adapter.wire.route import Request, Unsendable
+from sunx_adapter.wire.settings import ConnectionSettings
+from sunx_adapter.wire.tasks import TaskConnections
+from sunx_adapter.wire.threads import ThreadConnections, run, seconds_left
+
+_NO_TIMEOUT: Final = 1e9
+_KINDS: Final = ("connect", "read", "write", "pool")
+_WRITTEN_HERE: Final = ("host", "content-length")
+
+
+async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Response:
+    if request.method != "GET" or request.headers.get("content-length", "0") != "0":
+        raise httpx.UnsupportedProtocol("only GET requests without a body are sent")
+    headers = {name: text for name, text in request.headers.items() if name not in _WRITTEN_HERE}
+    plain = Request(str(request.url), headers)
+    try:
+        answer = await connections.fetch(
+            plain.url,
+            request.extensions.get("owner", ""),
+            _given(plain),
+            deadline=_deadline(request),
+            limit=MAX_RESPONSE_BYTES,
+        )
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(str(error), request=request) from None
+    except Unsendable as error:
+        raise httpx.LocalProtocolError(str(error), request=request) from None
+    except OSError as error:
+        raise httpx.NetworkError(str(error), request=request) from None
+    if answer.too_large:
+        raise httpx.NetworkError(f"the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+    return httpx.Response(
+        answer.status, headers=dict(answer.headers), stream=httpx.ByteStream(answer.body)
+    )
+
+
+def _given(request: Request) -> Callable[[], Awaitable[Request]]:
+    async def prepare() -> Request:
+        return request
+
+    return prepare
+
+
+def _deadline(request: httpx.Request) -> float:
+    seconds = [value for value in request.extensions.get("timeout", {}).values() if value]
+    return time.monotonic() + min(seconds, default=_NO_TIMEOUT)
+
+
+class WireTransport(httpx.BaseTransport):
+    """For ``httpx.Client(transport=…)``: GET requests, each answer read whole.
+
+    The least of httpx's timeouts is the time for the whole answer. The request extension
+    ``"owner"`` names who the request is for: connections are not shared by different owners.
+
+    Args:
+        settings: certificates and proxy.
+    """
+
+    def __init__(self, settings: ConnectionSettings | None = None) -> None:
+        self._connections = ThreadConnections(settings or ConnectionSettings())
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send, and read the answer whole.
+
+        Raises:
+            httpx.TransportError: there is none, or the request cannot be sent.
+        """
+        return run(_fetch(self._connections, request))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._connections.close()
+
+
+class AsyncWireTransport(httpx.AsyncBaseTransport):
+    """The same for ``httpx.AsyncClient(transport=…)``."""
+
+    def __init__(self, settings: ConnectionSettings | None = None) -> None:
+        self._connections = TaskConnections(settings or ConnectionSettings())
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send, and read the answer whole.
+
+        Raises:
+            httpx.TransportError: there is none, or the request cannot be sent.
+        """
+        try:
+            async with asyncio.timeout(_deadline(request) - time.monotonic()):
+                return await _fetch(self._connections, request)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(str(error), request=request) from None
+
+    async def aclose(self) -> None:
+        """Close all connections of this event loop."""
+        await self._connections.aclose()
+
+
+class GivenAnswer(NamedTuple):
+    """What another transport gave; see :class:`~sunx_adapter.wire.answer.Answer`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    too_large: bool
+
+
+class _Collected:
+    """A body that is read piece by piece, up to the limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._room = limit
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> bool:
+        """Take in a piece; false once there is no more room."""
+        self._room -= len(piece)
+        self._pieces.append(piece)
+        return self._room >= 0
+
+    def answer(self, response: httpx.Response) -> GivenAnswer:
+        body = b"" if self._room < 0 else b"".join(self._pieces)
+        return GivenAnswer(response.status_code, response.headers, body, self._room < 0)
+
+
+def _asked(request: Request, deadline: float) -> httpx.Request:
+    timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
+    return httpx.Request(
+        "GET", request.url, headers=request.headers, extensions={"timeout": timeout}
+    )
+
+
+def _failure(error: httpx.HTTPError | httpx.InvalidURL) -> Exception:
+    text = str(error) or type(error).__name__
+    match error:
+        case httpx.TimeoutException():
+            return TimeoutError(text)
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol():
+            return Unsendable(f"the address cannot be used: {text}")
+        case httpx.LocalProtocolError():
+            return Unsendable(f"the request cannot be sent: {text}")
+        case _:
+            return WireError(text)
+
+
+class GivenTransport:
+    """Fetches like :class:`~sunx_adapter.wire.threads.ThreadConnections`; not its own to close."""
+
+    def __init__(self, transport: object) -> None:
+        if not isinstance(transport, httpx.BaseTransport):
+            raise NotSupported("options['transport'] must be an httpx.BaseTransport here")
+        self._transport = transport
+
+    async def fetch(
+        self,
+        address: str,  # noqa: ARG002
+        owner: str,  # noqa: ARG002
+        prepare: Callable[[], Awaitable[Request]],
+        *,
+        deadline: float,
+        limit: int,
+    ) -> GivenAnswer:
+        """Send a request, and read its answer whole."""
+        collected, request = _Collected(limit), _asked(await prepare(), deadline)
+        try:
+            response = self._transport.handle_request(request)
+            try:
+                for piece in cast("httpx.SyncByteStream", response.stream):
+                    seconds_left(deadline)
+                    if not collected.add(piece):
+                        break
+            finally:
+                response.close()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _failure(error) from error
+        return collected.answer(response)
+
+
+class AsyncGivenTransport:
+    """The same for tasks; see :class:`~sunx_adapter.wire.tasks.TaskConnections`."""
+
+    def __init__(self, transport: object) -> None:
+        if not isinstance(transport, httpx.AsyncBaseTransport):
+            raise NotSupported("options['transport'] must be an httpx.AsyncBaseTransport here")
+        self._transport = transport
+
+    async def fetch(
+        self,
+        address: str,  # noqa: ARG002
+        owner: str,  # noqa: ARG002
+        prepare: Callable[[], Awaitable[Request]],
+        *,
+        deadline: float,
+        limit: int,
+    ) -> GivenAnswer:
+        """Send a request, and read its answer whole."""
+        collected, request = _Collected(limit), _asked(await prepare(), deadline)
+        try:
+            response = await self._transport.handle_async_request(request)
+            try:
+                async for piece in cast("httpx.AsyncByteStream", response.stream):
+                    if not collected.add(piece):
+                        break
+            finally:
+                await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _failure(error) from error
+        return collected.answer(response)
