@@ -46,6 +46,8 @@ _EXACT = Context(
     prec=4 * MAX_DIGITS, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[InvalidOperation, Inexact]
 )
 _ZERO = Decimal(0)
+_NO_WORDS: Final = object()
+"""Equal to nothing."""
 
 
 def free_policy(value: object) -> FreePolicy:
@@ -90,14 +92,15 @@ def currency_balances(
         if total is None:
             total = amount(row, "equity", index)  # says what is wrong
         # In most rows no margin is in use and the other amounts are the equity, in the same words.
-        text = type(equity) is str
+        words = equity if type(equity) is str else _NO_WORDS
         told = row.get(field, UNSET)
-        if told is UNSET and policy == "margin":
+        if told == words:
+            free = total
+        elif told is UNSET and policy == "margin":
             free = _EXACT.subtract(total, amount(row, "initial_margin", index))
         else:
-            free = total if text and told == equity else amount(row, field, index)
-        alike = text and row.get("available") == equity
-        cash = total if alike else amount(row, "available", index)
+            free = amount(row, field, index)
+        cash = total if row.get("available", UNSET) == words else amount(row, "available", index)
         debt = cash.copy_negate() if cash < _ZERO else _ZERO
         same = balances.get(code)
         if same is None:
@@ -141,7 +144,7 @@ def balance_structure(
     zero = convert(_ZERO)
     for code, exact in currency_balances(answer, policy, code_of).items():
         totals[code] = total = convert(exact.total)
-        if exact.free == exact.total:
+        if exact.free is exact.total or exact.free == exact.total:
             free, used = total, zero
         else:
             free, used = convert(exact.free), convert(_EXACT.subtract(exact.total, exact.free))
@@ -173,7 +176,7 @@ def _converter(number: Callable[[str], Any]) -> Callable[[Decimal], Any]:
 
 
 def _float(exact: Decimal) -> float:
-    return float(exact) if exact else 0.0  # never -0.0
+    return float(exact) or 0.0  # never -0.0
 
 
 def plain_text(exact: Decimal) -> str:

@@ -195,16 +195,16 @@ class Reader(Face):
         return Target(address, lambda: self._url(call), self.apiKey or "", call.private)
 
     async def _document(self, target: Target, deadline: float) -> Document:
-        answer, signature = await self._answer(target, deadline)
+        answer, url = await self._answer(target, deadline)
         try:
             document = read_envelope(answer, self.httpExceptions)
         except (BaseError, TransientError) as error:
-            raise self._without(signature, error) from None
+            raise self._without(url, error) from None
         self._keep_json(document.info)
         return document
 
     async def _answer(self, target: Target, deadline: float) -> tuple[HttpAnswer, str]:
-        """The answer, and the signature of the request that it is for."""
+        """The answer, and the signed URL that it is for."""
         limit = self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES)
         reads = self._read_budget(target)
         url = ""
@@ -230,7 +230,7 @@ class Reader(Face):
             raise
         except (OSError, Unsendable) as error:
             fault = network_fault(error, target.address, self.timeout)
-            raise self._without(_signature(url), fault) from None
+            raise self._without(url, fault) from None
         finally:
             if reads is not None and not url:
                 reads.give_back()  # nothing was written
@@ -241,7 +241,7 @@ class Reader(Face):
             body, defect = decompressed(body, answered.headers.get("content-encoding", ""), limit)
         answer = HttpAnswer(answered.status, answered.headers, body, defect)
         self._tell_answer(answer, url)
-        return answer, _signature(url)
+        return answer, url
 
     def _read_budget(self, target: Target) -> ReadBudget | None:
         if not target.counts or not self.enableRateLimit:
@@ -295,12 +295,10 @@ class Reader(Face):
             f"GET {address}: no whole answer within {self.timeout:g} ms (timeout)"
         )
 
-    def _without(
-        self, signature: str, error: BaseError | TransientError
-    ) -> BaseError | TransientError:
-        """The same error without the signature of its request, which a peer may repeat."""
+    def _without(self, url: str, error: BaseError | TransientError) -> BaseError | TransientError:
+        """The same error without the signature in that URL, which a peer may repeat."""
         told = error.error if isinstance(error, TransientError) else error
-        clean = type(told)(self._cleaned(str(told), signature))
+        clean = type(told)(self._cleaned(str(told), _signature(url)))
         if isinstance(error, TransientError):
             return TransientError(clean, error.retry_after, error.venue_time)
         return clean

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from inspect import iscoroutinefunction
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -404,7 +405,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     def _connection_settings(self) -> ConnectionSettings:
         """How to connect, by attributes that a user may set at any time."""
-        known = tuple(getattr(self, name, None) for name in _CONNECTION_ATTRIBUTES)
+        known = _connection_attributes(self)
         if self._settings is None or self._settings[0] != known:
             refused = next((name for name in REFUSED_PROXIES if getattr(self, name, None)), None)
             if refused:
@@ -453,7 +454,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
 
 _PROXIES: Final = (*PROXIES, "ws_proxy", "wss_proxy", "wsProxy", "wssProxy")
-_CONNECTION_ATTRIBUTES: Final = (
+_connection_attributes = attrgetter(
     *PROXIES,
     *REFUSED_PROXIES,
     *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile", "hostname"),

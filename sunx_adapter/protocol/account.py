@@ -13,7 +13,7 @@ from typing import Any, Final, TypedDict, cast
 import msgspec
 from ccxt.base.errors import BadResponse
 
-from sunx_adapter.protocol.document import Document, refuse_hidden, whole_number
+from sunx_adapter.protocol.document import Document, refuse_duplicate_keys, whole_number
 
 MAX_DIGITS: Final = 100
 """An amount with more digits, before or behind the point, is refused as nonsense."""
@@ -21,8 +21,7 @@ MAX_DIGITS: Final = 100
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
-_OUTER_CONTAINERS: Final = 3
-"""Of an answer: itself, ``data`` and ``details``."""
+_OBJECTS: Final = frozenset((dict,))
 
 UNSET: Any = msgspec.UNSET
 """Stands for what the venue did not send."""
@@ -158,8 +157,7 @@ def read_account(document: Document) -> AccountAnswer:
 
     Raises:
         BadResponse: ``data`` or ``details`` is missing, null or of the wrong type, a row is no
-            object, a key stands twice, or the answer is nested too deeply; the message names the
-            JSON path.
+            object, or a key stands twice; the message names the JSON path.
     """
     wire = document.wire
     data = wire.get("data", UNSET)
@@ -172,11 +170,10 @@ def read_account(document: Document) -> AccountAnswer:
         details = [details[key] for key in places] if details.keys() == set(places) else details
     if not isinstance(details, list):
         raise BadResponse(f"data.details {_what(details)}; a list was expected")
-    for index, row in enumerate(details):
-        if not isinstance(row, dict):
-            raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
-    keys = len(wire) + len(data) + sum(map(len, details))
-    refuse_hidden(document, keys=keys, containers=len(details) + _OUTER_CONTAINERS)
+    if not _OBJECTS.issuperset(map(type, details)):
+        index, row = next((i, row) for i, row in enumerate(details) if not isinstance(row, dict))
+        raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
+    refuse_duplicate_keys(document, len(wire) + len(data) + sum(map(len, details)))
     return AccountAnswer(
         data=cast("Account", data),
         rows=details,

@@ -11,9 +11,6 @@ import msgspec
 from ccxt.base.errors import BadResponse
 
 MAX_REASON: Final = 120
-MAX_DEPTH: Final = 64
-"""An account nested more deeply is refused: whoever copies or prints it would fail."""
-
 LATEST_TIME: Final = 4_102_444_800_000
 """The year 2100, in ms UTC. A later time is no venue's clock."""
 
@@ -107,36 +104,22 @@ def clock(value: object) -> int | None:
     return number if number is not None and 0 < number < LATEST_TIME else None
 
 
-def refuse_hidden(document: Document, *, keys: int, containers: int) -> None:
-    """Refuse JSON in which an object has one key twice, or which is nested too deeply.
+def refuse_duplicate_keys(document: Document, keys: int) -> None:
+    """Refuse JSON in which an object has one key twice: which value counts would be a guess.
 
-    Which value of two counts would be a guess. Every key is followed by a colon, and every object
-    or list begins with a bracket, so a text with as few of them as are known hides nothing; only
-    otherwise is it looked through, slowly.
-
-    Args:
-        document: with the body that it was decoded from.
-        keys: how many the known objects have. It may be too small.
-        containers: how many objects and lists are known. It may be too small.
+    Every key is followed by a colon, so a text with as many colons as the decoded value has keys
+    has no key twice; only otherwise is it read again, slowly. ``keys`` may be too small.
 
     Raises:
-        BadResponse: the message names a duplicate key.
+        BadResponse: a key stands twice in one object, and the message names it; or what hides
+            keys is nested too deeply.
     """
     body = document.body
-    if body.count(b"{") + body.count(b"[") > containers:
-        _refuse_depth(document.wire)
     if body.count(b":") > keys:
-        json.loads(body, object_pairs_hook=_refuse_duplicates, parse_float=str, parse_int=str)
-
-
-def _refuse_depth(value: Any) -> None:
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [child for each in inner for child in each if isinstance(child, dict | list)]
-        if not level:
-            return
-    raise BadResponse("the answer is nested too deeply")
+        try:
+            json.loads(body, object_pairs_hook=_refuse_duplicates, parse_float=str, parse_int=str)
+        except RecursionError:
+            raise BadResponse("the answer is nested too deeply") from None
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
