@@ -32,8 +32,63 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+class _Watched:
+    """A call that is to end by a moment, on the event loop's clock."""
+
+    __slots__ = ("cancelling", "moment", "passed", "task")
+
+    def __init__(self, task: asyncio.Task[Any], moment: float) -> None:
+        self.task, self.moment = task, moment
+        self.cancelling = task.cancelling()
+        self.passed = False
+
+
+class _Deadlines:
+    """What :func:`asyncio.timeout` does, with one timer for all calls of an event loop.
+
+    A timer for each call is a sixth of what the call costs when many are under way.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._calls: set[_Watched] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def within(self, seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        call = _Watched(task, self.loop.time() + seconds)
+        self._calls.add(call)
+        if self._timer is None or call.moment < self._timer.when():
+            self._look()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            # As asyncio.timeout(): unless somebody else cancelled the task, too.
+            if call.passed and task.uncancel() <= call.cancelling:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._calls.discard(call)
+
+    def _look(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        now, self._timer = self.loop.time(), None
+        for call in [call for call in self._calls if call.moment <= now]:
+            self._calls.discard(call)
+            call.passed = True
+            call.task.cancel()
+        if self._calls:
+            first = min(call.moment for call in self._calls)
+            self._timer = self.loop.call_at(first, self._look)
+
+
 class TaskWaiting:
     """Waits in a task; closing the exchange cancels it."""
+
+    def __init__(self) -> None:
+        self._deadlines: _Deadlines | None = None
 
     async def pause(self, seconds: float) -> None:
         """Wait for so long."""
@@ -46,8 +101,10 @@ class TaskWaiting:
 
     async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
         """What a coroutine gives by the deadline."""
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await work
+        loop = asyncio.get_running_loop()
+        if self._deadlines is None or self._deadlines.loop is not loop:
+            self._deadlines = _Deadlines(loop)
+        return await self._deadlines.within(deadline - time.monotonic(), work)
 
 
 class _Source:

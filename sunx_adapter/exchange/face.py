@@ -323,7 +323,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
             raise BadRequest("params must be a mapping")
         rest = {key: value for key, value in params.items() if value is not None}
         for name, default, served in _SERVED:
-            check_choice(f"{self.id} {name}", rest.pop(name, options.get(default)), served)
+            value = rest.pop(name, options.get(default))
+            if value not in served:
+                check_choice(f"{self.id} {name}", value, served)
         policy = free_policy(rest.pop("free", options["free"]))
         check_choice("options['pathVariant']", options["pathVariant"], tuple(PATH_VARIANTS))
         path = PATH_VARIANTS[options["pathVariant"]].balance

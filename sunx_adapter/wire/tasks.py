@@ -31,6 +31,8 @@ class TaskSocket(asyncio.Protocol):
         self._unread = 0
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self._descriptor = -1
+        self._poll = select.poll() if hasattr(select, "poll") else None
 
     async def send(self, data: bytes) -> None:
         """Send all of it; where the peer does not take it at once, in the background."""
@@ -58,7 +60,7 @@ class TaskSocket(asyncio.Protocol):
         if self.lost.done() or self._failure is not None or self._transport.is_closing():
             return b""
         # The event loop may have been busy, and what arrived still be with the system.
-        return _read_now(self._transport.get_extra_info("socket").fileno())
+        return self._unread_by_loop()
 
     def now(self) -> float:
         """The time in seconds, by the event loop's clock."""
@@ -73,6 +75,16 @@ class TaskSocket(asyncio.Protocol):
     def close(self) -> None:
         """Close it at once."""
         self.abort()
+
+    def _unread_by_loop(self) -> bytes | None:
+        if self._poll is None:  # Windows, where a socket is no file
+            return b"" if select.select([self._descriptor], [], [], 0)[0] else None
+        if not self._poll.poll(0):
+            return None
+        try:
+            return os.read(self._descriptor, CHUNK)
+        except OSError:
+            return b""
 
     def _taken(self) -> bytes:
         data = self._received[0] if len(self._received) == 1 else b"".join(self._received)
@@ -91,6 +103,9 @@ class TaskSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It can be written to."""
         self._transport = transport
+        self._descriptor = transport.get_extra_info("socket").fileno()
+        if self._poll is not None:
+            self._poll.register(self._descriptor, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """Something arrived."""
@@ -107,22 +122,6 @@ class TaskSocket(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
         self._wake()
-
-
-if hasattr(select, "poll"):
-
-    def _read_now(descriptor: int) -> bytes | None:
-        try:
-            return os.read(descriptor, CHUNK)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
-else:  # Windows, where a socket is no file
-
-    def _read_now(descriptor: int) -> bytes | None:
-        return b"" if select.select([descriptor], [], [], 0)[0] else None
 
 
 class TaskConnections(Connections):
