@@ -1,9 +1,7 @@
 import asyncio
 import contextlib
-import datetime
 import http.server
 import io
-import ipaddress
 import json
 import multiprocessing
 import socket
@@ -18,11 +16,6 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from ccxt.base.errors import BadRequest, BaseError, NetworkError, NotSupported, RequestTimeout
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from rich.console import Console
 from rich.traceback import Traceback
 
@@ -86,27 +79,6 @@ def config(address: str, **more: Any) -> dict[str, Any]:
 
 
 # -- certificates ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody knows, and its key, in one file."""
-    key = generate_private_key(SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test of sunx-adapter")])
-    now = datetime.datetime.now(datetime.UTC)
-    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(local, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file = tmp_path_factory.mktemp("tls") / "both.pem"
-    file.write_bytes(made.public_bytes(Encoding.PEM) + private)
-    return file
 
 
 def tls_of(certificate: Path) -> ssl.SSLContext:

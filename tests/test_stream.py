@@ -10,9 +10,7 @@ import logging
 import ssl
 import traceback
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,12 +34,7 @@ from ccxt.base.errors import (
     PermissionDenied,
     RateLimitExceeded,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
 from sunx_adapter.protocol.push import PUSH_ERROR_RULES, AccountNews, read_message
@@ -758,24 +751,6 @@ async def test_options_are_checked(value: object) -> None:
     async with AsyncSunx({**KEYS, "options": {"streamGapTimeout": value}}) as exchange:
         with pytest.raises(BadRequest, match="streamGapTimeout"):
             await exchange.watch_balance()
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody vouches for, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
-    builder = builder.add_extension(address, critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    pem = builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(pem + private)
-    return path
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -1,10 +1,9 @@
-"""The asynchronous exchanges, and how a call waits in a task. Only they can watch balances."""
+"""The asynchronous exchanges; only they can watch balances."""
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -14,13 +13,13 @@ from ccxt.base.errors import ExchangeClosedByUser, NotSupported
 from sunx_adapter.exchange.call import Reader, Sender
 from sunx_adapter.exchange.face import bare
 from sunx_adapter.exchange.redaction import redact_logs
+from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account
 from sunx_adapter.protocol.push import auth_message
 from sunx_adapter.stream.account import STREAM_DEFAULTS, StreamSettings, StreamStatus
 from sunx_adapter.stream.cursor import Cursor
 from sunx_adapter.stream.watch import BalanceWatch
 from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, SUNX
-from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
 from sunx_adapter.wire.settings import ConnectionSettings
 from sunx_adapter.wire.tasks import TaskConnections
@@ -30,81 +29,6 @@ if TYPE_CHECKING:
     from ccxt.base.types import Balances
 
 Result = TypeVar("Result")
-
-
-class _Watched:
-    """A call that is to end by a moment, on the event loop's clock."""
-
-    __slots__ = ("cancelling", "moment", "passed", "task")
-
-    def __init__(self, task: asyncio.Task[Any], moment: float) -> None:
-        self.task, self.moment = task, moment
-        self.cancelling = task.cancelling()
-        self.passed = False
-
-
-class _Deadlines:
-    """What :func:`asyncio.timeout` does, with one timer for all calls of an event loop.
-
-    A timer for each call is a sixth of what the call costs when many are under way.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._calls: set[_Watched] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def within(self, seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
-        task = asyncio.current_task()
-        assert task is not None
-        call = _Watched(task, self.loop.time() + seconds)
-        self._calls.add(call)
-        if self._timer is None or call.moment < self._timer.when():
-            self._look()
-        try:
-            return await work
-        except asyncio.CancelledError:
-            # As asyncio.timeout(): unless somebody else cancelled the task, too.
-            if call.passed and task.uncancel() <= call.cancelling:
-                raise TimeoutError from None
-            raise
-        finally:
-            self._calls.discard(call)
-
-    def _look(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        now, self._timer = self.loop.time(), None
-        for call in [call for call in self._calls if call.moment <= now]:
-            self._calls.discard(call)
-            call.passed = True
-            call.task.cancel()
-        if self._calls:
-            first = min(call.moment for call in self._calls)
-            self._timer = self.loop.call_at(first, self._look)
-
-
-class TaskWaiting:
-    """Waits in a task; closing the exchange cancels it."""
-
-    def __init__(self) -> None:
-        self._deadlines: _Deadlines | None = None
-
-    async def pause(self, seconds: float) -> None:
-        """Wait for so long."""
-        await asyncio.sleep(seconds)
-
-    async def background(self, work: Callable[[], Result], deadline: float) -> Result:
-        """What blocking work gives, done in a thread of its own."""
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await Background(work).wait_async()
-
-    async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a coroutine gives by the deadline."""
-        loop = asyncio.get_running_loop()
-        if self._deadlines is None or self._deadlines.loop is not loop:
-            self._deadlines = _Deadlines(loop)
-        return await self._deadlines.within(deadline - time.monotonic(), work)
 
 
 class _Source:
@@ -193,7 +117,7 @@ class _Source:
         return replace(settings, proxy=proxy)
 
 
-class AsyncExchange(Reader):
+class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     """An asynchronous exchange. What its methods mean is documented in ``SyncExchange``."""
 
     serves = frozenset({"fetchBalance", "watchBalance", "ws"})
@@ -212,11 +136,11 @@ class AsyncExchange(Reader):
         self._watch = BalanceWatch(_Source(self))
 
     def _sender(self) -> Sender:
-        if (given := self.options.get("transport")) is not None:
-            from sunx_adapter.wire import transports  # noqa: PLC0415 - imports httpx
+        if (transport := self.options.get("transport")) is not None:
+            from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
 
             redact_logs()
-            return transports.AsyncGivenTransport(given)
+            return given(transport, asynchronous=True)
         settings, current = self._connection_settings(), self._connections
         if current.settings != settings:
             current.retire()

@@ -4,9 +4,9 @@ A window in this process counts every read, whatever the storage; one on Redis, 
 number of processes, is asked besides. So a Redis that is flushed, restarted or gone never lets a
 process read more than its own share.
 
-A read is taken when there is a connection to write it to. What is taken is a moment, which may be
-in the future: whoever comes first gets the first one, nobody holds a lock while waiting, and
-whatever becomes of who waits, the moment passes.
+A call first reserves a moment, now or later: first come, first served, and nobody holds a lock
+while waiting. When there is a connection to write to, the read is counted at that very moment,
+however long connecting took. Whatever becomes of a call, the moment that it reserved passes.
 """
 
 import contextlib
@@ -15,18 +15,17 @@ import os
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple
 from weakref import WeakSet
 
 from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
 
+from sunx_adapter.exchange.waiting import Waiting
 from sunx_adapter.venue import READ_LIMIT
-
-Result = TypeVar("Result")
 
 MEMORY: Final = "memory://"
 FALLBACK_SHARE: Final = 4
@@ -36,10 +35,15 @@ SLACK_SECONDS: Final = 0.2
 """The window is longer by this: requests may be so much longer on the way than their neighbours."""
 
 _FRESH_SECONDS: Final = 0.1
-"""A read that was taken longer ago is not written any more, but taken anew."""
+"""A read that Redis gave longer ago is not written any more, but asked for anew."""
 
 _REDIS_SECONDS: Final = 2.0
 _UNREACHABLE_SECONDS: Final = 5.0
+_FEW_USERS: Final = 64
+_LONGEST_WINDOW: Final = 60.0
+_TICK: Final = 1e-6
+"""Between two who are in line, so that each has a place of its own."""
+
 _MOST_DIGITS: Final = 8
 
 
@@ -53,21 +57,102 @@ class Limit(NamedTuple):
 VENUE_LIMIT: Final = Limit(READ_LIMIT.requests, READ_LIMIT.seconds + SLACK_SECONDS)
 
 
-class Waiting(Protocol):
-    """How a call waits: the verbs in which threads and tasks differ."""
+class _Window:
+    """The reads of one user: the moments of those written, and of those in line for one."""
 
-    async def pause(self, seconds: float) -> None:
-        """Wait for so long, or until the exchange is closed."""
+    __slots__ = ("in_line", "written")
 
-    async def background(self, work: Callable[[], Result], deadline: float) -> Result:
-        """What blocking work gives, done in a thread of its own.
+    def __init__(self) -> None:
+        self.written: list[float] = []
+        self.in_line: list[float] = []
 
-        Raises:
-            TimeoutError: it gave nothing by the deadline.
+    def forget(self, moment: float) -> None:
+        """Take one read out."""
+        for moments in (self.in_line, self.written):
+            if moment in moments:
+                moments.remove(moment)
+                return
+
+
+class MemoryWindows:
+    """Windows in this process, by :func:`time.monotonic`, which never jumps."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, _Window] = {}
+        self._lock = threading.Lock()
+        self._crowded = _FEW_USERS
+        _all_windows.add(self)
+
+    def unlock(self) -> None:
+        """For the child of a fork, where another thread's lock would stay locked for ever."""
+        self._lock = threading.Lock()
+
+    def reserve(self, key: str, limit: Limit, latest: float) -> float | None:
+        """Get in line: one's moment, now or later; ``None`` if there is none by the latest."""
+        with self._lock:
+            now = time.monotonic()
+            window = self._current(key, limit, now)
+            moment = max(now, window.in_line[-1] + _TICK) if window.in_line else now
+            all_moments = window.written + window.in_line
+            if len(all_moments) >= limit.requests:
+                moment = max(moment, all_moments[-limit.requests] + limit.seconds)
+            if moment > max(latest, now):
+                return None
+            window.in_line.append(moment)
+            return moment
+
+    def count(self, key: str, limit: Limit, moment: float) -> float:
+        """Count a read as written now, if that may be; else the moment to ask again.
+
+        Those before it in line have their share, those behind it do not matter.
         """
+        with self._lock:
+            now = time.monotonic()
+            window = self._current(key, limit, now)
+            written = window.written
+            excess = len(written) + bisect_left(window.in_line, moment) + 1 - limit.requests
+            if moment in written:  # counted before, and not written after all
+                excess -= 1
+            if excess > 0:
+                return (written + window.in_line)[excess - 1] + limit.seconds + _TICK
+            window.forget(moment)
+            written.append(now)
+            return now
+
+    def give_back(self, key: str, moment: float) -> None:
+        """A read is not written after all."""
+        with self._lock:
+            if (window := self._windows.get(key)) is not None:
+                window.forget(moment)
+
+    def spend(self, key: str, limit: Limit, remaining: int) -> None:
+        """Leave no more than so many reads."""
+        with self._lock:
+            now = time.monotonic()
+            window = self._current(key, limit, now)
+            left = limit.requests - len(window.written) - len(window.in_line)
+            window.written += [now] * (left - remaining)
+
+    def _current(self, key: str, limit: Limit, now: float) -> _Window:
+        window = self._windows.get(key)
+        if window is None:
+            if len(self._windows) >= self._crowded:
+                self._windows = {
+                    k: each for k, each in self._windows.items() if _is_used(each, now)
+                }
+                self._crowded = max(2 * len(self._windows), _FEW_USERS)
+            window = self._windows[key] = _Window()
+        for moments in (window.written, window.in_line):
+            del moments[: bisect_right(moments, now - limit.seconds)]
+        return window
 
 
-_all_windows: Final["WeakSet[MemoryWindows]"] = WeakSet()
+def _is_used(window: _Window, now: float) -> bool:
+    newest = max(window.written[-1:] + window.in_line[-1:], default=0.0)
+    return newest > now - _LONGEST_WINDOW
+
+
+_all_windows: Final[WeakSet[MemoryWindows]] = WeakSet()
 
 
 def _unlock_in_child() -> None:
@@ -78,65 +163,8 @@ def _unlock_in_child() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_in_child)
 
-
-class MemoryWindows:
-    """Windows in this process, by a clock that never jumps."""
-
-    def __init__(self) -> None:
-        self._moments: dict[str, deque[float]] = {}
-        self._lock = threading.Lock()
-        self._crowded = 64
-        _all_windows.add(self)
-
-    def unlock(self) -> None:
-        """For the child of a fork, where another thread's lock would stay locked for ever."""
-        self._lock = threading.Lock()
-
-    def take(self, key: str, limit: Limit, latest: float) -> float | None:
-        """The moment of the next read, now or later; ``None`` if there is none by the latest.
-
-        Args:
-            key: whose window.
-            limit: what fits into it.
-            latest: on :func:`time.monotonic`'s clock, as the result.
-        """
-        with self._lock:
-            now = time.monotonic()
-            moments = self._current(key, limit, now)
-            moment = max(now, moments[-1]) if moments else now
-            if len(moments) >= limit.requests:
-                moment = max(moment, moments[-limit.requests] + limit.seconds)
-            if moment > max(latest, now):
-                return None
-            moments.append(moment)
-            return moment
-
-    def give_back(self, key: str, moment: float) -> None:
-        """A read that was taken is not written after all."""
-        with self._lock:
-            moments = self._moments.get(key, ())
-            if moment in moments:
-                self._moments[key].remove(moment)
-
-    def spend(self, key: str, limit: Limit, remaining: int) -> None:
-        """Leave no more than so many reads."""
-        with self._lock:
-            now = time.monotonic()
-            moments = self._current(key, limit, now)
-            last = max(now, moments[-1]) if moments else now
-            moments.extend([last] * (limit.requests - len(moments) - remaining))
-
-    def _current(self, key: str, limit: Limit, now: float) -> deque[float]:
-        moments = self._moments.get(key)
-        if moments is None:
-            if len(self._moments) >= self._crowded:
-                old = now - limit.seconds
-                kept = {k: each for k, each in self._moments.items() if each and each[-1] > old}
-                self._moments, self._crowded = kept, max(2 * len(kept), 64)
-            moments = self._moments[key] = deque()
-        while moments and moments[0] <= now - limit.seconds:
-            moments.popleft()
-        return moments
+_process_windows: Final = MemoryWindows()
+"""All reads of this process, whatever exchange makes them."""
 
 
 _SCRIPT: Final = """
@@ -174,6 +202,10 @@ class RedisWindows:
     Args:
         uri: ``redis://``, ``rediss://`` or ``unix://``.
 
+    Attributes:
+        late: how many seconds late reads are to be counted, since Redis takes so long to answer.
+        unreachable_until: until when it is not asked if there is a fallback.
+
     Raises:
         NotSupported: it cannot be used; it may hold a password, and is not repeated.
     """
@@ -190,13 +222,9 @@ class RedisWindows:
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
 
+        seconds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _REDIS_SECONDS)
         try:
-            client = Redis.from_url(
-                uri,
-                socket_timeout=_REDIS_SECONDS,
-                socket_connect_timeout=_REDIS_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-            )
+            client = Redis.from_url(uri, retry=Retry(NoBackoff(), 0), **seconds)
         except ValueError:
             client = None
         if client is None:
@@ -205,26 +233,16 @@ class RedisWindows:
             )
         self._script = client.register_script(_SCRIPT)
         self.late = 0.0
-        """How many seconds late reads are to be counted, since Redis takes so long to answer."""
         self.unreachable_until = 0.0
-        """Until when it is not asked, on :func:`time.monotonic`'s clock, if there is a fallback."""
 
     def ask(self, key: str, limit: Limit, late: float, remaining: int = -1) -> float:
-        """Take a read, or leave no more than ``remaining``. Blocks.
+        """Take a read, or leave no more than ``remaining``. Blocks; raises what redis raises.
 
         Returns:
             0, or the seconds to wait before asking again.
-
-        Raises:
-            Exception: of the package redis, if it cannot be reached.
         """
         name = uuid.uuid4().hex
-        said = self._script([f"sunx-adapter/{key}"], [*limit, late, name, remaining])
-        return float(said)
-
-
-_process_windows: Final = MemoryWindows()
-"""All reads of this process, whatever exchange makes them."""
+        return float(self._script([f"sunx-adapter/{key}"], [*limit, late, name, remaining]))
 
 
 @lru_cache(maxsize=64)
@@ -232,57 +250,75 @@ def _redis_windows(uri: str, process: int) -> RedisWindows:  # noqa: ARG001 - a 
     return RedisWindows(uri)
 
 
-class _InMemory:
-    """The reads of one call in one window of this process."""
+class _UnreachableError(Exception):
+    """The storage does not answer."""
 
-    def __init__(self, windows: MemoryWindows, key: str, limit: Limit) -> None:
+
+class _InMemory:
+    """One read of one call, in one window of this process."""
+
+    def __init__(self, windows: MemoryWindows, key: str, limit: Limit, waiting: Waiting) -> None:
         self._windows, self._key, self._limit = windows, key, limit
+        self._waiting = waiting
         self._moment: float | None = None
 
-    async def take(self, waiting: Waiting, deadline: float) -> float:
-        """Take a read, and wait for its moment; gives until when it may be written."""
-        self.give_back()
-        moment = self._moment = self._windows.take(self._key, self._limit, deadline)
+    async def reserve(self, deadline: float) -> None:
+        """Get in line, and wait for one's moment."""
+        moment = self._moment = self._windows.reserve(self._key, self._limit, deadline)
         if moment is None:
             raise _used_up()
-        try:
-            while (wait := moment - time.monotonic()) > 0:
-                await waiting.pause(wait)
-        except BaseException:
-            self.give_back()
-            raise
-        return moment + _FRESH_SECONDS
+        await self._wait_until(moment, deadline)
+
+    async def take(self, deadline: float) -> None:
+        """Count the read as written now, waiting until it may be."""
+        if self._moment is None:
+            await self.reserve(deadline)
+        while self._moment is not None:
+            moment = self._windows.count(self._key, self._limit, self._moment)
+            if moment <= time.monotonic():
+                self._moment = moment
+                return
+            await self._wait_until(moment, deadline)
+
+    async def _wait_until(self, moment: float, deadline: float) -> None:
+        if moment > deadline:
+            raise _used_up()
+        while (wait := moment - time.monotonic()) > 0:
+            await self._waiting.pause(wait)
 
     def give_back(self) -> None:
-        """What was taken is not written."""
+        """The read is not written."""
         if self._moment is not None:
             self._windows.give_back(self._key, self._moment)
             self._moment = None
 
-    async def spend(self, remaining: int, waiting: Waiting, deadline: float) -> None:  # noqa: ARG002
+    def spend(self, remaining: int) -> None:
         """Leave no more than so many reads."""
         self._windows.spend(self._key, self._limit, remaining)
 
 
 class _OnRedis:
-    """The reads of one call in a window that processes share.
+    """One read of one call, in a window that processes share."""
 
-    Args:
-        windows: where it is.
-        user: whose it is.
-        fallback: what to take from if Redis cannot be reached, if anything.
-    """
-
-    def __init__(self, windows: RedisWindows, user: str, fallback: _InMemory | None) -> None:
+    def __init__(
+        self, windows: RedisWindows, user: str, fallback: _InMemory | None, waiting: Waiting
+    ) -> None:
         self._windows, self._user, self._fallback = windows, user, fallback
+        self._waiting = waiting
+        self._fresh_until = 0.0
 
-    async def take(self, waiting: Waiting, deadline: float) -> float:
-        """Take a read, asking until there is one; gives until when it may be written."""
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the read that Redis gave may still be written."""
+        return time.monotonic() <= self._fresh_until
+
+    async def take(self, deadline: float) -> None:
+        """Take a read, asking until there is one; a fresh one is kept."""
         windows = self._windows
-        while True:
+        while not self.is_fresh:
             asked, late = time.monotonic(), windows.late
             try:
-                wait = await self._asked(waiting, deadline, late)
+                wait = await self._ask(deadline, late)
             except _UnreachableError as error:
                 if self._fallback is None:
                     raise NetworkError(
@@ -290,33 +326,31 @@ class _OnRedis:
                         f"reached: {error}. Start it, or set options['rateLimitFallback'] = "
                         "'memory' to go on with a quarter of the budget"
                     ) from None
-                return await self._fallback.take(waiting, deadline)
-            if wait == 0:
-                took = time.monotonic() - asked
-                windows.late = 2 * took if took > _FRESH_SECONDS else 0.0
-                return asked + late + _FRESH_SECONDS
-            if asked + wait > deadline:
-                raise _used_up()
-            await waiting.pause(wait)
+                await self._fallback.take(deadline)
+                self._fresh_until = time.monotonic() + _FRESH_SECONDS
+                return
+            if wait:
+                if asked + wait > deadline:
+                    raise _used_up()
+                await self._waiting.pause(wait)
+                continue
+            took = time.monotonic() - asked
+            windows.late = 2 * took if took > _FRESH_SECONDS else 0.0
+            self._fresh_until = asked + late + _FRESH_SECONDS
 
-    def give_back(self) -> None:
-        """What was taken stays taken, until it has passed."""
-
-    async def spend(self, remaining: int, waiting: Waiting, deadline: float) -> None:
+    async def spend(self, remaining: int, deadline: float) -> None:
         """Leave no more than so many reads."""
         with contextlib.suppress(_UnreachableError):  # the next read will tell
-            await self._asked(waiting, deadline, 0.0, remaining)
+            await self._ask(deadline, 0.0, remaining)
 
-    async def _asked(
-        self, waiting: Waiting, deadline: float, late: float, remaining: int = -1
-    ) -> float:
+    async def _ask(self, deadline: float, late: float, remaining: int = -1) -> float:
         windows, now = self._windows, time.monotonic()
         if self._fallback is not None and now < windows.unreachable_until:
             raise _UnreachableError
         # With something to fall back on, there has to be time for it.
         until = deadline if self._fallback is None else now + (deadline - now) / 4
         try:
-            return await waiting.background(
+            return await self._waiting.background(
                 lambda: windows.ask(self._user, VENUE_LIMIT, late, remaining), until
             )
         except Exception as error:
@@ -327,12 +361,8 @@ class _OnRedis:
         raise failure
 
 
-class _UnreachableError(Exception):
-    """The storage does not answer."""
-
-
 class ReadBudget:
-    """What a user may read, as seen by one call.
+    """One read of one call, in every window that counts for it.
 
     Args:
         user: whose budget it is.
@@ -357,44 +387,61 @@ class ReadBudget:
         waiting: Waiting,
     ) -> None:
         self._longest = longest
-        self._waiting = waiting
-        self._windows: list[_InMemory | _OnRedis] = [_InMemory(_process_windows, user, VENUE_LIMIT)]
+        self._own = _InMemory(_process_windows, user, VENUE_LIMIT, waiting)
+        self._here = [self._own]
+        if pace is not None:
+            self._here.append(_InMemory(pace[0], user, pace[1], waiting))
+        self._shared: _OnRedis | None = None
         if storage != MEMORY:
             share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
-            less = _InMemory(_process_windows, f"{user} fallback", share) if fallback else None
-            self._windows.insert(0, _OnRedis(_redis_windows(storage, os.getpid()), user, less))
-        self._told = list(self._windows)
-        if pace is not None:
-            self._windows.append(_InMemory(pace[0], user, pace[1]))
-        self._fresh_until = [0.0] * len(self._windows)
+            less = _InMemory(_process_windows, f"{user} less", share, waiting) if fallback else None
+            self._shared = _OnRedis(_redis_windows(storage, os.getpid()), user, less, waiting)
 
-    async def take(self, deadline: float) -> None:
-        """Take a read, to be written at once. What was taken just now and not written still counts.
+    async def reserve(self, deadline: float) -> None:
+        """Get in line, before there is a connection: first come, first served.
 
         Args:
             deadline: until when to wait, on :func:`time.monotonic`'s clock.
 
         Raises:
-            RateLimitExceeded: there is none before the deadline.
+            RateLimitExceeded: there is no read before the deadline.
+        """
+        for window in self._here:
+            await window.reserve(self._latest(deadline))
+
+    async def take(self, deadline: float) -> None:
+        """Count the read, which is to be written at once.
+
+        Raises:
+            RateLimitExceeded: there is no read before the deadline.
             NetworkError: the storage cannot be reached.
         """
-        if self._longest is not None:
-            deadline = min(deadline, time.monotonic() + self._longest)
-        while (oldest := min(self._fresh_until)) < time.monotonic():
-            index = self._fresh_until.index(oldest)
-            self._fresh_until[index] = await self._windows[index].take(self._waiting, deadline)
+        latest = self._latest(deadline)
+        while True:
+            if self._shared is not None:
+                await self._shared.take(latest)
+            for window in self._here:
+                await window.take(latest)
+            if self._shared is None or self._shared.is_fresh:
+                return
 
     def give_back(self) -> None:
-        """What was taken is not written."""
-        for windows in self._windows:
-            windows.give_back()
+        """The read is not written."""
+        for window in self._here:
+            window.give_back()
 
     async def follow(self, headers: Mapping[str, str], deadline: float) -> None:
         """Spend what the venue says that others have read (header ``ratelimit-remaining``)."""
         text = headers.get("ratelimit-remaining", "")
         if text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS:
-            for windows in self._told:
-                await windows.spend(int(text), self._waiting, deadline)
+            self._own.spend(int(text))
+            if self._shared is not None:
+                await self._shared.spend(int(text), deadline)
+
+    def _latest(self, deadline: float) -> float:
+        return (
+            deadline if self._longest is None else min(deadline, time.monotonic() + self._longest)
+        )
 
 
 def _used_up() -> RateLimitExceeded:

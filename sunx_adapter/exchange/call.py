@@ -1,23 +1,23 @@
 """One read, from its parameters to the document, written once for both kinds of exchange.
 
-The coroutines here suspend only in the verbs of a :class:`Waiting` and in ``fetch()``. Those of the
-synchronous kind never do, so that there a call is done at its first step
+The coroutines here suspend only in the verbs of :mod:`~sunx_adapter.exchange.waiting` and on the
+wire. Those for threads never do, so that there a call is done at its first step
 (:func:`sunx_adapter.wire.threads.run`).
 """
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from ccxt.base.errors import BadResponse, BaseError, ExchangeClosedByUser, RequestTimeout
 
-from sunx_adapter.exchange import budget
 from sunx_adapter.exchange.budget import Limit, MemoryWindows, ReadBudget, user_of_key
 from sunx_adapter.exchange.config import check_address
 from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, check_reads
 from sunx_adapter.exchange.retry import Retries
+from sunx_adapter.exchange.waiting import Waiting
 from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
@@ -26,59 +26,13 @@ from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, decompressed, too_large
 from sunx_adapter.wire.faults import network_fault
 from sunx_adapter.wire.route import Request, Unsendable
 
-Result = TypeVar("Result")
+if TYPE_CHECKING:
+    from sunx_adapter.wire.connections import Connections
+    from sunx_adapter.wire.transports import GivenTransport
 
 
-class Waiting(budget.Waiting, Protocol):
-    """How a call waits: the verbs in which threads and tasks differ."""
-
-    async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a coroutine gives by the deadline, on :func:`time.monotonic`'s clock.
-
-        Raises:
-            TimeoutError: nothing.
-        """
-        ...
-
-
-class Answered(Protocol):
-    """What a request gives; :class:`~sunx_adapter.wire.answer.Answer` is one."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers, names in lower case."""
-        ...
-
-    @property
-    def body(self) -> bytes:
-        """The body as it arrived."""
-        ...
-
-    @property
-    def too_large(self) -> bool:
-        """Whether it is larger than the limit, and not kept."""
-        ...
-
-
-class Sender(Protocol):
-    """What requests are sent over; :class:`~sunx_adapter.wire.connections.Connections` is one."""
-
-    async def fetch(
-        self,
-        address: str,
-        owner: str,
-        prepare: Callable[[], Awaitable[Request]],
-        *,
-        deadline: float,
-        limit: int,
-    ) -> Answered:
-        """Send a request, and read its answer whole."""
-        ...
+Sender: TypeAlias = "Connections | GivenTransport"
+"""What requests are sent over."""
 
 
 class Target(NamedTuple):
@@ -212,7 +166,6 @@ class Reader(Face):
         async def prepare() -> Request:
             nonlocal url
             if reads is not None:
-                # Anew, if connecting took so long that the first one does not count any more.
                 await reads.take(deadline)
             self._check_open()
             url = target.url()
@@ -221,8 +174,7 @@ class Reader(Face):
 
         try:
             if reads is not None:
-                # In line from the beginning: first come, first served.
-                await reads.take(deadline)
+                await reads.reserve(deadline)
             answered = await self._sender().fetch(
                 target.address, target.api_key, prepare, deadline=deadline, limit=limit
             )

@@ -130,15 +130,15 @@ class _Codes(dict[str, str]):
         return code
 
 
-def _unserved(cls: type["Face"]) -> list[str]:
-    """The methods that ccxt's ``has`` speaks of and that are not served."""
-    spoken_of = ccxt.Exchange().has.keys() - cls.serves
+def _unserved(kind: type, served: frozenset[str]) -> list[str]:
+    """The methods of a ccxt class that ``has`` speaks of and that are not served."""
+    spoken_of = ccxt.Exchange().has.keys() - served
     return [
         name
-        for name in dir(cls)
+        for name in dir(kind)
         if not name.startswith("_")
         and _camel_case(name) in spoken_of
-        and callable(getattr(cls, name))
+        and callable(getattr(kind, name))
     ]
 
 
@@ -178,8 +178,13 @@ class Face(CcxtExchange):  # type: ignore[misc]
     logger = logging.getLogger("sunx_adapter")
     cafile: str | None = None
 
-    def __init_subclass__(cls, venue: Venue | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, venue: Venue | None = None, refuses: type | None = None, **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
+        if refuses is not None:
+            for name in _unserved(refuses, cls.serves):
+                setattr(cls, name, _refusing(getattr(refuses, name)))
         if venue is not None:
             cls.venue = venue
             for endpoint in _endpoints(venue):
@@ -188,8 +193,6 @@ class Face(CcxtExchange):  # type: ignore[misc]
                 entry = Entry(path, endpoint.access, "GET", {"cost": 1})
                 setattr(cls, "_".join(words), entry)
                 setattr(cls, words[0] + "".join(word.capitalize() for word in words[1:]), entry)
-            for name in _unserved(cls):
-                setattr(cls, name, _refusing(getattr(cls, name)))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self._codes = _Codes(self)

@@ -1,64 +1,22 @@
-"""The synchronous exchanges, and how a call waits in a thread."""
+"""The synchronous exchanges."""
 
-import os
-import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import ccxt
-from ccxt.base.errors import ExchangeClosedByUser
 
 from sunx_adapter.exchange.call import Reader, Sender
 from sunx_adapter.exchange.face import bare
 from sunx_adapter.exchange.redaction import redact_logs
+from sunx_adapter.exchange.waiting import ThreadWaiting
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.venue import HTX_FUTURES, SUNX
-from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.threads import ThreadConnections, run
 
 if TYPE_CHECKING:
     from ccxt.base.types import Balances
 
 Result = TypeVar("Result")
-
-
-class ThreadWaiting:
-    """Waits in a thread, until the time has come or the exchange is closed."""
-
-    def __init__(self) -> None:
-        self._process = os.getpid()
-        self._closing = threading.Event()
-
-    @property
-    def closing(self) -> threading.Event:
-        """Set once the exchange is closed.
-
-        The child of a fork gets its own: a thread that it does not have may hold a lock in it.
-        """
-        if self._process != os.getpid():
-            self._process, self._closing = os.getpid(), threading.Event()
-        return self._closing
-
-    async def pause(self, seconds: float) -> None:
-        """Wait for so long.
-
-        Raises:
-            ExchangeClosedByUser: the exchange was closed meanwhile.
-        """
-        if self.closing.wait(seconds):
-            raise ExchangeClosedByUser("the exchange was closed during the call")
-
-    async def background(self, work: Callable[[], Result], deadline: float) -> Result:
-        """What blocking work gives, done in a thread of its own."""
-        return Background(work).wait(deadline)
-
-    async def within(
-        self,
-        deadline: float,  # noqa: ARG002 - every wait on the way ends with it
-        work: Coroutine[Any, Any, Result],
-    ) -> Result:
-        """What a coroutine gives by the deadline."""
-        return await work
 
 
 class _NoSession:
@@ -70,7 +28,7 @@ class _NoSession:
         """Nothing to close."""
 
 
-class SyncExchange(Reader):
+class SyncExchange(Reader, refuses=ccxt.Exchange):
     """A synchronous exchange. Threads may share it."""
 
     session = _NoSession()
@@ -86,11 +44,11 @@ class SyncExchange(Reader):
         self._connections = ThreadConnections(self._connection_settings())
 
     def _sender(self) -> Sender:
-        if (given := self.options.get("transport")) is not None:
-            from sunx_adapter.wire import transports  # noqa: PLC0415 - imports httpx
+        if (transport := self.options.get("transport")) is not None:
+            from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
 
             redact_logs()
-            return transports.GivenTransport(given)
+            return given(transport, asynchronous=False)
         settings, current = self._connection_settings(), self._connections
         if current is None or current.settings != settings:
             if current is not None:

@@ -4,7 +4,6 @@ Neither the system's resolver nor a Redis client ends when it is told to, and an
 few threads must not be held up by one that does not answer.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -64,6 +63,8 @@ class Background(Generic[Result]):
 
     async def wait_async(self) -> Result:
         """The result, for a task, whose caller keeps time."""
+        import asyncio  # noqa: PLC0415 - threads do without
+
         try:
             return await asyncio.wrap_future(self._future)
         except BaseException:

@@ -57,23 +57,10 @@ class Socket(Protocol):
         """Close it at once."""
 
 
-class Layer(Protocol):
-    """What bytes go through: a socket, or TLS over one."""
-
-    async def send(self, data: bytes) -> None:
-        """Send all of it."""
-
-    async def receive(self) -> bytes:
-        """What arrived; nothing once the peer has closed."""
-
-    def arrived(self) -> bytes | None:
-        """What arrived by now, without waiting; ``None`` if nothing did."""
-
-
 class Tls:
     """TLS over a socket, or over another TLS. :mod:`ssl` does the work, on bytes in memory."""
 
-    def __init__(self, below: Layer, context: ssl.SSLContext, host: str) -> None:
+    def __init__(self, below: "Socket | Tls", context: ssl.SSLContext, host: str) -> None:
         self._below = below
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
@@ -133,7 +120,7 @@ class Connection:
 
     def __init__(self, tcp: Socket) -> None:
         self.tcp = tcp
-        self.top: Layer = tcp
+        self.top: Socket | Tls = tcp
         self._rested: float | None = None
 
     async def encrypt(self, context: ssl.SSLContext, host: str) -> None:

@@ -1,15 +1,14 @@
 """httpx's transport seam, in both directions.
 
 :class:`WireTransport` and :class:`AsyncWireTransport` let any ``httpx.Client`` send over this
-package's connections. :class:`GivenTransport` and :class:`AsyncGivenTransport` let an exchange send
-through any httpx transport (``options["transport"]``). Exchanges use neither by default, so httpx
-is imported only if one of them is wanted.
+package's connections. :func:`given` lets an exchange send through any httpx transport
+(``options["transport"]``). Exchanges use neither by default, so httpx is imported only for them.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, NamedTuple, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple, cast
 
 import httpx
 from ccxt.base.errors import NotSupported
@@ -123,29 +122,79 @@ class GivenAnswer(NamedTuple):
     too_large: bool
 
 
-class _Collected:
-    """A body that is read piece by piece, up to the limit."""
+class GivenTransport:
+    """Fetches like :class:`~sunx_adapter.wire.connections.Connections`; not its own to close."""
 
-    def __init__(self, limit: int) -> None:
-        self._room = limit
-        self._pieces: list[bytes] = []
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
 
-    def add(self, piece: bytes) -> bool:
-        """Take in a piece; false once there is no more room."""
-        self._room -= len(piece)
-        self._pieces.append(piece)
-        return self._room >= 0
+    async def fetch(
+        self,
+        _address: str,
+        _owner: str,
+        prepare: Callable[[], Awaitable[Request]],
+        *,
+        deadline: float,
+        limit: int,
+    ) -> GivenAnswer:
+        """Send a request, and read its answer whole."""
+        url, headers = await prepare()
+        timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
+        request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
+        body = bytearray()
+        try:
+            response = await self._handle(request)
+            try:
+                async for piece in self._pieces(response):
+                    seconds_left(deadline)
+                    body += piece
+                    if len(body) > limit:
+                        break
+            finally:
+                await self._close(response)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _failure(error) from error
+        too_large = len(body) > limit
+        given = b"" if too_large else bytes(body)
+        return GivenAnswer(response.status_code, response.headers, given, too_large)
 
-    def answer(self, response: httpx.Response) -> GivenAnswer:
-        body = b"" if self._room < 0 else b"".join(self._pieces)
-        return GivenAnswer(response.status_code, response.headers, body, self._room < 0)
+    async def _handle(self, request: httpx.Request) -> httpx.Response:
+        response: httpx.Response = self._transport.handle_request(request)
+        return response
+
+    async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        for piece in cast("httpx.SyncByteStream", response.stream):
+            yield piece
+
+    async def _close(self, response: httpx.Response) -> None:
+        response.close()
 
 
-def _asked(request: Request, deadline: float) -> httpx.Request:
-    timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
-    return httpx.Request(
-        "GET", request.url, headers=request.headers, extensions={"timeout": timeout}
-    )
+class AsyncGivenTransport(GivenTransport):
+    """The same for tasks."""
+
+    async def _handle(self, request: httpx.Request) -> httpx.Response:
+        response: httpx.Response = await self._transport.handle_async_request(request)
+        return response
+
+    async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        async for piece in cast("httpx.AsyncByteStream", response.stream):
+            yield piece
+
+    async def _close(self, response: httpx.Response) -> None:
+        await response.aclose()
+
+
+def given(transport: object, *, asynchronous: bool) -> GivenTransport:
+    """What to send over if a user gave a transport.
+
+    Raises:
+        NotSupported: it is not of the kind that is needed.
+    """
+    kind = httpx.AsyncBaseTransport if asynchronous else httpx.BaseTransport
+    if not isinstance(transport, kind):
+        raise NotSupported(f"options['transport'] must be an httpx.{kind.__name__} here")
+    return AsyncGivenTransport(transport) if asynchronous else GivenTransport(transport)
 
 
 def _failure(error: httpx.HTTPError | httpx.InvalidURL) -> Exception:
@@ -159,68 +208,3 @@ def _failure(error: httpx.HTTPError | httpx.InvalidURL) -> Exception:
             return Unsendable(f"the request cannot be sent: {text}")
         case _:
             return WireError(text)
-
-
-class GivenTransport:
-    """Fetches like :class:`~sunx_adapter.wire.threads.ThreadConnections`; not its own to close."""
-
-    def __init__(self, transport: object) -> None:
-        if not isinstance(transport, httpx.BaseTransport):
-            raise NotSupported("options['transport'] must be an httpx.BaseTransport here")
-        self._transport = transport
-
-    async def fetch(
-        self,
-        address: str,  # noqa: ARG002
-        owner: str,  # noqa: ARG002
-        prepare: Callable[[], Awaitable[Request]],
-        *,
-        deadline: float,
-        limit: int,
-    ) -> GivenAnswer:
-        """Send a request, and read its answer whole."""
-        collected, request = _Collected(limit), _asked(await prepare(), deadline)
-        try:
-            response = self._transport.handle_request(request)
-            try:
-                for piece in cast("httpx.SyncByteStream", response.stream):
-                    seconds_left(deadline)
-                    if not collected.add(piece):
-                        break
-            finally:
-                response.close()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _failure(error) from error
-        return collected.answer(response)
-
-
-class AsyncGivenTransport:
-    """The same for tasks; see :class:`~sunx_adapter.wire.tasks.TaskConnections`."""
-
-    def __init__(self, transport: object) -> None:
-        if not isinstance(transport, httpx.AsyncBaseTransport):
-            raise NotSupported("options['transport'] must be an httpx.AsyncBaseTransport here")
-        self._transport = transport
-
-    async def fetch(
-        self,
-        address: str,  # noqa: ARG002
-        owner: str,  # noqa: ARG002
-        prepare: Callable[[], Awaitable[Request]],
-        *,
-        deadline: float,
-        limit: int,
-    ) -> GivenAnswer:
-        """Send a request, and read its answer whole."""
-        collected, request = _Collected(limit), _asked(await prepare(), deadline)
-        try:
-            response = await self._transport.handle_async_request(request)
-            try:
-                async for piece in cast("httpx.AsyncByteStream", response.stream):
-                    if not collected.add(piece):
-                        break
-            finally:
-                await response.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _failure(error) from error
-        return collected.answer(response)

@@ -1,0 +1,287 @@
+"""The wire on its own: as httpx transports, on another event loop, by name, inside TLS."""
+
+import asyncio
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sunx_adapter import AsyncSunx, Sandbox
+from sunx_adapter.wire.settings import ConnectionSettings
+from sunx_adapter.wire.transports import AsyncWireTransport, WireTransport
+from tests.conftest import KEYS, Caller, payload
+from tests.faulty import answering, dripping, faulty_server, serving
+
+BODY = payload("sunx-documented")
+
+
+def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def get(asynchronous: bool, url: str, **options: Any) -> httpx.Response:
+    """What a client of httpx gets over this package's transport."""
+    if not asynchronous:
+        with httpx.Client(transport=WireTransport()) as client:
+            return client.get(url, **options)
+
+    async def run() -> httpx.Response:
+        async with httpx.AsyncClient(transport=AsyncWireTransport()) as client:
+            return await client.get(url, **options)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def asynchronous(request: pytest.FixtureRequest) -> bool:
+    """Each kind in turn."""
+    return bool(request.param)
+
+
+def test_transports_of_httpx(asynchronous: bool) -> None:
+    """The wire's transports serve any client of httpx."""
+    answer = http(b'{"a":1}', "Content-Type: application/json", status="404 Nope")
+    with faulty_server(answering(answer)) as address:
+        response = get(asynchronous, f"{address}/x?y=1", headers={"X-Mine": "1"})
+    assert response.status_code == 404
+    assert response.json() == {"a": 1}
+    assert response.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", httpx.NetworkError),
+        (b"HTTP/1.1 99 No\r\n\r\n", httpx.NetworkError),
+        (http(b"x" * (2**20 + 1)), httpx.NetworkError),
+    ],
+)
+def test_transports_fail_as_httpx_does(
+    asynchronous: bool, answer: bytes, error: type[Exception]
+) -> None:
+    """What fails on the wire is an exception of httpx's there."""
+    with faulty_server(answering(answer)) as address, pytest.raises(error):
+        get(asynchronous, address)
+
+
+def test_transports_keep_to_the_timeout(asynchronous: bool) -> None:
+    """The least of httpx's timeouts bounds the whole answer, however it drips."""
+    start = time.monotonic()
+    with (
+        faulty_server(dripping(b"HTTP/1.1 200 OK\r\nX: ")) as address,
+        pytest.raises(httpx.TimeoutException),
+    ):
+        get(asynchronous, address, timeout=0.3)
+    assert time.monotonic() - start < 3
+
+
+def test_transports_only_get(asynchronous: bool) -> None:
+    """A request that would do more than read is refused."""
+    request = httpx.Request("POST", "http://127.0.0.1:9", content=b"x")
+    with pytest.raises(httpx.UnsupportedProtocol):  # noqa: PT012
+        if asynchronous:
+            asyncio.run(AsyncWireTransport(ConnectionSettings()).handle_async_request(request))
+        WireTransport(ConnectionSettings()).handle_request(request)
+
+
+def test_uvloop() -> None:
+    """The asynchronous classes work on uvloop: kept connections, timeouts, cancellation, close."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def run() -> None:
+        with Sandbox() as venue:
+            async with AsyncSunx(venue.config("sunx")) as exchange:
+                assert (await exchange.fetch_balance())["total"]
+                task = asyncio.create_task(exchange.fetch_balance())
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert (await exchange.fetch_balance())["total"]
+                assert (await exchange.watch_balance())["total"]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+@contextmanager
+def dual_stack(refuse_v6: bool) -> Iterator[int]:
+    """A port that answers on 127.0.0.1; on ::1 it refuses, or never answers a connection."""
+    with serving(_answer_once) as port:
+        if refuse_v6:
+            yield port
+            return
+        full = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        with full:
+            full.bind(("::1", port))
+            full.listen(0)
+            # Fill the queue, so that no further connection is ever made.
+            waiting = [socket.socket(socket.AF_INET6, socket.SOCK_STREAM) for _ in range(4)]
+            for each in waiting:
+                each.setblocking(False)
+                each.connect_ex(("::1", port))
+            try:
+                yield port
+            finally:
+                for each in waiting:
+                    each.close()
+
+
+def _answer_once(connection: socket.socket) -> None:
+    with connection:
+        if connection.recv(65536):
+            connection.sendall(http(BODY))
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("refuse_v6", [True, False], ids=["refused", "no answer"])
+def test_the_next_address_of_a_host_is_tried(call: Caller, refuse_v6: bool) -> None:
+    """If one address of a name refuses or does not answer, another one is connected to."""
+    with dual_stack(refuse_v6) as port:
+        config = {
+            **KEYS,
+            "timeout": 5000,
+            "enableRateLimit": False,
+            "urls": {"api": {"rest": f"http://localhost:{port}"}},
+        }
+        assert call("sunx", config, "fetch_balance")["total"]
+
+
+def _tls_server(certificate: Path, behind: Callable[[ssl.SSLSocket], None]) -> Any:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def serve(connection: socket.socket) -> None:
+        try:
+            with context.wrap_socket(connection, server_side=True) as encrypted:
+                behind(encrypted)
+        except OSError:
+            connection.close()
+
+    return serving(serve)
+
+
+def test_tls_connections_are_kept(call: Caller, certificate: Path) -> None:
+    """Over TLS, too, one connection serves one request after the other, tickets or not."""
+    connections: list[int] = []
+
+    def answer(connection: ssl.SSLSocket) -> None:
+        connections.append(1)
+        while connection.recv(65536):
+            connection.sendall(http(BODY))
+
+    with _tls_server(certificate, answer) as port:
+        config = {
+            **KEYS,
+            "enableRateLimit": False,
+            "cafile": str(certificate),
+            "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
+        }
+        assert len(call.times(20, "sunx", config, "fetch_balance")) == 20
+    assert len(connections) == 1
+
+
+def test_calls_cut_short_during_tls_leave_nothing_behind(certificate: Path) -> None:
+    """Calls that are cancelled while TLS is set up break neither later ones nor the loop's own."""
+    slow = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        slow.wait(0.05)  # so that the handshake is under way when the call is cut short
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        try:
+            with context.wrap_socket(connection, server_side=True) as encrypted:
+                while encrypted.recv(65536):
+                    encrypted.sendall(http(BODY))
+        except OSError:
+            connection.close()
+
+    complaints: list[dict[str, Any]] = []
+
+    async def run(port: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, each: complaints.append(each))
+        config = {
+            **KEYS,
+            "enableRateLimit": False,
+            "cafile": str(certificate),
+            "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
+        }
+        async with AsyncSunx(config) as exchange:
+            for _ in range(10):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(exchange.fetch_balance(), 0.02)
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+            slow.set()
+            for _ in range(5):
+                assert (await exchange.fetch_balance())["total"]
+
+    with serving(serve) as port:
+        asyncio.run(run(port))
+    assert not complaints
+
+
+def test_a_name_server_that_does_not_answer(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-ups that hang hold up neither their own call nor anybody else's."""
+    stuck = threading.Event()
+    real = socket.getaddrinfo
+
+    def hanging(host: Any, *rest: Any, **more: Any) -> Any:
+        if host == "stuck.invalid":
+            stuck.wait(30)
+            raise socket.gaierror("no answer")
+        return real(host, *rest, **more)
+
+    # The system's resolver is outside the package; there is no other way to make it hang.
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+
+    def use(exchange: Any) -> Any:
+        if not call.asynchronous:
+            with pytest.raises(Exception, match="300 ms"):
+                exchange.fetch_balance()
+            return None
+
+        async def run() -> None:
+            others = [asyncio.create_task(exchange.fetch_balance()) for _ in range(20)]
+            loop = asyncio.get_running_loop()
+            # asyncio's own look-ups and threads go on.
+            assert await asyncio.wait_for(loop.getaddrinfo("127.0.0.1", 1), 5)
+            for result in await asyncio.gather(*others, return_exceptions=True):
+                assert "300 ms" in str(result)
+
+        return run()
+
+    start = time.monotonic()
+    call.using(
+        "sunx",
+        {
+            **KEYS,
+            "timeout": 300,
+            "enableRateLimit": False,
+            "urls": {"api": {"rest": "https://stuck.invalid"}},
+            "options": {"maxRetriesOnFailure": 0},
+        },
+        use,
+    )
+    assert time.monotonic() - start < 3
+    stuck.set()
+
+
+def test_nothing_heavy_is_imported_for_an_exchange() -> None:
+    """An exchange needs neither httpx nor aiohttp's client nor the command line."""
+    code = (
+        "import sys; from sunx_adapter import Sunx; Sunx({'apiKey': 'made-up', 'secret': 'x'}); "
+        "print(sorted({'httpx', 'httpcore', 'typer', 'rich', 'redis'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
