@@ -3,7 +3,6 @@
 It only reads keys, calls the library and shows what came of it; every rule is the library's.
 """
 
-import asyncio
 import io
 import json
 import logging
@@ -14,14 +13,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 
 from sunx_adapter import __version__
 from sunx_adapter.host import ExchangeHost, FoundOffer, HostError
@@ -37,6 +33,9 @@ from sunx_adapter.show import amount_text, bar, printable, state_text
 from sunx_adapter.venue import VENUES
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from sunx_adapter.doctor import Finding
     from sunx_adapter.sandbox import Sandbox
 
@@ -49,8 +48,29 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-out = Console()
-err = Console(stderr=True)
+
+
+@cache
+def out() -> "Console":
+    """Standard output. Like all that is heavy, rich is imported when something is drawn."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console()
+
+
+@cache
+def err() -> "Console":
+    """Standard error."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(stderr=True)
+
+
+def escape(text: str) -> str:
+    """A text in which nothing is markup."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    return escape(text)
 
 
 class Free(StrEnum):
@@ -98,7 +118,7 @@ def main() -> None:
 
 def _version(shown: bool) -> None:
     if shown:
-        out.print(f"sunx-adapter {__version__}", highlight=False)
+        out().print(f"sunx-adapter {__version__}", highlight=False)
         raise typer.Exit
 
 
@@ -134,18 +154,20 @@ def exchanges(
     shown = [found for found in offers if everything or found.plugin != "ccxt"]
     if as_json:
         rows = [{"id": f.offer.id, "name": f.offer.name, "plugin": f.plugin} for f in shown]
-        out.print_json(data={"exchanges": rows, "problems": [str(p) for p in host.problems]})
+        out().print_json(data={"exchanges": rows, "problems": [str(p) for p in host.problems]})
     else:
-        out.print(_exchanges_table(shown))
+        out().print(_exchanges_table(shown))
         if hidden := len(offers) - len(shown):
-            out.print(f"and {hidden} exchanges of ccxt; list them with --all", style="dim")
+            out().print(f"and {hidden} exchanges of ccxt; list them with --all", style="dim")
     for problem in host.problems:
         _say_error(str(problem))
     if host.problems:
         raise typer.Exit(1)
 
 
-def _exchanges_table(offers: list[FoundOffer]) -> Table:
+def _exchanges_table(offers: list[FoundOffer]) -> "Table":
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(box=None, header_style="bold")
     for heading in ("id", "name", "plugin", "what works"):
         table.add_column(heading)
@@ -204,7 +226,7 @@ def balance(
                 failed = True
                 _say_error(_explained(error))
                 if verbose:
-                    err.print(_redacted(traceback.format_exc()), markup=False, highlight=False)
+                    err().print(_redacted(traceback.format_exc()), markup=False, highlight=False)
             else:
                 structures[exchange_id] = shown.structure
                 if not as_json:
@@ -302,21 +324,26 @@ def _state(exchange: Any, info: Mapping[str, Any]) -> str:
 
 
 def _show_balance(exchange_id: str, shown: Shown, precise: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.measure import Measurement  # noqa: PLC0415
+
     structure = shown.structure
     heading = f"[bold]{escape(exchange_id)}[/]  {shown.state}".rstrip()
-    out.print(f"{heading}  [dim]{_moment(structure)}[/]", highlight=False, soft_wrap=True)
+    out().print(f"{heading}  [dim]{_moment(structure)}[/]", highlight=False, soft_wrap=True)
     if not structure["total"]:
-        out.print("the venue says that the account holds no currency\n", style="dim")
+        out().print("the venue says that the account holds no currency\n", style="dim")
         return
     table = _balance_table(shown, precise, with_bar=True)
-    if Measurement.get(out, out.options.update(width=MAX_WIDTH), table).maximum > out.width:
+    if Measurement.get(out(), out().options.update(width=MAX_WIDTH), table).maximum > out().width:
         table = _balance_table(shown, precise, with_bar=False)
     # No figure is ever cut to the terminal's width: rather a long line.
     Console(width=MAX_WIDTH).print(table, crop=False, soft_wrap=True, highlight=False)
-    out.print()
+    out().print()
 
 
-def _balance_table(shown: Shown, precise: bool, *, with_bar: bool) -> Table:
+def _balance_table(shown: Shown, precise: bool, *, with_bar: bool) -> "Table":
+    from rich.table import Table  # noqa: PLC0415
+
     structure = shown.structure
     debts = structure.get("debt", {})
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -367,7 +394,7 @@ def _told(error: Exception) -> str:
 
 def _say_error(text: str) -> None:
     lines = "\n".join(map(printable, text.splitlines()))
-    err.print(f"[red]error:[/] {escape(lines)}", highlight=False, soft_wrap=True)
+    err().print(f"[red]error:[/] {escape(lines)}", highlight=False, soft_wrap=True)
 
 
 # -- watch ----------------------------------------------------------------------------------
@@ -387,18 +414,20 @@ def watch(
     ] = False,
 ) -> None:
     """Show balances as they change, until Ctrl-C: pushed by the venue, or else polled."""
-    from sunx_adapter import live  # noqa: PLC0415 - for a quick start of the others
+    import asyncio  # noqa: PLC0415 - for a quick start of the others
+
+    from sunx_adapter import live  # noqa: PLC0415
 
     host = ExchangeHost()
     with ExitStack() as stack:
         try:
-            if not as_json and not out.is_terminal:
+            if not as_json and not out().is_terminal:
                 raise UsageError("the live view needs a terminal; for anything else add --json")
             local = _opened_sandbox(stack, sandbox, account, life=SANDBOX_LIFE_SECONDS)
             configs = _configs(host, exchange, local, account)
             params = {"free": free.value} if free else {}
             ended = asyncio.run(
-                live.watch(host, configs, params, as_json=as_json, changes=changes, console=out)
+                live.watch(host, configs, params, as_json=as_json, changes=changes, console=out())
             )
         except (UsageError, KeysError, HostError, ValueError) as error:
             _say_error(str(error))
@@ -443,14 +472,14 @@ def doctor(
             raise typer.Exit(1) from None
         for exchange_id in exchange or VENUES:
             if not as_json:
-                out.print(f"[bold]{escape(exchange_id)}[/]")
+                out().print(f"[bold]{escape(exchange_id)}[/]")
             for finding in _findings(exchange_id, local, account):
                 failed |= finding.status == "failed"
                 report.setdefault(exchange_id, []).append(asdict(finding))
                 if not as_json:
                     _show_finding(finding)
     if as_json:
-        out.print_json(data=report)
+        out().print_json(data=report)
     if failed:
         raise typer.Exit(1)
 
@@ -482,7 +511,7 @@ def _findings(
 
 def _show_finding(finding: "Finding") -> None:
     advice = f" → {escape(finding.advice)}" if finding.advice else ""
-    out.print(
+    out().print(
         f"  {MARKS[finding.status]} {finding.check}: {escape(finding.seen)}{advice}",
         highlight=False,
     )
@@ -493,7 +522,7 @@ def _show_finding(finding: "Finding") -> None:
 
 FAULTS_HELP = "\n\n".join(
     [r"[bold]Faults[/], written KIND\[=PARAMETER]\[@PROBABILITY]:"]
-    + [f"[cyan]{escape(rule.usage)}[/]: {escape(rule.sentence)}" for rule in fault_kinds()]
+    + [f"[cyan]{rule.usage}[/]: {rule.sentence}".replace("[=", r"\[=") for rule in fault_kinds()]
 )
 
 

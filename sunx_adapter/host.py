@@ -3,10 +3,9 @@
 A bot can use it as it is, or take it as a pattern for a host of its own.
 """
 
-import asyncio
 import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -79,29 +78,34 @@ class ExchangeHost:
         self.register(ccxt_plugin, "ccxt")
         if discover:
             for entry_point in entry_points(group=PROJECT):
-                try:
-                    plugin = entry_point.load()
-                except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-                    self._report(entry_point.name, error)
-                else:
-                    self.register(plugin, entry_point.name)
+                with self._reporting(entry_point.name):
+                    self.register(entry_point.load(), entry_point.name)
 
     def register(self, plugin: ModuleType | object, name: str) -> None:
         """Add a plugin by hand; one that fails is reported in :attr:`problems`."""
-        try:
+        with self._reporting(name):
             self._plugins.register(plugin, name)
             if not self._plugins.get_hookcallers(plugin):
                 raise TypeError(
                     f"it has no function exchange_offers marked with {PROJECT}'s hookimpl"
                 )
-        except Exception as error:  # noqa: BLE001 - as above
-            self._report(name, error)
         self._found = None
 
-    def _report(self, plugin: str, error: Exception) -> None:
-        problem = PluginProblem(plugin, f"{type(error).__name__}: {error}")
-        if problem not in self.problems:
-            self.problems.append(problem)
+    @contextlib.contextmanager
+    def _reporting(self, plugin: str) -> Iterator[None]:
+        """Whatever a plugin does, an exit of the program too, is a problem and nothing worse."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise  # the user's, not the plugin's
+        except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way
+            try:
+                reason = f"{type(error).__name__}: {error}"
+            except Exception:  # noqa: BLE001 - even in saying why
+                reason = type(error).__name__
+            problem = PluginProblem(plugin, reason)
+            if problem not in self.problems:
+                self.problems.append(problem)
 
     def offers(self) -> list[FoundOffer]:
         """Everything that is offered, ordered by id; an id that stands twice cannot be made."""
@@ -109,11 +113,8 @@ class ExchangeHost:
             found: list[FoundOffer] = []
             # One plugin after the other, so that one that fails does not hide the rest.
             for hook in self._plugins.hook.exchange_offers.get_hookimpls():
-                try:
+                with self._reporting(hook.plugin_name):
                     offers = _checked(hook.function())
-                except Exception as error:  # noqa: BLE001 - as above
-                    self._report(hook.plugin_name, error)
-                else:
                     found += [FoundOffer(offer, hook.plugin_name) for offer in offers]
             self._found = sorted(found, key=lambda entry: (entry.offer.id, entry.plugin))
         return self._found
@@ -186,16 +187,16 @@ class ExchangeHost:
 
         Returns:
             For each name either the balance or the exception; one that fails does not touch the
-            others. Accounts of one venue share connections; whatever was opened is closed.
+            others. Whatever was opened is closed.
         """
+        from asyncio import gather  # noqa: PLC0415 - a host that reads nothing starts sooner
+
         made = [self._made(*account) for account in accounts.values()]
         opened = [exchange for exchange in made if not isinstance(exchange, Exception)]
-        _share_connections(opened)
         try:
-            balances = await asyncio.gather(*(_balance_of(exchange) for exchange in made))
+            balances = await gather(*(_balance_of(exchange) for exchange in made))
         finally:
-            # Those that lent their connections to others were made first, and close last.
-            for exchange in reversed(opened):
+            for exchange in opened:
                 with contextlib.suppress(Exception):  # the balance is what was asked for
                     await exchange.close()
         return dict(zip(accounts, balances, strict=True))
@@ -204,7 +205,7 @@ class ExchangeHost:
         try:
             exchange = self.create(exchange_id, config, asynchronous=True)
         except Exception as error:  # noqa: BLE001 - the caller decides, per account
-            return error
+            return _without_frames(error)
         return exchange
 
 
@@ -214,18 +215,14 @@ async def _balance_of(exchange: Any) -> dict[str, Any] | Exception:
     try:
         balance: dict[str, Any] = await exchange.fetch_balance()
     except Exception as error:  # noqa: BLE001 - the caller decides, per account
-        return error
+        return _without_frames(error)
     return balance
 
 
-def _share_connections(exchanges: Iterable[Any]) -> None:
-    """Let exchanges of one class that can (``use_connections_of``) share their connections."""
-    first: dict[type, Any] = {}
-    for exchange in exchanges:
-        if hasattr(exchange, "use_connections_of"):
-            lender = first.setdefault(type(exchange), exchange)
-            if lender is not exchange:
-                exchange.use_connections_of(lender)
+def _without_frames(error: Exception) -> Exception:
+    # The frames that it went through hold configurations with their secrets.
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _checked(offers: Any) -> list[ExchangeOffer]:
@@ -233,5 +230,10 @@ def _checked(offers: Any) -> list[ExchangeOffer]:
     for offer in offers:
         if not isinstance(offer, ExchangeOffer):
             raise TypeError(f"exchange_offers() gave {offer!r} instead of an ExchangeOffer")
+        texts = (offer.id, offer.name, offer.sync_class, offer.async_class)
+        if not all(isinstance(text, str) and text for text in texts):
+            raise TypeError(f"exchange_offers() gave an offer whose names are no texts: {offer!r}")
+        if not isinstance(offer.has, Mapping):
+            raise TypeError(f"exchange_offers() gave an offer whose has is no mapping: {offer!r}")
         checked.append(offer)
     return checked
