@@ -230,10 +230,11 @@ def _checked(offers: Any) -> list[ExchangeOffer]:
     for offer in offers:
         if not isinstance(offer, ExchangeOffer):
             raise TypeError(f"exchange_offers() gave {offer!r} instead of an ExchangeOffer")
-        texts = (offer.id, offer.name, offer.sync_class, offer.async_class)
-        if not all(isinstance(text, str) and text for text in texts):
+        given: tuple[Any, ...] = (offer.id, offer.name, offer.sync_class, offer.async_class)
+        if any(not isinstance(text, str) for text in given):
             raise TypeError(f"exchange_offers() gave an offer whose names are no texts: {offer!r}")
-        if not isinstance(offer.has, Mapping):
+        works: Any = offer.has
+        if not isinstance(works, Mapping):
             raise TypeError(f"exchange_offers() gave an offer whose has is no mapping: {offer!r}")
         checked.append(offer)
     return checked
