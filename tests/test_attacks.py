@@ -1,0 +1,513 @@
+"""Attacks that once broke a promise, from outside: over HTTP, at the socket, by fork or signal.
+
+The numbers are those of the faults as they were reported.
+"""
+
+import asyncio
+import gzip
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from ccxt.base.errors import (
+    BaseError,
+    ExchangeClosedByUser,
+    InvalidNonce,
+    NetworkError,
+    RateLimitExceeded,
+    RequestTimeout,
+)
+
+from sunx_adapter import AsyncSunx, Sandbox, Sunx
+from tests.conftest import KEYS, Caller, answered, payload
+from tests.faulty import serving
+from tests.test_reliability import arrived, most_in_any_window
+
+BODY = payload("sunx-documented")
+EMPTY = b'{"code":200,"data":{"details":[]}}'
+TOTAL = 0.004015101942876636
+
+unique = itertools.count()
+
+
+def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def balance_of(equity: str) -> bytes:
+    """An answer that tells of this equity."""
+    return BODY.replace(b"0.004015101942876636", equity.encode())
+
+
+Answering = Callable[[int, bytes], bytes]
+
+
+class Counting:
+    """A venue at the socket: answers each request as told, and keeps when each arrived."""
+
+    def __init__(self, answer: Answering, accept_after: float = 0.0) -> None:
+        self._answer = answer
+        self._accept_after = accept_after
+        self.moments: list[float] = []
+        self._numbers = itertools.count()
+
+    def serve(self, connection: socket.socket) -> None:
+        """Serve one connection."""
+        with connection:
+            head = b""
+            try:
+                while True:
+                    while b"\r\n\r\n" not in head:
+                        if not (data := connection.recv(65536)):
+                            return
+                        head += data
+                    request, _, head = head.partition(b"\r\n\r\n")
+                    self.moments.append(time.monotonic())
+                    connection.sendall(self._answer(next(self._numbers), request))
+            except OSError:
+                return
+
+
+@contextmanager
+def venue(answer: Answering) -> Iterator[tuple[dict[str, Any], Counting]]:
+    """A configuration for that venue, for a user of its own."""
+    counting = Counting(answer)
+    with serving(counting.serve) as port:
+        yield (
+            {
+                **KEYS,
+                "uid": f"attack {next(unique)}",
+                "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}},
+                "options": {"maxRetriesOnFailure": 0},
+            },
+            counting,
+        )
+
+
+def good(_number: int, _request: bytes) -> bytes:
+    return http(BODY)
+
+
+def unlimited(config: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**config, "enableRateLimit": False, **more}
+
+
+# -- 1 to 4: a wrong or empty balance -------------------------------------------------------
+
+
+def test_1_answers_behind_answers_among_threads() -> None:
+    """What comes behind an answer is nobody's balance, however many threads share an exchange."""
+
+    def answer(number: int, _: bytes) -> bytes:
+        return http(BODY) + (http(EMPTY) if number % 10 == 0 else b"")
+
+    def read(exchange: Sunx) -> list[Any]:
+        return [exchange.fetch_balance()["total"] for _ in range(250)]
+
+    with venue(answer) as (config, _), Sunx(unlimited(config)) as exchange:
+        with ThreadPoolExecutor(4) as threads:
+            results = [threads.submit(read, exchange) for _ in range(4)]
+        totals = [total for result in results for total in result.result()]
+    assert totals == [{"USDT": TOTAL}] * 1000
+
+
+def test_1_accounts_that_share_connections_among_threads() -> None:
+    """Several accounts get their own balance, though they were told to share connections."""
+
+    def answer(number: int, request: bytes) -> bytes:
+        key = parse_qs(request.split(b"?")[1].split(b" ")[0].decode())["AccessKeyId"][0]
+        mine = http(balance_of(key.rpartition("-")[2]))
+        return mine + (mine if number % 10 == 0 else b"")
+
+    def read(exchange: Sunx, equity: float) -> bool:
+        return all(exchange.fetch_balance()["USDT"]["total"] == equity for _ in range(200))
+
+    with venue(answer) as (config, _):
+        made = [Sunx(unlimited(config, apiKey=f"made-up-key-{n}")) for n in range(1, 5)]
+        for each in made[1:]:
+            each.use_connections_of(made[0])
+        with ThreadPoolExecutor(4) as threads:
+            right = list(threads.map(read, made, map(float, range(1, 5))))
+        for each in made:
+            each.close()
+    assert right == [True] * 4
+
+
+def test_2_a_late_duplicate_is_no_other_account_s(call: Caller) -> None:
+    """What arrives late for one key is never taken for the answer to another key's request."""
+
+    def use(exchange: Any) -> Any:
+        if call.asynchronous:
+
+            async def run() -> list[Any]:
+                results = []
+                for key in ("made-up-a", "made-up-b"):
+                    exchange.apiKey = key
+                    results.append((await exchange.fetch_balance())["USDT"]["total"])
+                return results
+
+            return run()
+        results = []
+        for key in ("made-up-a", "made-up-b"):
+            exchange.apiKey = key
+            results.append(exchange.fetch_balance()["USDT"]["total"])
+        return results
+
+    def serve(connection: socket.socket) -> None:
+        sent_here: list[bytes] = []
+        with connection:
+            while request := connection.recv(65536):
+                key = parse_qs(request.split(b"?")[1].split(b" ")[0].decode())["AccessKeyId"][0]
+                mine = http(balance_of("1" if key.endswith("a") else "2"))
+                connection.sendall(b"".join(sent_here) or mine)
+                sent_here[:] = [mine]
+
+    with serving(serve) as port:
+        config = unlimited({**KEYS, "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}}})
+        assert call.using("sunx", config, use) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("status", ["099 Odd", "99 Odd", "600 Odd", "999 Odd"])
+def test_3_a_status_that_is_none(call: Caller, status: str) -> None:
+    """A status below 100 or above 599 is no answer, and no part of one."""
+    with (
+        venue(lambda *_: http(EMPTY, status=status) + http(BODY)) as (config, _),
+        pytest.raises(NetworkError, match="check the network"),
+    ):
+        call("sunx", unlimited(config), "fetch_balance")
+
+
+DENIALS = [
+    {"success": False},
+    {"success": "false"},
+    {"success": 0},
+    {"ok": False},
+    {"error": "no such account"},
+    {"errors": ["no"]},
+    {"status": "error"},
+    {"err-code": "x"},
+    {"err_code": 403},
+]
+
+
+@pytest.mark.parametrize("denial", DENIALS, ids=str)
+def test_4_a_told_failure_is_a_failure(call: Caller, denial: dict[str, Any]) -> None:
+    """An answer that tells of a failure is none of success, whatever else it says."""
+    body = json.dumps({"code": 200, **denial, "data": {"details": []}}).encode()
+    with pytest.raises(BaseError):
+        call("sunx", answered(body), "fetch_balance")
+
+
+@pytest.mark.parametrize("more", [{"success": True}, {"ok": 1}, {"error": None}, {"errors": []}])
+def test_4_a_told_success_is_a_success(call: Caller, more: dict[str, Any]) -> None:
+    """What merely confirms the success does no harm."""
+    body = json.dumps({"code": 200, **more, "data": {"details": []}}).encode()
+    assert call("sunx", answered(body), "fetch_balance")["total"] == {}
+
+
+# -- 5 to 13: outliving the timeout, or broken for good -------------------------------------
+
+
+@pytest.mark.parametrize("ts", ["1e1000000", "1e20", "-1", "1e999999999", '"9' + "9" * 5000 + '"'])
+def test_5_a_time_that_is_none(call: Caller, ts: str) -> None:
+    """A time that cannot be a venue's clock costs nothing, and leaves the clock as it is."""
+    answers = [f'{{"code":12001,"message":"no","ts":{ts}}}'.encode(), BODY]
+
+    def use(exchange: Any) -> Any:
+        if call.asynchronous:
+
+            async def run() -> Any:
+                with pytest.raises(InvalidNonce):
+                    await exchange.fetch_balance()
+                return await exchange.fetch_balance()
+
+            return run()
+        with pytest.raises(InvalidNonce):
+            exchange.fetch_balance()
+        return exchange.fetch_balance()
+
+    start = time.monotonic()
+    with venue(lambda number, _: http(answers[number])) as (config, _):
+        assert call.using("sunx", unlimited(config), use)["USDT"]["total"] == TOTAL
+    assert time.monotonic() - start < 2
+
+
+@contextmanager
+def redis_that(play: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
+    """Something at a Redis' address that answers in its own way."""
+    ending = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            try:
+                play(connection, ending)
+            except OSError:
+                return
+
+    with serving(serve) as port:
+        try:
+            yield f"redis://:made-up-password@127.0.0.1:{port}/0"
+        finally:
+            ending.set()
+
+
+def _stalls(_: socket.socket, ending: threading.Event) -> None:
+    ending.wait(30)
+
+
+def _drips(connection: socket.socket, ending: threading.Event) -> None:
+    connection.recv(65536)
+    connection.sendall(b"$1000000\r\n")
+    while not ending.wait(0.05):
+        connection.sendall(b"x")
+
+
+def _is_slow(connection: socket.socket, ending: threading.Event) -> None:
+    while connection.recv(65536) and not ending.wait(0.7):
+        connection.sendall(b"+OK\r\n")
+
+
+@pytest.mark.parametrize("play", [_stalls, _drips, _is_slow])
+@pytest.mark.parametrize("fallback", [None, "memory"])
+def test_8_redis_does_not_hold_a_call(call: Caller, play: Any, fallback: str | None) -> None:
+    """However Redis stalls, drips or dawdles, the call ends in time, with the fallback if any."""
+    pytest.importorskip("redis")
+    with redis_that(play) as uri, venue(good) as (config, _):
+        config |= {"timeout": 600}
+        config["options"] |= {"rateLimitStorage": uri, "rateLimitFallback": fallback}
+        start = time.monotonic()
+        if fallback:
+            assert call("sunx", config, "fetch_balance")["USDT"]["total"] == TOTAL
+        else:
+            with pytest.raises(NetworkError) as caught:
+                call("sunx", config, "fetch_balance")
+            assert "made-up-password" not in str(caught.value)
+        assert time.monotonic() - start < 0.6 + 0.35
+
+
+def test_9_ctrl_c_in_line_for_the_budget() -> None:
+    """A thread that is interrupted while it waits for the budget leaves nothing behind."""
+    with venue(good) as (config, counting), Sunx({**config, "timeout": 20_000}) as exchange:
+        for _ in range(72):
+            exchange.fetch_balance()
+        for _ in range(3):
+            timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                exchange.fetch_balance()
+            timer.join()
+        assert exchange.fetch_balance()["USDT"]["total"] == TOTAL
+        with Sunx({**config, "timeout": 20_000}) as another:
+            assert another.fetch_balance()["USDT"]["total"] == TOTAL
+    assert most_in_any_window(counting.moments, 3.0) <= 72
+
+
+def _report(exchange: Any, sending: Any) -> None:
+    try:
+        sending.send(exchange.fetch_balance()["USDT"]["total"])
+    except BaseError as error:
+        sending.send(repr(error))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("moment", [0.0, 0.005, 0.02, 0.1])
+@pytest.mark.parametrize("waiting", [False, True], ids=["first call", "waiting for rateLimit"])
+def test_10_a_fork_during_another_thread_s_call(moment: float, waiting: bool) -> None:
+    """The child of a fork at any moment of another thread's call gets its balance."""
+    context = multiprocessing.get_context("fork")
+    with venue(good) as (config, _):
+        if waiting:
+            config["rateLimit"] = 400
+        exchange = Sunx({**config, "timeout": 10_000})
+        if waiting:
+            exchange.fetch_balance()
+        thread = threading.Thread(target=exchange.fetch_balance)
+        thread.start()
+        time.sleep(moment)
+        receiving, sending = context.Pipe(duplex=False)
+        child = context.Process(target=_report, args=(exchange, sending))
+        child.start()
+        assert receiving.poll(8), "the child hangs"
+        assert receiving.recv() == TOTAL
+        child.join()
+        thread.join()
+        exchange.close()
+
+
+def test_11_an_answer_of_many_small_rows(call: Caller) -> None:
+    """A small answer that becomes a large one is refused before it costs more than the timeout."""
+    row = b'{"currency":"A","equity":"1","available":"1","initial_margin":"0"},'
+    body = b'{"code":200,"data":{"details":[' + row * (8 * 2**20 // len(row)) + row[:-1] + b"]}}"
+    zipped = gzip.compress(body)
+    assert len(zipped) < 100_000
+    with venue(lambda *_: http(zipped, "Content-Encoding: gzip")) as (config, _):
+        start = time.monotonic()
+        with pytest.raises(BaseError, match="larger than 1048576"):
+            call("sunx", unlimited(config, timeout=500), "fetch_balance")
+        assert time.monotonic() - start < 0.75
+
+
+@pytest.mark.parametrize("tail", [b"\r\n", b"\n", b"\r\n\r\n"])
+def test_12_line_feeds_behind_an_answer(call: Caller, tail: bytes) -> None:
+    """An answer followed by line feeds costs a connection, and no later call."""
+    with venue(lambda *_: http(BODY) + tail) as (config, _):
+        balances = call.times(3, "sunx", unlimited(config), "fetch_balance")
+    assert [balance["USDT"]["total"] for balance in balances] == [TOTAL] * 3
+
+
+# -- 14: a 73rd read in 3 s, counted at the server ------------------------------------------
+
+
+def test_14_first_calls_of_many_threads() -> None:
+    """A hundred and twenty threads that begin at the same moment share one budget."""
+    together = threading.Barrier(120)
+    with venue(good) as (config, counting):
+
+        def read() -> None:
+            exchange = Sunx({**config, "timeout": 1500})
+            together.wait()
+            try:
+                exchange.fetch_balance()
+            except RateLimitExceeded:
+                pass
+            finally:
+                exchange.close()
+
+        threads = [threading.Thread(target=read) for _ in range(120)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert 60 <= most_in_any_window(counting.moments, 3.0) <= 72
+
+
+def test_14_slow_connections(certificate: Path) -> None:
+    """A read counts when it is written, not when its connection was begun."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    moments: list[float] = []
+    numbers = itertools.count()
+
+    def serve(connection: socket.socket) -> None:
+        try:
+            if next(numbers) % 2 == 0:
+                threading.Event().wait(1.0)  # before the handshake
+            with context.wrap_socket(connection, server_side=True) as encrypted:
+                while encrypted.recv(65536):
+                    moments.append(time.monotonic())
+                    encrypted.sendall(http(BODY))
+        except OSError:
+            connection.close()
+
+    async def run(port: int) -> None:
+        config = {
+            **KEYS,
+            "uid": f"attack {next(unique)}",
+            "timeout": 12_000,
+            "cafile": str(certificate),
+            "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
+        }
+        async with AsyncSunx(config) as exchange:
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(150)))
+
+    with serving(serve) as port:
+        asyncio.run(run(port))
+    assert len(moments) == 150
+    assert most_in_any_window(moments, 3.0) <= 72
+
+
+def test_14_sign_and_fetch_count(call: Caller) -> None:
+    """What sign() gives and fetch() sends counts like any other read."""
+    with venue(good) as (config, counting):
+        signed = Sunx(config).sign("sapi/v1/account/balance", "private", "GET", {})
+
+        def use(exchange: Any) -> Any:
+            if call.asynchronous:
+
+                async def run() -> Any:
+                    return await asyncio.gather(
+                        *(exchange.fetch(signed["url"]) for _ in range(120)),
+                        return_exceptions=True,
+                    )
+
+                return run()
+            results: list[Any] = []
+            for _ in range(120):
+                try:
+                    results.append(exchange.fetch(signed["url"]))
+                except RateLimitExceeded as error:
+                    results.append(error)
+            return results
+
+        results = call.using("sunx", {**config, "timeout": 300}, use)
+    assert most_in_any_window(counting.moments, 3.0) <= 72
+    assert sum(isinstance(result, RateLimitExceeded) for result in results) >= 40
+
+
+def test_14_close_and_open_again_with_a_thread_in_line() -> None:
+    """An exchange that is closed and opened again keeps to the budget that was used."""
+    with venue(good) as (config, counting):
+        exchange = Sunx({**config, "timeout": 10_000})
+        for _ in range(72):
+            exchange.fetch_balance()
+        ended: list[Any] = []
+
+        def wait_in_line() -> None:
+            try:
+                ended.append(exchange.fetch_balance())
+            except ExchangeClosedByUser as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=wait_in_line) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        exchange.close()
+        for thread in threads:
+            thread.join()
+        with exchange:
+            for _ in range(8):
+                exchange.fetch_balance()
+    assert {type(each) for each in ended} <= {ExchangeClosedByUser, dict}
+    assert most_in_any_window(counting.moments, 3.0) <= 72
+
+
+def test_14_the_venue_s_own_count(sandbox: Sandbox) -> None:
+    """The sandbox, which refuses a 73rd read itself, never has to."""
+
+    async def run() -> None:
+        async with AsyncSunx({**sandbox.config("sunx"), "timeout": 10_000}) as exchange:
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(150)))
+
+    asyncio.run(run())
+    assert all(request.code == 200 for request in sandbox.requests)
+    assert most_in_any_window(arrived(sandbox), 3.0) <= 72
+
+
+def test_a_call_that_nothing_answers_ends_in_time(call: Caller) -> None:
+    """A call ends within its timeout and a quarter of a second, whatever does not come."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            threading.Event().wait(1.0)
+
+    with serving(serve) as port:
+        config = unlimited({**KEYS, "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}}})
+        start = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            call("sunx", {**config, "timeout": 300}, "fetch_balance")
+        assert time.monotonic() - start < 0.3 + 0.35
