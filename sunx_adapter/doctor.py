@@ -15,7 +15,9 @@ from ccxt.base.errors import (
     PermissionDenied,
 )
 
+from sunx_adapter.exchange.redaction import printable
 from sunx_adapter.protocol.account import AccountSummary
+from sunx_adapter.protocol.document import whole_number
 from sunx_adapter.venue import Venue
 from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.dial import resolve
@@ -174,8 +176,10 @@ def _asset_mode(exchange: Exchange) -> Finding | None:
     if path is None:
         return None
     try:
-        mode = int(exchange.request(path.strip("/"), "private")["data"]["asset_mode"])
-    except (BaseError, KeyError, TypeError, ValueError):
+        mode = whole_number(exchange.request(path.strip("/"), "private")["data"]["asset_mode"])
+    except (BaseError, KeyError, TypeError):
+        mode = None
+    if mode is None:
         return None  # the balance tells what is wrong
     if mode == MULTI_ASSETS_MODE:
         return Finding("collateral mode", "ok", "multi-assets")
@@ -202,7 +206,7 @@ def _limit(headers: Mapping[str, str]) -> Finding:
     remaining, limit = headers.get("ratelimit-remaining"), headers.get("ratelimit-limit")
     if remaining is None:
         return Finding("read limit", "ok", "the venue does not tell what is left")
-    left = f"{remaining} of {limit or '?'} reads left"
+    left = printable(f"{remaining[:20]} of {(limit or '?')[:20]} reads left")
     if remaining == "0":
         return Finding("read limit", "warning", left, "something else reads with this user's keys")
     return Finding("read limit", "ok", left)

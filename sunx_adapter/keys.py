@@ -88,41 +88,67 @@ def config_from_file(path: Path, exchange_id: str) -> dict[str, Any]:
     Raises:
         KeysError: the file is missing, readable by others, or not such a file.
     """
+    table, fault = _table(path, exchange_id)
+    if fault:
+        # Raised where no frame holds what the file says.
+        table = {}
+        raise KeysError(f"{path}{fault}")
+    return table
+
+
+def _table(path: Path, exchange_id: str) -> tuple[dict[str, Any], str]:
+    """The exchange's table, and what is wrong with the file, if anything is."""
     try:
         tables = tomllib.loads(read_private(path))
     except tomllib.TOMLDecodeError as error:
         # Of the parser's words only the place: the others may quote a key.
         place = re.search(r"\(at .*\)$", str(error))
-        tables, where = None, f" {place[0]}" if place else ""
-    if tables is None:
-        raise KeysError(f"{path} is no TOML file{where}; it must hold tables like [sunx]")
+        where = f" {place[0]}" if place else ""
+        return {}, f" is no TOML file{where}; it must hold tables like [sunx]"
     table = tables.get(exchange_id, {})
     if not isinstance(table, dict):
-        raise KeysError(f"{path}: {exchange_id} is no table; write [{exchange_id}] above its keys")
+        return {}, f": {exchange_id} is no table; write [{exchange_id}] above its keys"
     unknown = sorted(table.keys() - set(_FILE_KEYS))
     if unknown and exchange_id in VENUES:
         known = ", ".join(_FILE_KEYS)
-        raise KeysError(
-            f"{path}, [{exchange_id}]: unknown keys {', '.join(unknown)}; known are {known}"
-        )
-    return table
+        return {}, f", [{exchange_id}]: unknown keys {', '.join(unknown)}; known are {known}"
+    return table, ""
 
 
 def read_private(path: Path) -> str:
-    """The text of a file that only its owner can read.
+    """The text of a file that is its reader's own, and that nobody else can read.
 
     Raises:
-        KeysError: it is missing or unreadable, or others may read it; the text has the command
-            that mends it.
+        KeysError: it is missing, no plain file, unreadable, somebody else's, or others may read it;
+            the text has the command that mends it.
     """
     path = path.expanduser()
+    content, fault = b"", ""
     try:
-        with path.open(encoding="utf-8") as file:
-            if os.name == "posix" and os.fstat(file.fileno()).st_mode & (
-                stat.S_IRWXG | stat.S_IRWXO
-            ):
-                raise KeysError(f"{path} can be read by others; mend it with: chmod 600 '{path}'")
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise KeysError(f"{path} cannot be read: {reason}") from None
+        # A FIFO would otherwise be waited for.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            fault = _not_private(os.fstat(descriptor), path)
+            content = b"" if fault else file.read()
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}"
+    if not fault:
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            fault = "cannot be read: not UTF-8 text"
+    # Raised where no frame and no other exception holds what the file says.
+    del content
+    raise KeysError(f"{path} {fault}")
+
+
+def _not_private(status: os.stat_result, path: Path) -> str:
+    if not stat.S_ISREG(status.st_mode):
+        return "cannot be read: it is no plain file"
+    if os.name != "posix":
+        return ""
+    if status.st_uid != os.geteuid():
+        return f"belongs to another user; mend it with: chown {os.geteuid()} '{path}'"
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"can be read by others; mend it with: chmod 600 '{path}'"
+    return ""

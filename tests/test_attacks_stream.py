@@ -80,7 +80,7 @@ async def test_16_a_venue_that_floods_and_does_not_read() -> None:
             await channel.receive()
             await channel.send_json({"op": op, "type": "api", "err-code": 0, "ts": 1})
         assert request.transport is not None
-        request.transport.pause_reading()  # type: ignore[attr-defined]
+        request.transport.pause_reading()
         try:
             while True:
                 await channel.send_str(ping)
@@ -214,8 +214,8 @@ async def test_20_a_proxy_that_refuses_does_not_tell_its_password() -> None:
     root.addHandler(handler)
     root.setLevel(0)
     try:
-        config = {**KEYS, "wssProxy": f"http://me:s3cret-word@127.0.0.1:{port}"}
-        config["options"] = {"streamGapTimeout": 300}
+        proxy = f"http://me:s3cret-word@127.0.0.1:{port}"
+        config = {**KEYS, "wssProxy": proxy, "options": {"streamGapTimeout": 300}}
         async with AsyncSunx(config) as exchange:
             with pytest.raises(Exception, match="407") as caught:
                 await exchange.watch_balance()

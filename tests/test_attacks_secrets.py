@@ -1,0 +1,356 @@
+"""Attacks on secrets and on the host, from outside; with a venue that repeats all that it gets."""
+
+import asyncio
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+import pytest
+from ccxt.base.errors import BaseError
+from rich.console import Console
+from rich.traceback import Traceback
+
+from sunx_adapter import AsyncSunx, ExchangeHost, HtxFutures, Sunx
+from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
+from sunx_adapter.keys import KeysError, config_from_environment
+from tests.conftest import Caller, answered, payload
+from tests.test_attacks import http, venue
+
+SECRET = "made-up+secret/for=tests"
+API_KEY = "made-up-api-key-for-tests"
+STEERING = "\x1b]0;owned\x07\r\n\x9b31m"
+
+
+def spellings(signature: str) -> list[str]:
+    """The ways in which a peer may repeat a signature."""
+    encoded = quote(signature, safe="")
+    raw = b64decode(signature)
+    return [
+        signature,
+        signature.rstrip("="),
+        encoded,
+        encoded.replace("%2B", "%2b").replace("%2F", "%2f").replace("%3D", "%3d"),
+        quote(encoded, safe=""),
+        signature.replace("/", "\\/"),
+        raw.hex(),
+        raw.hex().upper(),
+        urlsafe_b64encode(raw).decode(),
+        "".join(f"\\u{ord(letter):04x}" for letter in signature),
+        "".join(f"&#{ord(letter)};" for letter in signature),
+    ]
+
+
+def signature_of(request: bytes) -> str:
+    query = request.split(b"?")[1].split(b" ")[0].decode()
+    return parse_qs(query)["Signature"][0]
+
+
+def frames_of(error: BaseException) -> str:
+    """What a traceback with local variables shows of the package, and of what came before it."""
+    output = io.StringIO()
+    trace = Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True)
+    Console(file=output, width=2000).print(trace)
+    return output.getvalue().partition("sunx_adapter/")[2]
+
+
+@contextmanager
+def all_logs() -> Iterator[list[str]]:
+    """Every record of every logger, formatted."""
+    records: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(self.format(record))
+
+    root, handler = logging.getLogger(), Kept(level=0)
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(0)
+    try:
+        yield records
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+Places = Callable[[str, str], bytes]
+
+
+def _as_error(text: str, key: str) -> bytes:
+    return http(json.dumps({"code": 9999, "message": f"{text} {key}{STEERING}"}).encode())
+
+
+def _as_busy(text: str, key: str) -> bytes:
+    return http(json.dumps({"code": 1004, "message": f"{text} {key}{STEERING}"}).encode())
+
+
+def _as_page(text: str, key: str) -> bytes:
+    return http(f"<html>{text} {key}{STEERING}</html>".encode(), status="502 Bad Gateway")
+
+
+def _as_header(text: str, key: str) -> bytes:
+    return http(b"{}", f"X-Echo: {text}{key}", f"Location: /{text}{key}", status="302 Found")
+
+
+def _as_no_http(text: str, key: str) -> bytes:
+    return f"{text} {key}{STEERING}\r\n\r\n".encode("utf-8", "replace")
+
+
+PLACES: list[Places] = [_as_error, _as_busy, _as_page, _as_header, _as_no_http]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+@pytest.mark.parametrize("number", range(11))
+def test_22_echoes(
+    call: Caller, place: Places, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However a venue repeats signature and key, neither is in anything that leaves the package."""
+    sent: list[str] = []
+
+    def answer(_: int, request: bytes) -> bytes:
+        sent.append(signature_of(request))
+        return place(spellings(sent[-1])[number], API_KEY)
+
+    with venue(answer) as (config, _), all_logs() as log:
+        config |= {"apiKey": API_KEY, "secret": SECRET, "verbose": True, "enableRateLimit": False}
+        config["options"] |= {"maxRetriesOnFailure": 1}
+        with pytest.raises(BaseError) as caught:
+            call("sunx", config, "fetch_balance")
+    printed = capsys.readouterr().out
+    assert "fetch Request" in printed
+    texts = {
+        "exception": str(caught.value),
+        "repr": repr(caught.value),
+        "frames": frames_of(caught.value),
+        "log": "\n".join(log),
+        "printed": printed,
+    }
+    assert sent
+    for where, text in texts.items():
+        for signature in sent:
+            for spelled in spellings(signature):
+                assert spelled not in text, where
+        assert SECRET not in text, where
+    for where in ("exception", "repr", "log", "printed"):
+        assert API_KEY not in texts[where], where
+    assert texts["exception"].isprintable()
+    assert all(line.isprintable() for record in log for line in record.splitlines())
+
+
+def test_21_exceptions_that_are_returned_have_no_frames() -> None:
+    """What fetch_balances() returns of a failed account leads through no frame with its keys."""
+    accounts: dict[str, tuple[str, dict[str, Any]]] = {
+        "refused": ("sunx", {"apiKey": API_KEY, "secret": SECRET, "password": "x"}),
+        "unknown": ("no-such-exchange", {"apiKey": API_KEY, "secret": SECRET}),
+        "spot": ("sunx", {"apiKey": API_KEY, "secret": SECRET, "options": {"defaultType": "spot"}}),
+    }
+    results = asyncio.run(ExchangeHost().fetch_balances(accounts))
+    for result in results.values():
+        assert isinstance(result, Exception)
+        assert result.__context__ is None
+        assert result.__cause__ is None
+        trace: Any = result.__traceback__
+        while trace is not None:
+            assert SECRET not in repr(trace.tb_frame.f_locals)
+            trace = trace.tb_next
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_21_ctrl_c_shows_no_signed_address(kind: type[BaseException]) -> None:
+    """The traceback of an interrupted call leads through no frame with the signed request."""
+
+    def interrupt(*_: object) -> None:
+        raise kind
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    release = threading.Event()
+    try:
+        with venue(lambda *_: (release.wait(5), b"")[1]) as (config, counting):
+            config |= {"apiKey": API_KEY, "secret": SECRET, "enableRateLimit": False}
+            exchange = Sunx(config)
+
+            def send() -> None:
+                while not counting.moments:
+                    threading.Event().wait(0.01)
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            with pytest.raises(kind) as caught:
+                exchange.fetch_balance()
+            sender.join()
+            exchange.close()
+            release.set()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        trace = chain.__traceback__
+        while trace is not None:
+            shown = repr(trace.tb_frame.f_locals)
+            assert "Signature=" not in shown
+            trace = trace.tb_next
+        chain = chain.__context__
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[sunx]\nsecret = "made-up-secret-in-file"\nunknown = 1\n',
+        b'[sunx]\nsecret = "made-up-secret-in-file\xff"\n',
+        b'[sunx]\nsecret = "made-up-secret-in-file"\nsecret = broken\n',
+        b'sunx = "made-up-secret-in-file"\n',
+    ],
+)
+def test_21_a_keys_file_that_is_wrong_is_not_shown(tmp_path: Path, content: bytes) -> None:
+    """No exception about a keys file, and none behind it, holds what the file says."""
+    file = tmp_path / "keys.toml"
+    file.write_bytes(content)
+    file.chmod(0o600)
+    with pytest.raises(KeysError) as caught:
+        config_from_environment("sunx", {"SUNX_ADAPTER_KEYS": str(file)})
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        trace = chain.__traceback__
+        while trace is not None:
+            if "sunx_adapter" in trace.tb_frame.f_code.co_filename:
+                assert "made-up-secret-in-file" not in repr(trace.tb_frame.f_locals)
+            trace = trace.tb_next
+        assert "made-up-secret-in-file" not in repr(chain) + repr(getattr(chain, "object", ""))
+        chain = chain.__context__
+
+
+class _Exits:
+    """A plugin whose hook ends the program."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    @hookimpl
+    def exchange_offers(self) -> list[ExchangeOffer]:
+        raise self._error
+
+
+class _Unspeakable(BaseException):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_23_a_plugin_that_ends_the_program(number: int) -> None:
+    """Whatever a plugin raises is a problem that is reported, and the others go on."""
+    error = [SystemExit(3), GeneratorExit(), BaseException("x"), _Unspeakable()][number]
+    host = ExchangeHost(discover=False)
+    host.register(_Exits(error), "bad")
+    assert "binance" in [found.offer.id for found in host.offers()]
+    assert [problem.plugin for problem in host.problems] == ["bad"]
+
+
+@pytest.mark.parametrize("wrong", [{"id": 1}, {"id": None}, {"sync_class": b"x"}, {"has": None}])
+def test_23_an_offer_that_is_none(wrong: dict[str, Any]) -> None:
+    """An offer whose names are no texts is a problem, and hides no other offer."""
+    offer = ExchangeOffer(
+        **{"id": "x", "name": "X", "sync_class": "a:B", "async_class": "a:B"} | wrong
+    )
+
+    class Plugin:
+        @hookimpl
+        def exchange_offers(self) -> list[ExchangeOffer]:
+            return [offer]
+
+    host = ExchangeHost(discover=False)
+    host.register(Plugin(), "bad")
+    assert "binance" in [found.offer.id for found in host.offers()]
+    assert [problem.plugin for problem in host.problems] == ["bad"]
+
+
+def test_24_the_doctor_shows_no_steering() -> None:
+    """What a venue says in headers and modes neither steers a terminal nor breaks the doctor."""
+
+    def answer(_: int, request: bytes) -> bytes:
+        if b"asset_mode" in request:
+            return http(b'{"code":200,"data":{"asset_mode":1e999},"ts":1}')
+        if b"heartbeat" in request:
+            return http(b'{"status":"ok","data":{"linear_swap_heartbeat":1}}')
+        return http(
+            payload("htx-v5-live-rest"),
+            "ratelimit-limit: 72\t[31m" + "9" * 100,
+            "ratelimit-remaining: 70",
+        )
+
+    with venue(answer) as (config, _):
+        environ = {
+            **os.environ,
+            "HTXFUTURES_REST_URL": config["urls"]["api"]["rest"],
+            "HTXFUTURES_API_KEY": API_KEY,
+            "HTXFUTURES_API_SECRET": SECRET,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "sunx_adapter", "doctor", "-e", "htxfutures"],
+            env=environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(line.isprintable() for line in done.stdout.splitlines())
+    assert SECRET not in done.stdout + done.stderr
+    assert API_KEY not in done.stdout + done.stderr
+
+
+def test_25_numbers_with_a_fraction_in_info() -> None:
+    """parse_account_summary() reads the info of an answer whose amounts are JSON numbers."""
+    answer = json.loads(payload("htx-v5-documented"))
+    answer["data"] |= {"equity": 12.5, "initial_margin": 0.25}
+    exchange = HtxFutures(answered(json.dumps(answer).encode()))
+    summary = exchange.parse_account_summary(exchange.fetch_balance()["info"])
+    assert str(summary.equity) == "12.5"
+    assert str(summary.initial_margin) == "0.25"
+
+
+def test_25_a_keys_file_that_is_a_pipe(tmp_path: Path) -> None:
+    """A keys file that is no file is refused at once."""
+    pipe = tmp_path / "keys.toml"
+    os.mkfifo(pipe, 0o600)
+    with pytest.raises(KeysError, match="no plain file"):
+        config_from_environment("sunx", {"SUNX_ADAPTER_KEYS": str(pipe)})
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only for root")
+def test_25_a_keys_file_of_another_user(tmp_path: Path) -> None:
+    """Not even root takes keys from a file that somebody else could change."""
+    file = tmp_path / "keys.toml"
+    file.write_text('[sunx]\napiKey = "x"\n')
+    file.chmod(0o600)
+    os.chown(file, 12345, 12345)
+    with pytest.raises(KeysError, match="another user"):
+        config_from_environment("sunx", {"SUNX_ADAPTER_KEYS": str(file)})
+
+
+def test_25_settings_that_change_with_each_call_leave_nothing() -> None:
+    """An exchange whose settings change with each call keeps no connections of before."""
+
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async def run(config: dict[str, Any]) -> int:
+        async with AsyncSunx({**config, "enableRateLimit": False}) as exchange:
+            await exchange.fetch_balance()
+            before = open_files()
+            for number in range(40):
+                exchange.headers = {"X-Number": str(number)}
+                exchange.trust_env = bool(number % 2)
+                await exchange.fetch_balance()
+            return open_files() - before
+
+    with venue(lambda *_: http(payload("sunx-documented"))) as (config, _):
+        # Those at the other end are in this process, too.
+        assert asyncio.run(run(config)) <= 6
