@@ -1,0 +1,426 @@
+"""Everything at once: ``python -m tests.chaos [--seconds 60] [--seed N]``.
+
+Threads, tasks, forks, cancellations and closes, of all four classes, plain and over TLS, several
+keys, against a venue that repeats, delays, splits, drops and lies. Each call must give the right
+balance of its own key, or one of ccxt's exceptions within its timeout and a quarter of a second;
+the venue must never see a 73rd read of a key in 3 s; and nothing may be left at the end: no
+descriptor, task or thread, no complaint of asyncio, no growing memory.
+"""
+
+import argparse
+import asyncio
+import datetime
+import gc
+import ipaddress
+import json
+import logging
+import os
+import random
+import resource
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import ccxt
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
+
+TIMEOUT_MS = 1500
+LATE_SECONDS = 0.25
+KEYS = 24
+"""The first few are read as often as the limit allows, the last few by children of forks alone."""
+
+HOT, FORKED = 2, 4
+THREADS, TASKS = 6, 12
+MEMORY_GROWTH_MIB = 24
+PAYLOAD = (Path(__file__).parent / "payloads" / "sunx-documented.json").read_bytes()
+EMPTY = b'{"code":200,"data":{"details":[]}}'
+SYNC: list[Any] = [Sunx, HtxFutures]
+ASYNC: list[Any] = [AsyncSunx, AsyncHtxFutures]
+
+
+def equity(key: int) -> str:
+    """What the account of that key holds."""
+    return f"{key + 1}.{key:018d}"
+
+
+def http(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+# -- the venue, in a process of its own -----------------------------------------------------
+
+
+class Venue:
+    """Answers each request in one of many ways, most of them wrong."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)  # noqa: S311 - nothing secret
+        self.reads: defaultdict[int, list[float]] = defaultdict(list)
+        self.played: Counter[str] = Counter()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        try:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                query = parse_qs(request.split(b"?")[1].split(b" ")[0].decode())
+                key = int(query["AccessKeyId"][0].rpartition("-")[2])
+                self.reads[key].append(time.monotonic())
+                if not await self._answer(writer, key):
+                    return
+        except (OSError, asyncio.IncompleteReadError, IndexError):
+            return
+        finally:
+            writer.transport.abort()
+
+    async def _answer(self, writer: asyncio.StreamWriter, key: int) -> bool:  # noqa: PLR0912
+        right = http(PAYLOAD.replace(b"0.004015101942876636", equity(key).encode()))
+        way = self._chance.choices(list(WAYS), list(WAYS.values()))[0]
+        self.played[way] += 1
+        match way:
+            case "twice":
+                writer.write(right + right)
+            case "tail":
+                writer.write(right + http(EMPTY))
+            case "line feeds":
+                writer.write(right + b"\r\n")
+            case "late tail":
+                writer.write(right)
+                # Only of the same account: HTTP/1.1 cannot tell it from the next answer.
+                await asyncio.sleep(self._chance.uniform(0, 0.02))
+                writer.write(right)
+            case "pieces":
+                for start in range(0, len(right), 97):
+                    writer.write(right[start : start + 97])
+                    await asyncio.sleep(0.001)
+            case "slow":
+                await asyncio.sleep(self._chance.uniform(0.05, 1))
+                writer.write(right)
+            case "silent":
+                await asyncio.sleep(4)
+                return False
+            case "drop":
+                return False
+            case "cut":
+                writer.write(right[: self._chance.randrange(len(right))])
+                await writer.drain()
+                return False
+            case "odd status":
+                writer.write(http(EMPTY, "099 Odd") + right)
+            case "interim":
+                writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" + right)
+            case "failure":
+                writer.write(http(b'{"code":200,"success":false,"data":{"details":[]}}'))
+            case "busy":
+                writer.write(http(b'{"code":1004,"message":"busy"}'))
+            case "garbage":
+                writer.write(self._chance.randbytes(200))
+            case "page":
+                writer.write(http(b"<html>", "502 Bad Gateway"))
+            case "clock":
+                ts = self._chance.choice([b"1e20", b"1e1000000", b"-5", b'"x"'])
+                writer.write(http(b'{"code":12001,"message":"time","ts":' + ts + b"}"))
+            case _:
+                writer.write(right)
+        await writer.drain()
+        return True
+
+
+WAYS = {
+    "right": 60, "twice": 3, "tail": 4, "line feeds": 3, "late tail": 3, "pieces": 3, "slow": 3,
+    "silent": 0.5, "drop": 3, "cut": 3, "odd status": 2, "interim": 2, "failure": 1, "busy": 2,
+    "garbage": 2, "page": 2, "clock": 1,
+}  # fmt: skip
+
+
+async def serve(seed: int, certificate: Path) -> None:
+    """The venue, plain and over TLS, until its standard input ends; then its report."""
+    venue = Venue(seed)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    servers = [
+        await asyncio.start_server(venue.serve, "127.0.0.1", 0, ssl=tls, backlog=1024)
+        for tls in (None, context)
+    ]
+    print(json.dumps([server.sockets[0].getsockname()[1] for server in servers]), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    most = {key: most_in_window(moments) for key, moments in venue.reads.items()}
+    counted = {key: len(moments) for key, moments in venue.reads.items()}
+    print(json.dumps({"most": most, "reads": counted, "played": venue.played}), flush=True)
+
+
+def most_in_window(moments: list[float]) -> int:
+    """The most reads in any 3 s."""
+    first, most = 0, 0
+    for last, moment in enumerate(moments):
+        while moments[first] <= moment - 3:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def certificate(directory: Path) -> Path:
+    """A certificate for 127.0.0.1, and its key, in one file."""
+    key = generate_private_key(SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "chaos")])
+    now = datetime.datetime.now(datetime.UTC)
+    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(local, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = directory / "both.pem"
+    file.write_bytes(made.public_bytes(Encoding.PEM) + private)
+    return file
+
+
+# -- those who read -------------------------------------------------------------------------
+
+
+class Readers:
+    """Threads, tasks and children of forks that read until the time is up."""
+
+    def __init__(self, seed: int, seconds: float, ports: list[int], cafile: Path) -> None:
+        self._seed = seed
+        self._end = time.monotonic() + seconds
+        self._ports = ports
+        self._cafile = str(cafile)
+        self.counted: Counter[str] = Counter()
+        self.faults: list[str] = []
+
+    def config(self, key: int, **more: Any) -> dict[str, Any]:
+        """The configuration for a key; every other one is read over TLS."""
+        scheme = "https" if key % 2 else "http"
+        return {
+            "apiKey": f"made-up-chaos-key-{key}",
+            "secret": "made-up-secret",
+            "number": str,
+            "timeout": TIMEOUT_MS,
+            "cafile": self._cafile,
+            "urls": {"api": {"rest": f"{scheme}://127.0.0.1:{self._ports[key % 2]}"}},
+            **more,
+        }
+
+    def _going_on(self) -> bool:
+        return time.monotonic() < self._end and not self.faults
+
+    def _judge(self, key: int, began: float, outcome: object) -> None:
+        took = time.monotonic() - began
+        if took > TIMEOUT_MS / 1000 + LATE_SECONDS:
+            self.faults.append(f"key {key}: a call took {took:.2f} s: {outcome!r:.200}")
+        if isinstance(outcome, dict):
+            totals = outcome["total"]
+            if totals.keys() != {"USDT"} or float(totals["USDT"]) != float(equity(key)):
+                self.faults.append(f"key {key}: a wrong balance: {totals}")
+            self.counted["balance"] += 1
+        elif isinstance(outcome, ccxt.BaseError):
+            self.counted[type(outcome).__name__] += 1
+            if "unexpected" in str(outcome):
+                self.faults.append(f"key {key}: {outcome}")
+        else:
+            self.faults.append(f"key {key}: {outcome!r:.300}")
+
+    def read_in_thread(self, number: int, shared: dict[int, Any]) -> None:
+        """Read with exchanges that threads share, and now and then with one of one's own."""
+        chance = random.Random(self._seed * 1000 + number)  # noqa: S311
+        while self._going_on():
+            hot = number % 3 == 0
+            key = chance.randrange(HOT) if hot else chance.randrange(HOT, KEYS - FORKED)
+            began, own = time.monotonic(), None
+            exchange = shared[key]
+            if chance.random() < 0.03:
+                own = exchange = SYNC[key // 2 % 2](self.config(key))
+            try:
+                outcome: object = exchange.fetch_balance()
+            except BaseException as error:  # noqa: BLE001 - that is what is judged
+                outcome = error
+            self._judge(key, began, outcome)
+            if own is not None:
+                own.close()
+            elif chance.random() < 0.002:
+                exchange.close()
+                exchange.__enter__()
+
+    def fork(self, exchanges: dict[int, Any]) -> None:
+        """Fork while all the others are at work; the child reads with an inherited exchange."""
+        chance = random.Random(self._seed + 7)  # noqa: S311
+        while self._going_on():
+            key = chance.randrange(KEYS - FORKED, KEYS)
+            threading.Event().wait(chance.uniform(0.1, 0.5))
+            child = os.fork()
+            if child == 0:
+                before = len(self.faults)
+                try:
+                    began = time.monotonic()
+                    try:
+                        outcome: object = exchanges[key].fetch_balance()
+                    except ccxt.BaseError as error:
+                        outcome = error
+                    self._judge(key, began, outcome)
+                    os._exit(len(self.faults) - before)
+                except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+                    os._exit(99)
+            _, status = os.waitpid(child, 0)
+            self.counted["fork"] += 1
+            if status:
+                self.faults.append(
+                    f"the child of a fork failed: {os.waitstatus_to_exitcode(status)}"
+                )
+
+    async def read_in_tasks(self) -> None:
+        """Read in tasks, many of which are cut short, and close exchanges under others."""
+        complaints: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        keys = range(HOT, KEYS - FORKED)
+        exchanges = {key: ASYNC[key // 2 % 2](self.config(key)) for key in keys}
+        chance = random.Random(self._seed + 3)  # noqa: S311
+
+        async def reader() -> None:
+            while self._going_on():
+                key = chance.choice(keys)
+                began = time.monotonic()
+                patience = chance.choice([None, None, 0.002, 0.01, 0.05])
+                try:
+                    outcome: object = await asyncio.wait_for(
+                        exchanges[key].fetch_balance(), patience
+                    )
+                except TimeoutError:
+                    self.counted["cut short"] += 1
+                    continue
+                except BaseException as error:  # noqa: BLE001 - that is what is judged
+                    outcome = error
+                self._judge(key, began, outcome)
+                if chance.random() < 0.002:
+                    await exchanges[key].close()
+                    exchanges[key].open()
+
+        await asyncio.gather(*(reader() for _ in range(TASKS)))
+        for exchange in exchanges.values():
+            await exchange.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.sleep(0.1)
+        self.faults += [f"asyncio complains: {each}" for each in complaints]
+        self.faults += [f"a task is left: {task}" for task in left if not task.done()]
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _memory_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def read(seed: int, seconds: float, ports: list[int], cafile: Path) -> Readers:
+    """Let all read at once; what came of it."""
+    readers = Readers(seed, seconds, ports, cafile)
+    files, threads_before = _open_files(), threading.active_count()
+    shared = {key: SYNC[key // 2 % 2](readers.config(key)) for key in range(KEYS)}
+    threads = [
+        threading.Thread(target=readers.read_in_thread, args=(number, shared))
+        for number in range(THREADS)
+    ]
+    threads.append(threading.Thread(target=readers.fork, args=(shared,)))
+    figures: list[float] = []
+
+    def watch() -> None:
+        while any(thread.is_alive() for thread in threads):
+            figures.append(_memory_mib())
+            threading.Event().wait(0.5)
+
+    watching = threading.Thread(target=watch)
+    for thread in threads:
+        thread.start()
+    watching.start()
+    asyncio.run(readers.read_in_tasks())
+    for thread in (*threads, watching):
+        thread.join()
+    for exchange in shared.values():
+        exchange.close()
+    del exchange
+    shared.clear()
+    gc.collect()
+    # Connections that were being made when they were given up.
+    until = time.monotonic() + TIMEOUT_MS / 1000 + 1
+    while threading.active_count() > threads_before and time.monotonic() < until:
+        threading.Event().wait(0.05)
+    if threading.active_count() > threads_before:
+        readers.faults.append(f"threads are left: {threading.enumerate()}")
+    if (more := _open_files() - files) > 0:
+        readers.faults.append(f"{more} descriptors are left")
+    half = figures[len(figures) // 2 :]
+    if half and half[-1] - half[0] > MEMORY_GROWTH_MIB:
+        readers.faults.append(f"memory grew by {half[-1] - half[0]:.1f} MiB")
+    print(f"memory over the second half {half[-1] - half[0]:+.1f} MiB" if half else "")
+    return readers
+
+
+def chaos(seconds: float, seed: int) -> list[str]:
+    """Start the venue and read; the faults that were found."""
+    logging.getLogger("sunx_adapter").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as directory:
+        file = certificate(Path(directory))
+        command = [sys.executable, "-m", "tests.chaos", "--serve", str(file), "--seed", str(seed)]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # clients that go away are what it is for
+            text=True,
+        ) as venue:
+            assert venue.stdout is not None
+            assert venue.stdin is not None
+            ports = json.loads(venue.stdout.readline())
+            readers = read(seed, seconds, ports, file)
+            venue.stdin.close()
+            report = json.loads(venue.stdout.readline())
+    faults = readers.faults
+    faults += [f"key {k}: {n} reads in 3 s" for k, n in report["most"].items() if n > 72]
+    print("calls:", dict(readers.counted.most_common()))
+    print("played:", report["played"])
+    print("reads:", sum(report["reads"].values()), "most in 3 s:", max(report["most"].values()))
+    return faults
+
+
+def main() -> None:
+    """Do it by hand."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))  # noqa: S311
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.seed, options.serve))
+        return
+    print(f"seed {options.seed}")
+    faults = chaos(options.seconds, options.seed)
+    for fault in faults[:20]:
+        print("FAULT", fault)
+    print("nothing wrong" if not faults else f"{len(faults)} faults; the seed is {options.seed}")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
