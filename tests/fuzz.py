@@ -1,7 +1,8 @@
-"""Fuzzing of decoding and mapping: ``python -m tests.fuzz [--inputs N] [--seed S] [--atheris]``.
+"""Fuzzing: ``python -m tests.fuzz [--inputs N] [--seed S] [--only KIND] [--atheris]``.
 
-Real answers are mutated at random. Whatever comes of it must be an exception of the error table,
-or a balance that an independent, slow reading of the same bytes agrees with.
+Real answers are mutated at random: as JSON, as HTTP (head, framing, compression, in pieces), and as
+messages of the push channel. Whatever comes of it must be an exception of the error table, or what
+an independent, slow reading of the same bytes agrees with.
 """
 
 import argparse
@@ -23,9 +24,14 @@ from ccxt.base.errors import BaseError
 
 from sunx_adapter.balance import balance_structure
 from sunx_adapter.protocol.account import read_account, summarize
+from sunx_adapter.protocol.document import decode_json
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope
 from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
+from sunx_adapter.protocol.push import AccountNews, Ping, pong_message, read_message
+from sunx_adapter.wire.answer import Answer, WireError
+from sunx_adapter.wire.body import decompressed
 
+KINDS = ("json", "http", "push")
 SEEDS = [file.read_bytes() for file in sorted((Path(__file__).parent / "payloads").glob("*.json"))]
 TOKENS = [
     *(b'""', b"null", b"true", b"{}", b"[]", b"[[]]", b"NaN", b"Infinity", b"-0", b"1e999"),
@@ -93,7 +99,7 @@ def check(body: bytes) -> bool:
     totals: dict[str, Fraction] = {}
     frees: dict[str, Fraction] = {}
     for row in rows:
-        code, equity = row["currency"].upper(), _fraction(row["equity"])
+        code, equity = str(row["currency"]).upper(), _fraction(row["equity"])
         free = row.get("available_margin", None)
         if "available_margin" not in row:
             frees[code] = frees.get(code, Fraction(0)) + equity - _fraction(row["initial_margin"])
@@ -120,10 +126,145 @@ def _fraction(value: object) -> Fraction:
     return Fraction(value)
 
 
-def fuzz(inputs: int, seed: int) -> Counter[bool]:
-    """Check that many inputs; how many were balances and how many were not."""
+# -- HTTP -----------------------------------------------------------------------------------
+
+LIMIT = 4096
+HEADS = [
+    *(b"HTTP/1.1 200 OK", b"HTTP/1.1 404 No", b"HTTP/1.0 200 OK", b"HTTP/1.1 204 None"),
+    *(b"HTTP/1.1 099 Odd", b"HTTP/1.1 600 Odd", b"HTTP/2 200 OK", b"HTTP/1.1 200"),
+]
+LINES = [
+    *(b"Content-Length: %d", b"Content-Length: %d ", b"content-length:%d", b"Content-Length: +%d"),
+    *(b"Content-Length: %d, %d", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip"),
+    *(b"Connection: close", b"Connection: keep-alive", b"X: y", b"X : y", b" folded", b"\x00: y"),
+    *(b"Content-Encoding: gzip", b"Upgrade: x", b"Trailer: X"),
+]
+
+
+def http_bytes(chance: random.Random) -> bytes:
+    """Something like an HTTP answer, perhaps with something before or behind it."""
+    body = chance.choice(SEEDS)[: chance.choice((0, 1, 50, 1500, 5000))]
+    lines = [chance.choice(LINES[:1] * 6 + LINES) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
+    chunked = any(b"chunked" in line for line in lines)
+    length = len(body) + chance.choice((0, 0, 0, 0, 1, -1, 10**6))
+    filled = [line.replace(b"%d", b"%d" % max(length, 0)) for line in lines]
+    sent = body
+    if chunked and chance.random() < 0.8:
+        cut = chance.randrange(len(body) + 1)
+        pieces = [piece for piece in (body[:cut], body[cut:]) if piece]
+        sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        sent += chance.choice((b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"00;a=b\r\n\r\n", b""))
+    interim = chance.choice((b"",) * 6 + (b"HTTP/1.1 103 Early\r\nX: y\r\n\r\n", b"\r\n"))
+    head = chance.choice(HEADS[:1] * 6 + HEADS)
+    text = interim + b"\r\n".join([head, *filled]) + b"\r\n\r\n" + sent
+    text += chance.choice((b"",) * 4 + (b"\r\n", b"\n", b"x", b"HTTP/1.1 200 OK\r\n\r\n", text))
+    if chance.random() < 0.3:
+        place = chance.randrange(len(text))
+        text = text[:place] + bytes([chance.randrange(256)]) + text[place + chance.randrange(2) :]
+    return text
+
+
+def plain_reading(text: bytes) -> tuple[int, bytes, bytes, bool] | None:
+    """Status, body, what is behind it, and whether it ends with the connection; if plain enough."""
+    head, ended, rest = text.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    match = re.fullmatch(rb"HTTP/1\.1 (\d{3}) [A-Za-z ]*", first)
+    if not ended or not match or not 200 <= int(match[1]) < 600:
+        return None
+    headers = [re.fullmatch(rb"([A-Za-z-]+):[ ]?([A-Za-z0-9=-]+)", line) for line in lines]
+    if not all(headers):
+        return None
+    fields = [(each[1].lower(), each[2].lower()) for each in headers if each]
+    names = [name for name, _ in fields]
+    if {b"upgrade", b"content-encoding"} & set(names) or len(set(names)) < len(names):
+        return None
+    known = dict(fields)
+    if b"content-length" in known and b"transfer-encoding" in known:
+        return None
+    if not known.get(b"content-length", b"0").isdigit():
+        return None
+    if int(match[1]) in (204, 304):
+        return (int(match[1]), b"", rest, False) if not known.keys() - {b"content-length"} else None
+    if b"content-length" in known:
+        length = int(known[b"content-length"])
+        return (int(match[1]), rest[:length], rest[length:], False) if len(rest) >= length else None
+    if known.get(b"transfer-encoding") == b"chunked":
+        body = b""
+        while piece := re.match(rb"([0-9a-f]+)\r\n", rest):
+            size = int(piece[1], 16)
+            rest = rest[piece.end() :]
+            if size == 0:
+                return (int(match[1]), body, rest[2:], False) if rest[:2] == b"\r\n" else None
+            if rest[size : size + 2] != b"\r\n":
+                return None
+            body, rest = body + rest[:size], rest[size + 2 :]
+        return None
+    return (int(match[1]), rest, b"", True) if not known.keys() - {b"x", b"connection"} else None
+
+
+def check_http(text: bytes, chance: random.Random) -> bool:
+    """Whether it is an answer; an ``AssertionError`` if it was read wrongly."""
+    answer, place = Answer(LIMIT), 0
+    try:
+        while place < len(text) and not answer.ended:
+            size = chance.choice((1, 7, 100, 10_000))
+            answer.feed(text[place : place + size])
+            place += size
+        if not answer.ended:
+            answer.end()
+    except WireError:
+        read = plain_reading(text)
+        assert read is None, text
+        return False
+    assert 200 <= answer.status < 600
+    read = plain_reading(text)
+    if answer.too_large:
+        assert read is None or len(read[1]) > LIMIT, text
+        return True
+    assert len(answer.body) <= LIMIT
+    if read is not None:
+        assert (answer.status, answer.body) == read[:2], text
+        behind = min(place, len(text)) > len(text) - len(read[2])
+        assert not (answer.reusable and behind), text
+    if answer.reusable and read is not None:
+        assert b"connection: close" not in text.lower(), text
+    decompressed(answer.body, answer.headers.get("content-encoding", ""), LIMIT)
+    return True
+
+
+# -- the push channel -----------------------------------------------------------------------
+
+
+def check_push(body: bytes) -> bool:
+    """Whether it is an account; an ``AssertionError`` if it is read otherwise than over REST."""
+    try:
+        message = read_message(body)
+    except ccxt.BadResponse:
+        return False
+    if isinstance(message, Ping):
+        json.loads(pong_message(message))
+    if not isinstance(message, AccountNews):
+        return False
+    try:
+        structure = balance_structure(
+            message.answer, policy="margin", number=str, code_of=str.upper
+        )
+    except ccxt.BadResponse:
+        return False
+    rest = decode_json(body)
+    assert structure["total"].keys() == {
+        str(row["currency"]).upper() for row in read_account(rest).rows
+    }
+    return True
+
+
+def fuzz(inputs: int, seed: int, kind: str = "json") -> Counter[bool]:
+    """Check that many inputs; how many were balances (or answers) and how many were not."""
     chance = random.Random(seed)  # noqa: S311 - nothing secret
-    return Counter(check(mutated(chance)) for _ in range(inputs))
+    if kind == "http":
+        return Counter(check_http(http_bytes(chance), chance) for _ in range(inputs))
+    tested = check if kind == "json" else check_push
+    return Counter(tested(mutated(chance)) for _ in range(inputs))
 
 
 def main() -> None:
@@ -134,6 +275,7 @@ def main() -> None:
     parser.add_argument(
         "--atheris", action="store_true", help="guided by coverage; needs the package atheris"
     )
+    parser.add_argument("--only", choices=KINDS, help="one kind of input")
     options = parser.parse_args()
     if options.atheris:
         import atheris  # noqa: PLC0415 - not installed with the tests
@@ -145,10 +287,14 @@ def main() -> None:
             atheris.Setup([sys.argv[0], f"-runs={options.inputs}", corpus], check)
             atheris.Fuzz()
         return
-    start = time.monotonic()
-    counted = fuzz(options.inputs, options.seed)
-    took = time.monotonic() - start
-    print(f"seed {options.seed}: {options.inputs} inputs in {took:.0f} s, {counted[True]} balances")
+    for kind in [options.only] if options.only else KINDS:
+        start = time.monotonic()
+        counted = fuzz(options.inputs, options.seed, kind)
+        took = time.monotonic() - start
+        print(
+            f"{kind}, seed {options.seed}: {options.inputs} inputs in {took:.0f} s, "
+            f"{counted[True]} of them read"
+        )
 
 
 if __name__ == "__main__":
