@@ -9,9 +9,7 @@ descriptor, task or thread, no complaint of asyncio, no growing memory.
 
 import argparse
 import asyncio
-import datetime
 import gc
-import ipaddress
 import json
 import logging
 import os
@@ -29,13 +27,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import ccxt
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
+from tests.certificates import make_certificate
 
 TIMEOUT_MS = 1500
 LATE_SECONDS = 0.25
@@ -170,26 +164,6 @@ def most_in_window(moments: list[float]) -> int:
             first += 1
         most = max(most, last - first + 1)
     return most
-
-
-def certificate(directory: Path) -> Path:
-    """A certificate for 127.0.0.1, and its key, in one file."""
-    key = generate_private_key(SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "chaos")])
-    now = datetime.datetime.now(datetime.UTC)
-    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(local, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file = directory / "both.pem"
-    file.write_bytes(made.public_bytes(Encoding.PEM) + private)
-    return file
 
 
 # -- those who read -------------------------------------------------------------------------
@@ -379,7 +353,7 @@ def chaos(seconds: float, seed: int) -> list[str]:
     """Start the venue and read; the faults that were found."""
     logging.getLogger("sunx_adapter").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as directory:
-        file = certificate(Path(directory))
+        file = make_certificate(Path(directory))
         command = [sys.executable, "-m", "tests.chaos", "--serve", str(file), "--seed", str(seed)]
         with subprocess.Popen(
             command,

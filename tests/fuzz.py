@@ -227,7 +227,7 @@ def check_http(text: bytes, chance: random.Random) -> bool:
         behind = min(place, len(text)) > len(text) - len(read[2])
         assert not (answer.reusable and behind), text
     if answer.reusable and read is not None:
-        assert b"connection: close" not in text.lower(), text
+        assert b"connection: close\r\n" not in text.lower(), text
     decompressed(answer.body, answer.headers.get("content-encoding", ""), LIMIT)
     return True
 

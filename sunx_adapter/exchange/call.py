@@ -61,7 +61,7 @@ class Reader(Face):
     def _prepare(self) -> None:
         self._closed = False
         self._clock_measured = False
-        self._pace = MemoryWindows()
+        self._pace: MemoryWindows | None = None
 
     def _sender(self) -> Sender:
         """What requests are sent over, as the exchange is set now."""
@@ -202,6 +202,7 @@ class Reader(Face):
         uid = self.uid if target.api_key == self.apiKey else None
         pace = None
         if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, where it is slower than the venue's
+            self._pace = self._pace or MemoryWindows()
             pace = self._pace, Limit(1, self.rateLimit / 1000)
         longest = self.options.get("rateLimitTimeout")
         return ReadBudget(

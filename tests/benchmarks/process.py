@@ -6,9 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.benchmarks.measure import KEYS, Measured, in_turn
-from tests.benchmarks.server import bare_server, ccxt_config
+from tests.benchmarks.server import bare_server, ccxt_config, our_config
+from tests.certificates import make_certificate
 
 DISCOVER = """
 import pluggy, types
@@ -22,6 +25,16 @@ plugins.register(types.ModuleType("empty"))
 plugins.hook.exchange_offers()
 import sys
 assert "ccxt" not in sys.modules
+"""
+
+OUR_SCRIPT = """
+from sunx_adapter import HtxFutures
+HtxFutures({"apiKey": "made-up", "secret": "made-up"})
+"""
+
+CCXT_SCRIPT = """
+import ccxt
+ccxt.htx({"apiKey": "made-up", "secret": "made-up"})
 """
 
 CCXT_FIRST = """
@@ -38,11 +51,8 @@ config["timeout"] = 60_000
 def make():
     if kind == "ours":
         from sunx_adapter import AsyncHtxFutures
-        first = AsyncHtxFutures(config)
-        made = [first] + [AsyncHtxFutures(config) for _ in range(accounts - 1)]
-        for other in made[1:]:
-            other.use_connections_of(first)
-        return made
+        return [AsyncHtxFutures({**config, "apiKey": f"{config['apiKey']}-{n}"})
+                for n in range(accounts)]
     import ccxt.async_support
     return [ccxt.async_support.htx(config) for _ in range(accounts)]
 
@@ -78,9 +88,12 @@ def _seconds(command: list[str], **environ: str) -> float:
 def measure(rounds: int) -> Iterator[Measured]:
     """Each row as it is there."""
     yield _discovery(rounds)
+    yield _script(rounds)
     with bare_server(2) as url:
         yield _first_balance(url, rounds)
-    yield from _thousand_accounts()
+    yield from _thousand_accounts(None)
+    with TemporaryDirectory() as directory:
+        yield from _thousand_accounts(make_certificate(Path(directory)))
 
 
 def _discovery(rounds: int) -> Measured:
@@ -92,6 +105,14 @@ def _discovery(rounds: int) -> Measured:
     return Measured(what, "an empty plugin", *pair, goal=15, unit="ms", difference=True)
 
 
+def _script(rounds: int) -> Measured:
+    def milliseconds(code: str) -> float:
+        return _seconds([sys.executable, "-c", code]) * 1000
+
+    pair = in_turn(rounds, lambda: milliseconds(OUR_SCRIPT), lambda: milliseconds(CCXT_SCRIPT))
+    return Measured("script that makes an exchange", "with ccxt htx", *pair, goal=1.1, unit="ms")
+
+
 def _first_balance(url: str, rounds: int) -> Measured:
     ours = [sys.executable, "-m", "sunx_adapter", "balance", "-e", "htxfutures", "--json"]
     environ = {
@@ -101,19 +122,23 @@ def _first_balance(url: str, rounds: int) -> Measured:
     }
     peer = [sys.executable, "-c", CCXT_FIRST, json.dumps(ccxt_config(url))]
     pair = in_turn(rounds, lambda: _seconds(ours, **environ) * 1000, lambda: _seconds(peer) * 1000)
-    return Measured("process start to first balance", "script with ccxt", *pair, 0.9, "ms")
+    return Measured("process start to first balance", "script with ccxt", *pair, 1.4, "ms")
 
 
-def _thousand_accounts() -> Iterator[Measured]:
+def _thousand_accounts(certificate: Path | None) -> Iterator[Measured]:
     def run(kind: str, config: dict[str, object]) -> list[float]:
         command = [sys.executable, "-c", THOUSAND, kind, json.dumps(config)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         cpu_and_memory: list[float] = json.loads(done.stdout.splitlines()[-1])
         return cpu_and_memory
 
-    with bare_server(2) as url:
-        ours = run("ours", {**KEYS, "enableRateLimit": False, "urls": {"api": {"rest": url}}})
-        theirs = run("ccxt", ccxt_config(url))
-    what = "1,000 accounts at 1 Hz"
-    yield Measured(f"{what}: CPU", "1,000 ccxt htx", ours[0] * 100, theirs[0] * 100, 0.5, "%")
-    yield Measured(f"{what}: memory", "150 MB", ours[1], 150, 1.0, "MB")
+    trusting = {"cafile": str(certificate)} if certificate else {}
+    with bare_server(2, certificate) as url:
+        ours = run("ours", {**our_config(url), **trusting})
+        theirs = run("ccxt", {**ccxt_config(url), **trusting})
+    what = f"1,000 accounts at 1 Hz{', TLS' if certificate else ''}"
+    yield Measured(f"{what}: CPU", "1,000 ccxt htx", ours[0] * 100, theirs[0] * 100, 0.55, "%")
+    if certificate:
+        yield Measured(f"{what}: memory", "1,000 ccxt htx", ours[1], theirs[1], 1.0, "MB")
+    else:
+        yield Measured(f"{what}: memory", "150 MB", ours[1], 150, 1.0, "MB")

@@ -7,6 +7,7 @@ is measured is the client.
 import asyncio
 import json
 import multiprocessing
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -47,10 +48,16 @@ class _Answering(asyncio.Protocol):
             self._transport.write(self.answer)
 
 
-def _serve(ready: Connection, body: bytes) -> None:
+def _serve(ready: Connection, body: bytes, certificate: Path | None) -> None:
+    context = None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+
     async def run() -> None:
         protocol = type("_Fixed", (_Answering,), {"answer": _http(body)})
-        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=context, backlog=2048)
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -58,14 +65,15 @@ def _serve(ready: Connection, body: bytes) -> None:
 
 
 @contextmanager
-def bare_server(currencies: int) -> Iterator[str]:
-    """A server in its own process; gives its address."""
+def bare_server(currencies: int, certificate: Path | None = None) -> Iterator[str]:
+    """A server in its own process, over TLS if there is a certificate; gives its address."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(sending, balance_body(currencies)), daemon=True)
+    arguments = (sending, balance_body(currencies), certificate)
+    process = context.Process(target=_serve, args=arguments, daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{receiving.recv()}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{receiving.recv()}"
     finally:
         process.terminate()
         process.join()
