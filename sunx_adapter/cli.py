@@ -29,7 +29,8 @@ from sunx_adapter.keys import (
     key_sources,
 )
 from sunx_adapter.sandbox.faults import fault_kinds
-from sunx_adapter.show import amount_text, bar, printable, state_text
+from sunx_adapter.show import amount_text, bar, state_text
+from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from ccxt.base.errors import (
     PermissionDenied,
 )
 
-from sunx_adapter.exchange.redaction import printable
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.protocol.document import whole_number
+from sunx_adapter.text import printable
 from sunx_adapter.venue import Venue
 from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.dial import resolve

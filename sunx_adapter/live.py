@@ -18,7 +18,8 @@ from rich.text import Text
 
 from sunx_adapter.host import ExchangeHost
 from sunx_adapter.protocol.account import AccountSummary
-from sunx_adapter.show import amount_text, bar, printable, state_text
+from sunx_adapter.show import amount_text, bar, state_text
+from sunx_adapter.text import printable
 
 POLL_SECONDS: Final = 3.0
 HIGHLIGHT_SECONDS: Final = 2.0

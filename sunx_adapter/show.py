@@ -43,8 +43,3 @@ def state_text(summary: "AccountSummary") -> str:
     if not state.forbids:
         return f"[green]{state.name}[/]"
     return f"[red]{state.name}[/]: no {', no '.join(state.forbids)}"
-
-
-def printable(text: str) -> str:
-    """Without what would steer the terminal: the text may be a venue's."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from sunx_adapter.protocol.signing import mask
+from sunx_adapter.text import printable
 
 HIDDEN: Final = "***"
 
@@ -49,13 +50,6 @@ def cleaned(text: str, *, api_key: str | None = None, secrets: Iterable[str | No
     text = _SIGNATURE.sub(rf"\1{HIDDEN}", text)
     text = _ACCESS_KEY.sub(lambda match: match[1] + _masked_once(match[2]), text)
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """The text without line breaks and control characters, which would steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def passwords(*urls: object) -> list[str]:

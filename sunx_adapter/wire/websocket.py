@@ -11,10 +11,13 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
 from ccxt.base.errors import BadResponse, BaseError, ExchangeError, NetworkError, RequestTimeout
 
 from sunx_adapter.protocol.errors import TransientError
+from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.body import decompressed
+from sunx_adapter.wire.dial import resolve
 from sunx_adapter.wire.settings import ConnectionSettings
 
 _GZIP: Final = b"\x1f\x8b"
@@ -41,6 +44,26 @@ async def _refuse_redirect(
     location = redirect.response.headers.get("Location", "")
     redirect.response.close()
     raise _Redirected(redirect.response.status, location)
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up as for REST: aiohttp's own would wait in asyncio's few shared threads."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await Background(lambda: resolve(host, port)).wait_async()
+        return [
+            ResolveResult(
+                hostname=host, host=address[0], port=port, family=kind, proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for kind, address in found
+            if family in (socket.AF_UNSPEC, kind)
+        ]  # fmt: skip
+
+    async def close(self) -> None:
+        """Nothing is kept."""
 
 
 class PushSocket:
@@ -149,7 +172,7 @@ async def connect(
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_refuse_redirect)
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=settings.tls_context()),
+        connector=aiohttp.TCPConnector(ssl=settings.tls_context(), resolver=_Resolver()),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),

@@ -1,0 +1,8 @@
+"""Text of others on its way to a person."""
+
+
+def printable(text: str) -> str:
+    """The text without line breaks and control characters, which would steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else " " for letter in text)
