@@ -5,10 +5,11 @@ wire. Those for threads never do, so that there a call is done at its first step
 (:func:`sunx_adapter.wire.threads.run`).
 """
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from ccxt.base.errors import BadResponse, BaseError, ExchangeClosedByUser, RequestTimeout
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from sunx_adapter.wire.connections import Connections
     from sunx_adapter.wire.transports import GivenTransport
 
+
+Result = TypeVar("Result")
 
 Sender: TypeAlias = "Connections | GivenTransport"
 """What requests are sent over."""
@@ -93,43 +96,48 @@ class Reader(Face):
             url.partition("?")[0], lambda: url, api_key, "Signature" in query, headers or {}
         )
         deadline = self._deadline()
-        try:
-            return (await self._waiting.within(deadline, self._document(target, deadline))).info
-        except TimeoutError:
-            failure = self._late(target.address)
-        raise failure
+        return (await self._in_time(target, deadline, self._document(target, deadline))).info
 
     async def _time_difference(self) -> int:
-        deadline = self._deadline()
-        call = self._time_call()
-        try:
-            return await self._waiting.within(deadline, self._measured(call, deadline))
-        except TimeoutError:
-            failure = self._late(call.address + call.path)
-        raise failure
+        target, deadline = self._target(self._time_call()), self._deadline()
+        return await self._in_time(target, deadline, self._measured(target, deadline))
 
     # -- one read ---------------------------------------------------------------------------
 
     async def _read(self, call: Call) -> Document:
-        deadline = self._deadline()
+        target, deadline = self._target(call), self._deadline()
         retries = Retries(
             deadline,
             self.options["maxRetriesOnFailure"],
             use_clock=self._use_clock,
             log=lambda text: self._log(logging.WARNING, text),
         )
-        try:
-            return await self._waiting.within(deadline, self._tried(call, deadline, retries))
-        except TimeoutError:
-            failure = retries.given_up(self._late(call.address + call.path))
-        raise failure
+        return await self._in_time(
+            target, deadline, self._tried(target, deadline, retries), retries.given_up
+        )
 
-    async def _tried(self, call: Call, deadline: float, retries: Retries) -> Document:
-        if call.private:
+    async def _in_time(
+        self,
+        target: Target,
+        deadline: float,
+        work: Coroutine[Any, Any, Result],
+        told: Callable[[BaseError], BaseError] = lambda error: error,
+    ) -> Result:
+        try:
+            return await self._waiting.within(deadline, work)
+        except TimeoutError:
+            self._check_open()
+        raise told(
+            RequestTimeout(
+                f"GET {target.address}: no whole answer within {self.timeout:g} ms (timeout)"
+            )
+        )
+
+    async def _tried(self, target: Target, deadline: float, retries: Retries) -> Document:
+        if target.counts:
             self.check_required_credentials()
             if self.options["adjustForTimeDifference"] and not self._clock_measured:
-                await self._measured(self._time_call(), deadline)
-        target = self._target(call)
+                await self._measured(self._target(self._time_call()), deadline)
         while True:
             try:
                 document = await self._document(target, deadline)
@@ -154,7 +162,8 @@ class Reader(Face):
             document = read_envelope(answer, self.httpExceptions)
         except (BaseError, TransientError) as error:
             raise self._without(url, error) from None
-        self._keep_json(document.info)
+        if self.enableLastJsonResponse:
+            self.last_json_response = copy.deepcopy(document.info)
         return document
 
     async def _answer(self, target: Target, deadline: float) -> tuple[HttpAnswer, str]:
@@ -216,8 +225,8 @@ class Reader(Face):
 
     # -- the clock --------------------------------------------------------------------------
 
-    async def _measured(self, call: Call, deadline: float) -> int:
-        answer, _ = await self._answer(self._target(call), deadline)
+    async def _measured(self, target: Target, deadline: float) -> int:
+        answer, _ = await self._answer(target, deadline)
         told = venue_time(answer)
         if told is None:
             raise BadResponse("the answer has neither ts nor Date, so the clock cannot be measured")
@@ -242,12 +251,6 @@ class Reader(Face):
         self._check_open()
         return time.monotonic() + float(self.timeout) / 1000
 
-    def _late(self, address: str) -> RequestTimeout:
-        self._check_open()
-        return RequestTimeout(
-            f"GET {address}: no whole answer within {self.timeout:g} ms (timeout)"
-        )
-
     def _without(self, url: str, error: BaseError | TransientError) -> BaseError | TransientError:
         """The same error without the signature in that URL, which a peer may repeat."""
         told = error.error if isinstance(error, TransientError) else error
@@ -257,7 +260,9 @@ class Reader(Face):
         return clean
 
     def _tell_request(self, url: str) -> None:
-        self._keep_last(url)
+        self.lastRestRequestTimestamp = self.milliseconds()
+        # Without the query, which holds the key and the signature.
+        self.last_request_url = url.partition("?")[0]
         if self.verbose:
             self._print("fetch Request", f"GET {url}", signature=_signature(url))
         self._log(logging.DEBUG, f"GET {self.last_request_url}")

@@ -4,7 +4,6 @@
 asynchronous kind, which differ only in how they wait (see :mod:`sunx_adapter.exchange.call`).
 """
 
-import copy
 import logging
 import re
 import time
@@ -447,15 +446,6 @@ class Face(CcxtExchange):  # type: ignore[misc]
         failure = as_ccxt(error, f"{self.id} {method}(): ")
         text = self._cleaned(str(failure))
         return type(failure)(text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…")
-
-    def _keep_last(self, url: str) -> None:
-        self.lastRestRequestTimestamp = self.milliseconds()
-        # Without the query, which holds the key and the signature.
-        self.last_request_url = url.partition("?")[0]
-
-    def _keep_json(self, info: Any) -> None:
-        if self.enableLastJsonResponse:
-            self.last_json_response = copy.deepcopy(info)
 
 
 _PROXIES: Final = (*PROXIES, "ws_proxy", "wss_proxy", "wsProxy", "wssProxy")
