@@ -511,3 +511,33 @@ def test_a_call_that_nothing_answers_ends_in_time(call: Caller) -> None:
         with pytest.raises(RequestTimeout):
             call("sunx", {**config, "timeout": 300}, "fetch_balance")
         assert time.monotonic() - start < 0.3 + 0.35
+
+
+def test_close_ends_calls_wherever_they_wait() -> None:
+    """close() soon ends a call that waits for Redis, or over connections of earlier settings."""
+    pytest.importorskip("redis")
+    release = threading.Event()
+
+    def answer(*_: Any) -> bytes:
+        release.wait(5)
+        return http(BODY)
+
+    with redis_that(_stalls) as uri, venue(answer) as (config, counting):
+        slow = Sunx(unlimited(config, timeout=5000))
+        stalled = Sunx({**config, "timeout": 5000, "options": {"rateLimitStorage": uri}})
+        with ThreadPoolExecutor() as threads:
+            calls = [threads.submit(each.fetch_balance) for each in (slow, stalled)]
+            while not counting.moments:
+                time.sleep(0.01)
+            slow.trust_env = True
+            calls.append(threads.submit(slow.fetch_balance))
+            while len(counting.moments) < 2:
+                time.sleep(0.01)
+            start = time.monotonic()
+            slow.close()
+            stalled.close()
+            for each in calls:
+                with pytest.raises(ExchangeClosedByUser):
+                    each.result()
+            assert time.monotonic() - start < 1
+        release.set()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 
+import httpx
 import pytest
 from ccxt.base.errors import BaseError
 from rich.console import Console
@@ -354,3 +355,51 @@ def test_25_settings_that_change_with_each_call_leave_nothing() -> None:
     with venue(lambda *_: http(payload("sunx-documented"))) as (config, _):
         # Those at the other end are in this process, too.
         assert asyncio.run(run(config)) <= 6
+
+
+@pytest.mark.parametrize("length", range(150, 210, 7))
+def test_22_a_signature_where_a_text_is_cut(call: Caller, length: int) -> None:
+    """No part of a signature is left over where a long text is cut."""
+    sent: list[str] = []
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        sent.append(request.url.params["Signature"])
+        raise httpx.RemoteProtocolError("x" * length + sent[-1], request=request)
+
+    options = {"transport": httpx.MockTransport(fail), "maxRetriesOnFailure": 0}
+    with pytest.raises(BaseError) as caught:
+        call("sunx", {"apiKey": API_KEY, "secret": SECRET, "options": options}, "fetch_balance")
+    assert sent[0][:8] not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [["balance", "--verbose"], ["balance", "--json"], ["doctor"]])
+@pytest.mark.parametrize("number", [0, 5, 9])
+def test_22_echoes_on_the_command_line(command: list[str], number: int) -> None:
+    """Nor is any of it in what the command line prints, tracebacks and logs included."""
+    sent: list[str] = []
+
+    def answer(_: int, request: bytes) -> bytes:
+        if b"Signature=" not in request:
+            return http(b'{"code":200,"ts":1}')
+        sent.append(signature_of(request))
+        return _as_error(spellings(sent[-1])[number], API_KEY)
+
+    with venue(answer) as (config, _):
+        environ = {
+            **os.environ,
+            "SUNX_REST_URL": config["urls"]["api"]["rest"],
+            "SUNX_API_KEY": API_KEY,
+            "SUNX_API_SECRET": SECRET,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "sunx_adapter", *command, "-e", "sunx"],
+            env=environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    shown = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert sent
+    for signature in sent:
+        assert not [each for each in spellings(signature) if each in shown]
+    assert SECRET not in shown
+    assert API_KEY not in shown
+    assert all(line.isprintable() for line in shown.splitlines())

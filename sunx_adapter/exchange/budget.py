@@ -6,7 +6,7 @@ process read more than its own share.
 
 A call first reserves a moment, now or later: first come, first served, and nobody holds a lock
 while waiting. When there is a connection to write to, the read is counted at that very moment,
-however long connecting took. Whatever becomes of a call, the moment that it reserved passes.
+however long connecting took. If a call is killed, the moment that it reserved passes all the same.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ _UNREACHABLE_SECONDS: Final = 5.0
 _FEW_USERS: Final = 64
 _LONGEST_WINDOW: Final = 60.0
 _TICK: Final = 1e-6
-"""Between two who are in line, so that each has a place of its own."""
+"""Keeps two reservations from sharing a moment."""
 
 _MOST_DIGITS: Final = 8
 
@@ -273,7 +273,8 @@ class _InMemory:
         """Count the read as written now, waiting until it may be."""
         if self._moment is None:
             await self.reserve(deadline)
-        while self._moment is not None:
+        while True:
+            assert self._moment is not None
             moment = self._windows.count(self._key, self._limit, self._moment)
             if moment <= time.monotonic():
                 self._moment = moment

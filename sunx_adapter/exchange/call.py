@@ -23,7 +23,7 @@ from sunx_adapter.protocol.account import AccountSummary, read_account, summariz
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
 from sunx_adapter.protocol.errors import TransientError
-from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, decompressed, too_large
+from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, decompressed, too_large_text
 from sunx_adapter.wire.faults import network_fault
 from sunx_adapter.wire.route import Request, Unsendable
 
@@ -88,7 +88,7 @@ class Reader(Face):
     async def _fetched(
         self, url: str, method: str, headers: Mapping[str, str] | None, body: object
     ) -> Any:
-        check_address(url)
+        check_address(url.partition("?")[0])
         check_reads(method, body)
         query = parse_qs(urlsplit(url).query)
         api_key = query.get("AccessKeyId", [""])[0]
@@ -140,17 +140,13 @@ class Reader(Face):
                 await self._measured(self._target(self._time_call()), deadline)
         while True:
             try:
-                document = await self._document(target, deadline)
+                return await self._document(target, deadline)
             except TransientError as failure:
                 self._check_open()
                 await self._waiting.pause(retries.after(failure))
             except BaseError as error:
                 self._check_open()
                 raise retries.given_up(error) from None
-            else:
-                if time.monotonic() > deadline:  # whatever the answer cost to decode
-                    raise TimeoutError
-                return document
 
     def _target(self, call: Call) -> Target:
         address = call.address + call.path
@@ -190,14 +186,14 @@ class Reader(Face):
         except TimeoutError:
             raise
         except (OSError, Unsendable) as error:
-            fault = network_fault(error, target.address, self.timeout)
+            fault = network_fault(error, target.address)
             raise self._without(url, fault) from None
         finally:
             if reads is not None and not url:
                 reads.give_back()  # nothing was written
         if reads is not None:
             await reads.follow(answered.headers, deadline)
-        body, defect = answered.body, too_large(limit) if answered.too_large else None
+        body, defect = answered.body, too_large_text(limit) if answered.too_large else None
         if defect is None:
             body, defect = decompressed(body, answered.headers.get("content-encoding", ""), limit)
         answer = HttpAnswer(answered.status, answered.headers, body, defect)
@@ -227,10 +223,10 @@ class Reader(Face):
 
     async def _measured(self, target: Target, deadline: float) -> int:
         answer, _ = await self._answer(target, deadline)
-        told = venue_time(answer)
-        if told is None:
+        measured = venue_time(answer)
+        if measured is None:
             raise BadResponse("the answer has neither ts nor Date, so the clock cannot be measured")
-        self._use_clock(told)
+        self._use_clock(measured)
         self._clock_measured = True
         difference: int = self.options["timeDifference"]
         return difference
@@ -253,8 +249,8 @@ class Reader(Face):
 
     def _without(self, url: str, error: BaseError | TransientError) -> BaseError | TransientError:
         """The same error without the signature in that URL, which a peer may repeat."""
-        told = error.error if isinstance(error, TransientError) else error
-        clean = type(told)(self._cleaned(str(told), _signature(url)))
+        original = error.error if isinstance(error, TransientError) else error
+        clean = type(original)(self._cleaned(str(original), _signature(url)))
         if isinstance(error, TransientError):
             return TransientError(clean, error.retry_after, error.venue_time)
         return clean

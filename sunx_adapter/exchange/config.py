@@ -41,15 +41,8 @@ REFUSED_PROXIES: Final = (
     *("proxy", "proxyUrl", "proxy_url", "proxies", "aiohttp_proxy"),
     *("proxyUrlCallback", "proxy_url_callback"),
 )
-CONNECTION_ATTRIBUTES: Final = (
-    *PROXIES,
-    *REFUSED_PROXIES,
-    *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile"),
-)
-"""The attributes by which connections are made."""
-
 _INSTEAD: Final = {
-    "session": "all HTTP is httpx's; give options['transport'] an httpx transport",
+    "session": "this adapter makes its own connections; set options['transport'] to use httpx",
     "verify": "certificates are always verified; name your own authority's file with cafile",
     "validateServerSsl": "certificates are always verified; name your own authority's file with "
     "cafile",
@@ -222,7 +215,7 @@ def _check_number(number: object) -> None:
             return
     except Exception:  # noqa: BLE001, S110 - it is the user's own
         pass
-    raise BadRequest("number must make a figure of decimal text: float, str or decimal.Decimal")
+    raise BadRequest("number must convert decimal text: float, str or decimal.Decimal")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

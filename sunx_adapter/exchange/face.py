@@ -47,14 +47,10 @@ from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, Endpoint, Venue
 from sunx_adapter.wire.body import ACCEPT_ENCODING
 from sunx_adapter.wire.settings import ConnectionSettings, environment_proxy
 
-SERVED_TYPES: Final = ("swap", "future")
-SERVED_SUB_TYPES: Final = ("linear",)
-SERVED_MARGIN_MODES: Final = ("cross",)
-
 _SERVED: Final = (
-    ("type", "defaultType", SERVED_TYPES),
-    ("subType", "defaultSubType", SERVED_SUB_TYPES),
-    ("marginMode", "defaultMarginMode", SERVED_MARGIN_MODES),
+    ("type", "defaultType", ("swap", "future")),
+    ("subType", "defaultSubType", ("linear",)),
+    ("marginMode", "defaultMarginMode", ("cross",)),
 )
 
 RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
@@ -208,10 +204,10 @@ class Face(CcxtExchange):  # type: ignore[misc]
         raise refusal
 
     def _prepare(self) -> None:
-        """What else there is to an exchange, before it knows its configuration."""
+        """Set up what does not depend on the configuration."""
 
     def _complete(self) -> None:
-        """The same, once it does."""
+        """Set up what depends on the configuration."""
 
     # -- what ccxt asks ---------------------------------------------------------------------
 
@@ -385,10 +381,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
         agent = self.user_agent or self.userAgent
         agents = agent if isinstance(agent, dict) else {"User-Agent": agent} if agent else {}
         headers = {"Accept": "application/json", "Accept-Encoding": ACCEPT_ENCODING, **agents}
-        if self.headers:
-            own = {name.lower() for name in self.headers}
-            headers = {name: text for name, text in headers.items() if name.lower() not in own}
-        return {**headers, **self.headers}
+        own = {name.lower() for name in self.headers}
+        ours = {name: text for name, text in headers.items() if name.lower() not in own}
+        return {**ours, **self.headers}
 
     def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
         # A user may add to commonCurrencies at any time.

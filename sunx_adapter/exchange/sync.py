@@ -2,6 +2,7 @@
 
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from weakref import WeakSet
 
 import ccxt
 
@@ -39,6 +40,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
     def _prepare(self) -> None:
         super()._prepare()
         self._waiting = ThreadWaiting()
+        self._retired: WeakSet[ThreadConnections] = WeakSet()  # those with calls under way
 
     def _complete(self) -> None:
         self._connections = ThreadConnections(self._connection_settings())
@@ -53,6 +55,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         if current is None or current.settings != settings:
             if current is not None:
                 current.retire()
+                self._retired.add(current)
             current = self._connections = ThreadConnections(settings)
             current.closed = self._closed
         return current
@@ -75,8 +78,9 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         """
         self._closed = True
         if self._connections is not None:
-            self._waiting.closing.set()
-            self._connections.close()
+            self._waiting.close()
+            for connections in (self._connections, *self._retired):
+                connections.close()
         if clean_instance_data:
             self.clean_rest_data()
 

@@ -20,6 +20,7 @@ class ThreadWaiting:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._closing = threading.Event()
+        self._working: set[Background[Any]] = set()
 
     @property
     def closing(self) -> threading.Event:
@@ -28,8 +29,15 @@ class ThreadWaiting:
         The child of a fork gets its own: a thread that it does not have may hold a lock in it.
         """
         if self._process != os.getpid():
-            self._process, self._closing = os.getpid(), threading.Event()
+            self._closing, self._working = threading.Event(), set()
+            self._process = os.getpid()  # last: another thread may look
         return self._closing
+
+    def close(self) -> None:
+        """End all waits."""
+        self.closing.set()
+        for working in list(self._working):
+            working.abort()
 
     async def pause(self, seconds: float) -> None:
         """Wait for so long; raises ``ExchangeClosedByUser`` if it is closed meanwhile."""
@@ -38,14 +46,24 @@ class ThreadWaiting:
 
     async def background(self, work: Callable[[], Result], deadline: float) -> Result:
         """What blocking work gives; raises a TimeoutError if it gives nothing by the deadline."""
-        return Background(work).wait(deadline)
+        working = Background(work)
+        self._working.add(working)
+        try:
+            if self.closing.is_set():
+                working.abort()
+            return working.wait(deadline)
+        finally:
+            self._working.discard(working)
 
-    async def within(self, _deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a coroutine gives by the deadline, with which everything in it ends."""
-        return await work
+    async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
+        """What a coroutine gives; raises a TimeoutError if it gives nothing by the deadline."""
+        result = await work  # every wait in it ends with the deadline
+        if time.monotonic() > deadline:  # whatever the answer cost to decode
+            raise TimeoutError
+        return result
 
 
-class _Watched:
+class _TimedCall:
     """A call that is to end by a moment, on the event loop's clock."""
 
     __slots__ = ("cancelling", "moment", "passed", "task")
@@ -64,7 +82,7 @@ class TaskWaiting:
     """
 
     def __init__(self) -> None:
-        self._calls: set[_Watched] = set()
+        self._calls: set[_TimedCall] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -80,14 +98,14 @@ class TaskWaiting:
         """What a coroutine gives; raises a TimeoutError if it gives nothing by the deadline."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        call = _Watched(task, loop.time() + deadline - time.monotonic())
+        call = _TimedCall(task, loop.time() + deadline - time.monotonic())
         if self._loop is not loop:
             self._loop, self._timer, self._calls = loop, None, set()
         self._calls.add(call)
         if self._timer is None or call.moment < self._timer.when():
             self._look(loop)
         try:
-            return await work
+            result = await work
         except asyncio.CancelledError:
             # As asyncio.timeout(): unless somebody else cancelled the task, too.
             if call.passed and task.uncancel() <= call.cancelling:
@@ -95,6 +113,9 @@ class TaskWaiting:
             raise
         finally:
             self._calls.discard(call)
+        if loop.time() > call.moment:  # whatever the answer cost to decode
+            raise TimeoutError
+        return result
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:

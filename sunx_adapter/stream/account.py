@@ -3,8 +3,8 @@
 The newest account is *doubted* from the start, after a drop, after a message that cannot be
 understood and after one that came out of order, until a newer one arrives. None within the
 snapshot timeout: it is read over REST. None within the gap timeout: whoever waits gets a
-``NetworkError``. So nothing that happened meanwhile is missed, however it was lost; and what is
-older than what is known is never published, however it came.
+``NetworkError``. So nothing that happened meanwhile is missed, however it was lost. An older
+account is never published.
 
 Whatever a message is, the stream goes on: it ends when it is closed or refused for good.
 """
@@ -62,6 +62,8 @@ long and 5 s."""
 _CLOCK_TO_BLAME_MS: Final = 60_000
 """A login that is refused for its key is tried with the venue's time only if ours differs by so
 much; the venue accepts 5 minutes."""
+
+_MAX_REASON: Final = 600
 
 _LIVED_SECONDS: Final = 10.0
 """After a connection that lasted so long, reconnecting starts anew with the shortest wait."""
@@ -321,9 +323,9 @@ class AccountStream:
         self._wake()
 
     def _complain(self, failure: BaseError) -> None:
-        """Tell all who wait; if nobody does, the next who would have to."""
+        """Raise this in all waiting calls, or else in the next one."""
         self.doubt(failure)
-        self._complaint = self._clean(failure)
+        self._complaint = self._reason or failure
         self._complaints += 1
         self._untold = not self._waiting
         self._wake()
@@ -528,7 +530,7 @@ class AccountStream:
         """The error as users may see it: no secret in it, and no frames behind it."""
         if isinstance(error, TransientError):
             error = error.error
-        text = self._source.cleaned(str(error))
+        text = self._source.cleaned(str(error))[:_MAX_REASON]
         if isinstance(error, BaseError):
             return type(error)(text)
         return ExchangeError(f"the stream broke: {type(error).__name__}: {text}")

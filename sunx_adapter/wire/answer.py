@@ -33,7 +33,8 @@ class Answer:
     Attributes:
         status: of the final head; 0 until it is there.
         headers: of the final head, names in lower case, repeated ones joined.
-        ended: whether nothing more is to be fed.
+        raw_headers: the same as they arrived.
+        ended: whether the answer is complete.
         reusable: whether the connection can take another request: the answer is whole, nothing
             arrived behind it, and neither side is about to close.
         too_large: whether the body is larger than the limit; what arrived of it is dropped.
@@ -47,7 +48,7 @@ class Answer:
         self.too_large = False
         self._limit = limit
         self._tunnels = tunnels
-        self._raw_headers: list[tuple[bytes, bytes]] = []
+        self.raw_headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._length = 0
         self._framing = 0
@@ -116,7 +117,7 @@ class Answer:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; trailers, which come after the head, are ignored."""
         if not self.status:
-            self._raw_headers.append((name, value))
+            self.raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """A head is complete; an interim one only announces the next."""
@@ -126,11 +127,11 @@ class Answer:
         if status not in _STATUSES:
             raise WireError(f"the answer has the status {status}")
         if status in _INTERIM:
-            self._raw_headers.clear()
+            self.raw_headers.clear()
             return
         self.status = status
         headers: dict[str, str] = {}
-        for raw_name, raw_value in self._raw_headers:
+        for raw_name, raw_value in self.raw_headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         self.headers = headers

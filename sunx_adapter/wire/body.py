@@ -10,7 +10,7 @@ MAX_RESPONSE_BYTES: Final = 1024 * 1024
 _ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32
 
 
-def too_large(limit: int) -> str:
+def too_large_text(limit: int) -> str:
     """Why an answer larger than the limit is not read."""
     return f"the answer is larger than {limit} bytes"
 
@@ -25,7 +25,7 @@ def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes,
     """
     encoding = content_encoding.strip().lower()
     if encoding in ("", "identity"):
-        return (body, None) if len(body) <= limit else (b"", too_large(limit))
+        return (body, None) if len(body) <= limit else (b"", too_large_text(limit))
     if encoding not in ("gzip", "x-gzip", "deflate"):
         return body, f"the answer is encoded as {encoding[:40]!r}, which was not asked for"
     if not body:
@@ -36,7 +36,7 @@ def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes,
     except zlib.error:
         return b"", "the answer's compression is damaged"
     if len(plain) > limit:
-        return b"", too_large(limit)
+        return b"", too_large_text(limit)
     if inflate.unused_data:
         return plain, "the answer has something behind its compressed body"
     return plain, None if inflate.eof else "the answer's compression ends early"

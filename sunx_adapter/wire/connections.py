@@ -279,8 +279,7 @@ class Connections:
         origin = origin_of(address)
         place = origin, owner
         while True:
-            if self.closed:
-                raise WireError("the connections were closed by their owner")
+            self._check_open()
             pool = self.pool()
             connection = pool.take(place) or await self._connect(pool, origin, deadline)
             connection.tcp.deadline = deadline
@@ -297,6 +296,10 @@ class Connections:
                 else:
                     pool.drop(connection)
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise WireError("the connections were closed by their owner")
+
     def retire(self) -> None:
         """Take no more requests; those under way are done to their end."""
         self.closed = True
@@ -308,6 +311,7 @@ class Connections:
         connection = Connection(await self.dial(proxy.origin if proxy else origin, deadline))
         pool.open.add(connection.tcp)
         try:
+            self._check_open()
             if proxy and proxy.origin.encrypted:
                 await connection.encrypt(self.settings.tls_context(), proxy.origin.host)
             if proxy and not proxy.forwards(origin):

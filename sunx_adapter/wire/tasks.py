@@ -1,4 +1,4 @@
-"""Connections for asyncio's tasks. Whoever calls keeps time (:func:`asyncio.timeout`)."""
+"""Connections for asyncio's tasks. Whoever calls keeps time."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ _MAX_UNREAD_BYTES: Final = 262_144
 
 
 class TaskSocket(asyncio.Protocol):
-    """A TCP connection. TLS is no business of asyncio's here, so neither is the end of a handshake.
+    """A TCP connection. TLS runs above this, in ``Tls``; asyncio sees only bytes.
 
     Attributes:
         lost: done when the connection has ended.
@@ -148,8 +148,6 @@ class TaskConnections(Connections):
         _, tcp = await asyncio.get_running_loop().create_connection(
             lambda: TaskSocket(deadline), sock=connected
         )
-        if self.closed:
-            tcp.close()
         return tcp
 
     async def aclose(self) -> None:

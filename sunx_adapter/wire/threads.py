@@ -72,10 +72,11 @@ class ThreadConnections(Connections):
         self._renew()
 
     def _renew(self) -> None:
-        self._process = os.getpid()
-        self._all = Pool()
+        pool, process = Pool(), os.getpid()
         # However this object is collected, its connections are closed before their sockets are.
-        weakref.finalize(self, _close_all, self._all, self._process)
+        weakref.finalize(self, _close_all, pool, process)
+        self._all = pool
+        self._process = process  # last: another thread may look
 
     def pool(self) -> Pool:
         """The connections of this process."""
@@ -88,6 +89,8 @@ class ThreadConnections(Connections):
         """A connection to an origin, not encrypted."""
         pool, dialling = self.pool(), dialled(origin, deadline)
         pool.open.add(dialling)
+        if self.closed:
+            dialling.abort()
         try:
             return ThreadSocket(dialling.wait(deadline), deadline)
         finally:

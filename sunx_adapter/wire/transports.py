@@ -14,7 +14,7 @@ import httpx
 from ccxt.base.errors import NotSupported
 
 from sunx_adapter.wire.answer import WireError
-from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
+from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, too_large_text
 from sunx_adapter.wire.connections import Connections
 from sunx_adapter.wire.route import Request, Unsendable
 from sunx_adapter.wire.settings import ConnectionSettings
@@ -30,12 +30,14 @@ async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Resp
     if request.method != "GET" or request.headers.get("content-length", "0") != "0":
         raise httpx.UnsupportedProtocol("only GET requests without a body are sent")
     headers = {name: text for name, text in request.headers.items() if name not in _WRITTEN_HERE}
-    plain = Request(str(request.url), headers)
+    url = request.url
+    address = f"{url.scheme}://{url.netloc.decode()}"
+    plain = Request(address + url.raw_path.decode(), headers)
     try:
         answer = await connections.fetch(
-            plain.url,
+            address,
             request.extensions.get("owner", ""),
-            _given(plain),
+            _always(plain),
             deadline=_deadline(request),
             limit=MAX_RESPONSE_BYTES,
         )
@@ -46,13 +48,13 @@ async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Resp
     except OSError as error:
         raise httpx.NetworkError(str(error), request=request) from None
     if answer.too_large:
-        raise httpx.NetworkError(f"the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+        raise httpx.NetworkError(too_large_text(MAX_RESPONSE_BYTES))
     return httpx.Response(
-        answer.status, headers=dict(answer.headers), stream=httpx.ByteStream(answer.body)
+        answer.status, headers=answer.raw_headers, stream=httpx.ByteStream(answer.body)
     )
 
 
-def _given(request: Request) -> Callable[[], Awaitable[Request]]:
+def _always(request: Request) -> Callable[[], Awaitable[Request]]:
     async def prepare() -> Request:
         return request
 

@@ -22,9 +22,8 @@ from sunx_adapter.wire.settings import ConnectionSettings
 
 _GZIP: Final = b"\x1f\x8b"
 _CLOSE_SECONDS: Final = 0.5
-"""How long to wait for the other side's goodbye; who is silent is hung up on."""
+"""How long to wait for the peer's close frame."""
 
-_MAX_REASON: Final = 200
 _TRY_AGAIN: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
@@ -118,7 +117,7 @@ class PushSocket:
         """Hang up, saying goodbye if the other side still listens."""
         try:
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                # A TimeoutError is an OSError. Who takes no message takes no goodbye either.
+                # A TimeoutError is an OSError. A peer that does not read never answers this.
                 async with asyncio.timeout(2 * _CLOSE_SECONDS):
                     await self._socket.close()
         finally:
@@ -140,7 +139,7 @@ class PushSocket:
             if error.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
                 return BadResponse(f"the message is larger than {self._max_bytes} bytes")
             return BadResponse(f"the message is no WebSocket frame: {_reason(error)}")
-        return self._over(str(error)[:_MAX_REASON])
+        return self._over(str(error))
 
     def _over(self, reason: str) -> TransientError:
         return TransientError(NetworkError(f"{self.address}: the connection is over: {reason}"))
@@ -217,6 +216,11 @@ def _connect_failure(
             return _refused(error, url, http_exceptions)
         case aiohttp.InvalidURL():
             return ExchangeError(f"{url}: the address cannot be used")
+        case aiohttp.ClientConnectorCertificateError():
+            return NetworkError(
+                f"{url}: the certificate cannot be verified: {_reason(error)}. If the host's "
+                "authority is your own, name its file with cafile"
+            )
         case TimeoutError():
             return TransientError(
                 RequestTimeout(f"{url}: no connection within {timeout_ms:g} ms (timeout)")
@@ -246,4 +250,4 @@ def _refused(
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
