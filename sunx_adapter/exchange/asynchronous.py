@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import ccxt.async_support
 from ccxt.base.errors import ExchangeClosedByUser, NotSupported
 
-from sunx_adapter.exchange.call import Reader, Sender
+from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.face import bare
-from sunx_adapter.exchange.redaction import redact_logs
 from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account
 from sunx_adapter.protocol.push import auth_message
@@ -39,7 +38,6 @@ class _Source:
         self._signatures: deque[str] = deque(maxlen=8)
 
     def identity(self) -> object:
-        """What a stream is made for."""
         exchange = self._exchange
         exchange._check_open()
         exchange.check_required_credentials()
@@ -47,11 +45,9 @@ class _Source:
         return (exchange._address("stream"), self._path(), *keys)
 
     def settings(self) -> StreamSettings:
-        """How long to wait for what."""
         return StreamSettings.of(self._exchange.options, self._exchange.timeout)
 
     async def connect(self) -> PushSocket:
-        """A new connection."""
         exchange = self._exchange
         if exchange.options["adjustForTimeDifference"] and not exchange._clock_measured:
             await exchange._time_difference()
@@ -69,7 +65,6 @@ class _Source:
         )
 
     def login(self) -> str:
-        """The login message, signed for now."""
         exchange = self._exchange
         message, signature = auth_message(
             exchange._current_credentials(),
@@ -81,31 +76,25 @@ class _Source:
         return message
 
     async def read(self) -> AccountAnswer:
-        """The account over REST."""
         call, _ = self._exchange._balance_call({})
         return read_account(await self._exchange._read(call))
 
     def clock_ahead(self, venue_time: int) -> int:
-        """By how many ms our clock is ahead of the venue's."""
         return self._exchange.nonce() - venue_time
 
     def use_clock(self, venue_time: int) -> None:
-        """Go by the venue's clock from now on."""
         self._exchange._use_clock(venue_time)
 
     def cleaned(self, text: str) -> str:
-        """A text without secrets."""
         return self._exchange._cleaned(text, *self._signatures)
 
     def log(self, text: str) -> None:
-        """Tell the log at WARNING, without secrets."""
         self._exchange._log(logging.WARNING, text, *self._signatures)
 
     def _path(self) -> str:
         return PATH_VARIANTS[self._exchange.options["pathVariant"]].stream
 
     def _connection_settings(self) -> ConnectionSettings:
-        """As for REST, and through REST's proxy too unless the push channel has its own."""
         settings = self._exchange._connection_settings()
         ws_proxy, wss_proxy, _ = self._exchange.check_ws_proxy_settings()
         proxy = ws_proxy or wss_proxy or settings.proxy
@@ -122,7 +111,9 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
 
     serves = frozenset({"fetchBalance", "watchBalance", "ws"})
 
+    _asynchronous = True
     _waiting: TaskWaiting
+    _connections: TaskConnections
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -132,20 +123,11 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         self._ended: set[asyncio.Task[Any]] = set()
 
     def _complete(self) -> None:
-        self._connections = TaskConnections(self._connection_settings())
+        super()._complete()
         self._watch = BalanceWatch(_Source(self))
 
-    def _sender(self) -> Sender:
-        if (transport := self.options.get("transport")) is not None:
-            from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
-
-            redact_logs()
-            return given(transport, asynchronous=True)
-        settings, current = self._connection_settings(), self._connections
-        if current.settings != settings:
-            current.retire()
-            current = self._connections = TaskConnections(settings)
-        return current
+    def _new_connections(self) -> TaskConnections:
+        return TaskConnections(self._connection_settings())
 
     def describe(self) -> dict[str, Any]:
         """What this exchange is and can do, in ccxt's terms."""
@@ -157,7 +139,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     def open(self, lazy: bool = False) -> None:
         """Open again after :meth:`close`; connections are made when they are needed."""
         if self._closed and not lazy:
-            self._connections = TaskConnections(self._connection_settings())
+            self._connections = self._new_connections()
             self._closed = False
         if getattr(self, "asyncio_loop", None) is None:
             self.asyncio_loop: Any = asyncio.get_running_loop()
@@ -183,16 +165,12 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         if clean_instance_data:
             self.clean_rest_data()
 
-    def use_connections_of(self, other: Self) -> None:
-        """Nothing, for bots that call it: connections of different keys are never shared."""
-
     async def _call(self, name: str, work: Coroutine[Any, Any, Result]) -> Result:
         """What a call gives; it fails with nothing but what the user may see."""
         task = asyncio.current_task()
         if task is None:  # only where no event loop runs it
             work.close()
             raise RuntimeError("an asynchronous exchange is called from within a task")
-        outermost = task not in self._calls
         self._calls.add(task)
         failure: BaseException
         try:
@@ -206,9 +184,8 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         except BaseException as error:  # noqa: BLE001 - Ctrl-C: the same without its frames
             failure = bare(error)
         finally:
-            if outermost:
-                self._calls.discard(task)
-                self._ended.discard(task)
+            self._calls.discard(task)
+            self._ended.discard(task)
         raise failure
 
     async def fetch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import uuid
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
@@ -42,7 +42,7 @@ _UNREACHABLE_SECONDS: Final = 5.0
 _FEW_USERS: Final = 64
 _LONGEST_WINDOW: Final = 60.0
 _TICK: Final = 1e-6
-"""Keeps two reservations from sharing a moment."""
+_MOST_LATE_SECONDS: Final = 4.0
 
 _MOST_DIGITS: Final = 8
 
@@ -92,17 +92,16 @@ class MemoryWindows:
         with self._lock:
             now = time.monotonic()
             window = self._current(key, limit, now)
-            moment = max(now, window.in_line[-1] + _TICK) if window.in_line else now
-            all_moments = window.written + window.in_line
-            if len(all_moments) >= limit.requests:
-                moment = max(moment, all_moments[-limit.requests] + limit.seconds)
+            taken, moment = sorted(window.written + window.in_line), now
+            if len(taken) >= limit.requests:
+                moment = max(now, taken[-limit.requests] + limit.seconds)
             if moment > max(latest, now):
                 return None
-            window.in_line.append(moment)
+            insort(window.in_line, moment)
             return moment
 
-    def count(self, key: str, limit: Limit, moment: float) -> float:
-        """Count a read as written now, if that may be; else the moment to ask again.
+    def count(self, key: str, limit: Limit, moment: float) -> tuple[bool, float]:
+        """Count a read as written now, if that may be; and that moment, or when to ask again.
 
         Those before it in line have their share, those behind it do not matter.
         """
@@ -114,10 +113,10 @@ class MemoryWindows:
             if moment in written:  # counted before, and not written after all
                 excess -= 1
             if excess > 0:
-                return (written + window.in_line)[excess - 1] + limit.seconds + _TICK
+                return False, (written + window.in_line)[excess - 1] + limit.seconds + _TICK
             window.forget(moment)
             written.append(now)
-            return now
+            return True, now
 
     def give_back(self, key: str, moment: float) -> None:
         """A read is not written after all."""
@@ -172,11 +171,12 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local key, limit, window = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local late, name, remaining = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local most_late = tonumber(ARGV[6])
 
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - window)
 local taken = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 local count = #taken / 2
-if count > 0 and tonumber(taken[#taken]) > now + window then
+if count > 0 and tonumber(taken[#taken]) > now + most_late + 1 then
     -- The clock of Redis went back. What was read is taken as read just now.
     for each = 1, #taken, 2 do redis.call('ZADD', key, now, taken[each]) end
     taken = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
@@ -205,6 +205,7 @@ class RedisWindows:
     Attributes:
         late: how many seconds late reads are to be counted, since Redis takes so long to answer.
         unreachable_until: until when it is not asked if there is a fallback.
+        answered: when it last answered.
 
     Raises:
         NotSupported: it cannot be used; it may hold a password, and is not repeated.
@@ -234,6 +235,7 @@ class RedisWindows:
         self._script = client.register_script(_SCRIPT)
         self.late = 0.0
         self.unreachable_until = 0.0
+        self.answered = 0.0
 
     def ask(self, key: str, limit: Limit, late: float, remaining: int = -1) -> float:
         """Take a read, or leave no more than ``remaining``. Blocks; raises what redis raises.
@@ -242,7 +244,13 @@ class RedisWindows:
             0, or the seconds to wait before asking again.
         """
         name = uuid.uuid4().hex
-        return float(self._script([f"sunx-adapter/{key}"], [*limit, late, name, remaining]))
+        told = float(
+            self._script(
+                [f"sunx-adapter/{key}"], [*limit, late, name, remaining, _MOST_LATE_SECONDS]
+            )
+        )
+        self.answered = time.monotonic()
+        return told
 
 
 @lru_cache(maxsize=64)
@@ -267,7 +275,7 @@ class _InMemory:
         moment = self._moment = self._windows.reserve(self._key, self._limit, deadline)
         if moment is None:
             raise _used_up()
-        await self._wait_until(moment, deadline)
+        await self.wait_until(moment, deadline)
 
     async def take(self, deadline: float) -> None:
         """Count the read as written now, waiting until it may be."""
@@ -275,13 +283,14 @@ class _InMemory:
             await self.reserve(deadline)
         while True:
             assert self._moment is not None
-            moment = self._windows.count(self._key, self._limit, self._moment)
-            if moment <= time.monotonic():
+            counted, moment = self._windows.count(self._key, self._limit, self._moment)
+            if counted:
                 self._moment = moment
                 return
-            await self._wait_until(moment, deadline)
+            await self.wait_until(moment, deadline)
 
-    async def _wait_until(self, moment: float, deadline: float) -> None:
+    async def wait_until(self, moment: float, deadline: float) -> None:
+        """Wait for a moment."""
         if moment > deadline:
             raise _used_up()
         while (wait := moment - time.monotonic()) > 0:
@@ -327,6 +336,8 @@ class _OnRedis:
                         f"reached: {error}. Start it, or set options['rateLimitFallback'] = "
                         "'memory' to go on with a quarter of the budget"
                     ) from None
+                # What others were given just before may still be on its way.
+                await self._fallback.wait_until(windows.answered + VENUE_LIMIT.seconds, deadline)
                 await self._fallback.take(deadline)
                 self._fresh_until = time.monotonic() + _FRESH_SECONDS
                 return
@@ -336,13 +347,15 @@ class _OnRedis:
                 await self._waiting.pause(wait)
                 continue
             took = time.monotonic() - asked
-            windows.late = 2 * took if took > _FRESH_SECONDS else 0.0
+            windows.late = min(2 * took, _MOST_LATE_SECONDS) if took > _FRESH_SECONDS else 0.0
             self._fresh_until = asked + late + _FRESH_SECONDS
 
     async def spend(self, remaining: int, deadline: float) -> None:
         """Leave no more than so many reads."""
-        with contextlib.suppress(_UnreachableError):  # the next read will tell
-            await self._ask(deadline, 0.0, remaining)
+        # Not for long: the answer is there, and the next read will tell.
+        soon = min(deadline, time.monotonic() + _FRESH_SECONDS)
+        with contextlib.suppress(_UnreachableError, TimeoutError):
+            await self._ask(soon, 0.0, remaining)
 
     async def _ask(self, deadline: float, late: float, remaining: int = -1) -> float:
         windows, now = self._windows, time.monotonic()
@@ -389,9 +402,7 @@ class ReadBudget:
     ) -> None:
         self._longest = longest
         self._own = _InMemory(_process_windows, user, VENUE_LIMIT, waiting)
-        self._here = [self._own]
-        if pace is not None:
-            self._here.append(_InMemory(pace[0], user, pace[1], waiting))
+        self._pace = None if pace is None else _InMemory(pace[0], user, pace[1], waiting)
         self._shared: _OnRedis | None = None
         if storage != MEMORY:
             share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
@@ -407,8 +418,9 @@ class ReadBudget:
         Raises:
             RateLimitExceeded: there is no read before the deadline.
         """
-        for window in self._here:
-            await window.reserve(self._latest(deadline))
+        if self._pace is not None:
+            await self._pace.reserve(self._latest(deadline))
+        await self._own.reserve(self._latest(deadline))
 
     async def take(self, deadline: float) -> None:
         """Count the read, which is to be written at once.
@@ -418,18 +430,21 @@ class ReadBudget:
             NetworkError: the storage cannot be reached.
         """
         latest = self._latest(deadline)
+        if self._pace is not None:
+            await self._pace.take(latest)
         while True:
             if self._shared is not None:
                 await self._shared.take(latest)
-            for window in self._here:
-                await window.take(latest)
+            # Last, so that nothing is waited for between counting and writing.
+            await self._own.take(latest)
             if self._shared is None or self._shared.is_fresh:
                 return
 
     def give_back(self) -> None:
         """The read is not written."""
-        for window in self._here:
-            window.give_back()
+        self._own.give_back()
+        if self._pace is not None:
+            self._pace.give_back()
 
     async def follow(self, headers: Mapping[str, str], deadline: float) -> None:
         """Spend what the venue says that others have read (header ``ratelimit-remaining``)."""

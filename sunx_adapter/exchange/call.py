@@ -9,14 +9,16 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
+from weakref import WeakSet
 
 from ccxt.base.errors import BadResponse, BaseError, ExchangeClosedByUser, RequestTimeout
 
 from sunx_adapter.exchange.budget import Limit, MemoryWindows, ReadBudget, user_of_key
 from sunx_adapter.exchange.config import check_address
 from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, check_reads
+from sunx_adapter.exchange.redaction import redact_logs
 from sunx_adapter.exchange.retry import Retries
 from sunx_adapter.exchange.waiting import Waiting
 from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
-
-Sender: TypeAlias = "Connections | GivenTransport"
-"""What requests are sent over."""
 
 
 class Target(NamedTuple):
@@ -59,16 +58,37 @@ class Target(NamedTuple):
 class Reader(Face):
     """A :class:`Face` that reads."""
 
+    _asynchronous = False
     _waiting: Waiting
+    _connections: Any = None
 
     def _prepare(self) -> None:
         self._closed = False
         self._clock_measured = False
         self._pace: MemoryWindows | None = None
+        # Of settings that were changed, with calls still under way.
+        self._retired: WeakSet[Any] = WeakSet()
 
-    def _sender(self) -> Sender:
-        """What requests are sent over, as the exchange is set now."""
+    def _complete(self) -> None:
+        self._connections = self._new_connections()
+
+    def _new_connections(self) -> Any:
+        """Connections as the exchange is set now."""
         raise NotImplementedError
+
+    def _sender(self) -> "Connections | GivenTransport":
+        """What requests are sent over, as the exchange is set now."""
+        if (transport := self.options.get("transport")) is not None:
+            from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
+
+            redact_logs()
+            return given(transport, asynchronous=self._asynchronous)
+        current: Connections = self._connections
+        if current.settings != self._connection_settings():
+            current.retire()
+            self._retired.add(current)
+            current = self._connections = self._new_connections()
+        return current
 
     # -- what the public methods of both kinds do -------------------------------------------
 
@@ -134,10 +154,8 @@ class Reader(Face):
         )
 
     async def _tried(self, target: Target, deadline: float, retries: Retries) -> Document:
-        if target.counts:
-            self.check_required_credentials()
-            if self.options["adjustForTimeDifference"] and not self._clock_measured:
-                await self._measured(self._target(self._time_call()), deadline)
+        if target.counts and self.options["adjustForTimeDifference"] and not self._clock_measured:
+            await self._measured(self._target(self._time_call()), deadline)
         while True:
             try:
                 return await self._document(target, deadline)
@@ -149,8 +167,12 @@ class Reader(Face):
                 raise retries.given_up(error) from None
 
     def _target(self, call: Call) -> Target:
-        address = call.address + call.path
-        return Target(address, lambda: self._url(call), self.apiKey or "", call.private)
+        address, api_key, credentials = call.address + call.path, self.apiKey or "", None
+        if call.private:
+            # The keys of now: a user may change them while the call waits.
+            self.check_required_credentials()
+            credentials = self._current_credentials()
+        return Target(address, lambda: self._url(call, credentials), api_key, call.private)
 
     async def _document(self, target: Target, deadline: float) -> Document:
         answer, url = await self._answer(target, deadline)

@@ -309,6 +309,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
             "copied; make another one from the same configuration"
         )
 
+    def use_connections_of(self, other: "Face") -> None:
+        """Nothing, for bots that call it: connections of different keys are never shared."""
+
     def nonce(self) -> int:
         """The time that requests are signed for, ms UTC: the venue's, as far as it is known."""
         return int(time.time() * 1000) - int(self.options["timeDifference"])
@@ -354,11 +357,11 @@ class Face(CcxtExchange):  # type: ignore[misc]
         host: str = self.options.get("signatureHost") or _host(address)
         return host
 
-    def _url(self, call: Call) -> str:
+    def _url(self, call: Call, credentials: Credentials | None = None) -> str:
         if call.private:
             self.check_required_credentials()
             query = signed_query(
-                self._current_credentials(),
+                credentials or self._current_credentials(),
                 host=self._signature_host(call.address),
                 path=call.path,
                 parameters=call.parameters,

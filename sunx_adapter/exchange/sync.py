@@ -2,13 +2,11 @@
 
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
-from weakref import WeakSet
 
 import ccxt
 
-from sunx_adapter.exchange.call import Reader, Sender
+from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.face import bare
-from sunx_adapter.exchange.redaction import redact_logs
 from sunx_adapter.exchange.waiting import ThreadWaiting
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.venue import HTX_FUTURES, SUNX
@@ -40,30 +38,14 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
     def _prepare(self) -> None:
         super()._prepare()
         self._waiting = ThreadWaiting()
-        self._retired: WeakSet[ThreadConnections] = WeakSet()  # those with calls under way
 
-    def _complete(self) -> None:
-        self._connections = ThreadConnections(self._connection_settings())
-
-    def _sender(self) -> Sender:
-        if (transport := self.options.get("transport")) is not None:
-            from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
-
-            redact_logs()
-            return given(transport, asynchronous=False)
-        settings, current = self._connection_settings(), self._connections
-        if current is None or current.settings != settings:
-            if current is not None:
-                current.retire()
-                self._retired.add(current)
-            current = self._connections = ThreadConnections(settings)
-            current.closed = self._closed
-        return current
+    def _new_connections(self) -> ThreadConnections:
+        return ThreadConnections(self._connection_settings())
 
     def __enter__(self) -> Self:
         # As ccxt's asynchronous exchanges, it may be opened again.
         if self._closed:
-            self._connections = ThreadConnections(self._connection_settings())
+            self._connections = self._new_connections()
             self._closed = False
             self._waiting.closing.clear()
         return self
@@ -83,9 +65,6 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
                 connections.close()
         if clean_instance_data:
             self.clean_rest_data()
-
-    def use_connections_of(self, other: Self) -> None:
-        """Nothing, for bots that call it: connections of different keys are never shared."""
 
     def _call(self, name: str, work: Coroutine[Any, Any, Result]) -> Result:
         """What a call gives; it fails with nothing but what the user may see."""

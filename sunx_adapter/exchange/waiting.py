@@ -74,6 +74,33 @@ class _TimedCall:
         self.passed = False
 
 
+class _LoopDeadlines:
+    """The calls under way in one event loop, and the one timer that ends them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.calls: set[_TimedCall] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: _TimedCall) -> None:
+        """Watch a call."""
+        self.calls.add(call)
+        if self._timer is None or call.moment < self._timer.when():
+            self._look()
+
+    def _look(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        now, self._timer = self._loop.time(), None
+        for call in [call for call in self.calls if call.moment <= now]:
+            self.calls.discard(call)
+            call.passed = True
+            call.task.cancel()
+        if self.calls:
+            first = min(call.moment for call in self.calls)
+            self._timer = self._loop.call_at(first, self._look)
+
+
 class TaskWaiting:
     """Waits in a task, which closing the exchange cancels.
 
@@ -82,9 +109,7 @@ class TaskWaiting:
     """
 
     def __init__(self) -> None:
-        self._calls: set[_TimedCall] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopDeadlines] = {}
 
     async def pause(self, seconds: float) -> None:
         """Wait for so long."""
@@ -98,12 +123,12 @@ class TaskWaiting:
         """What a coroutine gives; raises a TimeoutError if it gives nothing by the deadline."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+        deadlines = self._loops.get(loop)
+        if deadlines is None:
+            self._loops = {each: kept for each, kept in self._loops.items() if not each.is_closed()}
+            deadlines = self._loops[loop] = _LoopDeadlines(loop)
         call = _TimedCall(task, loop.time() + deadline - time.monotonic())
-        if self._loop is not loop:
-            self._loop, self._timer, self._calls = loop, None, set()
-        self._calls.add(call)
-        if self._timer is None or call.moment < self._timer.when():
-            self._look(loop)
+        deadlines.add(call)
         try:
             result = await work
         except asyncio.CancelledError:
@@ -112,22 +137,10 @@ class TaskWaiting:
                 raise TimeoutError from None
             raise
         finally:
-            self._calls.discard(call)
+            deadlines.calls.discard(call)
         if loop.time() > call.moment:  # whatever the answer cost to decode
             raise TimeoutError
         return result
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        now, self._timer = loop.time(), None
-        for call in [call for call in self._calls if call.moment <= now]:
-            self._calls.discard(call)
-            call.passed = True
-            call.task.cancel()
-        if self._calls:
-            first = min(call.moment for call in self._calls)
-            self._timer = loop.call_at(first, self._look, loop)
 
 
 Waiting = ThreadWaiting | TaskWaiting

@@ -77,6 +77,9 @@ class Answer:
             if not self.ended:
                 raise WireError("the answer changes the protocol, unasked") from None
         except httptools.HttpParserError as error:
+            cause = error.__context__
+            if cause is not None and not isinstance(cause, Exception):
+                raise cause from None  # Ctrl-C, in one of the methods below
             self.reusable = False
             if not self.ended:
                 raise WireError(f"the answer is no HTTP: {_reason(error)}") from None

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from sunx_adapter.wire.answer import Answer, WireError
 from sunx_adapter.wire.route import (
@@ -164,16 +165,23 @@ class Connection:
 
 
 class Pool:
-    """The connections that may be used where the caller is. Its lock is never held across a wait.
-
-    Attributes:
-        open: all sockets, and those that are being made.
-    """
+    """The connections usable where the caller is. Its lock is never held across a wait."""
 
     def __init__(self) -> None:
-        self.open: set[Any] = set()
+        # Weakly: a connection whose user was interrupted at a bad moment closes by itself.
+        self._open: WeakSet[Any] = WeakSet()
         self._resting: dict[Place, list[Connection]] = {}
         self._lock = threading.Lock()
+
+    def add(self, opened: Any) -> None:
+        """Know of a socket, or of one that is being made."""
+        with self._lock:
+            self._open.add(opened)
+
+    def discard(self, opened: Any) -> None:
+        """Know of it no more."""
+        with self._lock:
+            self._open.discard(opened)
 
     def take(self, place: Place) -> Connection | None:
         """The connection that was used last, if it is young; nobody else has it from now on."""
@@ -194,7 +202,7 @@ class Pool:
     def drop(self, *connections: Connection) -> None:
         """Close connections."""
         for connection in connections:
-            self.open.discard(connection.tcp)
+            self.discard(connection.tcp)
             connection.tcp.close()
 
     def drop_old(self) -> None:
@@ -221,7 +229,8 @@ class Pool:
         Returns:
             What was open.
         """
-        ended = list(self.open)
+        with self._lock:
+            ended = list(self._open)
         self.drop_resting()
         for used in ended:
             used.abort()
@@ -229,7 +238,7 @@ class Pool:
 
     def forget(self) -> None:
         """Close the copies that the child of a fork has; the parent's connections go on."""
-        for inherited in self.open:
+        for inherited in list(self._open):
             inherited.close()
 
 
@@ -309,7 +318,7 @@ class Connections:
         pool.drop_old()
         proxy = self._proxy
         connection = Connection(await self.dial(proxy.origin if proxy else origin, deadline))
-        pool.open.add(connection.tcp)
+        pool.add(connection.tcp)
         try:
             self._check_open()
             if proxy and proxy.origin.encrypted:

@@ -1,6 +1,7 @@
 """Connections for asyncio's tasks. Whoever calls keeps time."""
 
 import asyncio
+import contextlib
 import os
 import select
 from typing import Any, Final
@@ -36,7 +37,13 @@ class TaskSocket(asyncio.Protocol):
 
     async def send(self, data: bytes) -> None:
         """Send all of it; where the peer does not take it at once, in the background."""
-        if not self.lost.done():
+        if self.lost.done():
+            return
+        if self._poll is not None and not self._transport.get_write_buffer_size():
+            # At once: uvloop would write at the end of the loop's turn, whatever that takes.
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(self._descriptor, data) :]
+        if data:
             self._transport.write(data)
 
     async def receive(self) -> bytes:
@@ -145,9 +152,13 @@ class TaskConnections(Connections):
         """A connection to an origin, not encrypted."""
         connected = await dialled(origin, deadline).wait_async()
         # From here on the socket is asyncio's to close, whatever becomes of this call.
-        _, tcp = await asyncio.get_running_loop().create_connection(
-            lambda: TaskSocket(deadline), sock=connected
-        )
+        loop = asyncio.get_running_loop()
+        try:
+            _, tcp = await loop.create_connection(lambda: TaskSocket(deadline), sock=connected)
+        except BaseException:
+            if not isinstance(loop, asyncio.BaseEventLoop):
+                connected.detach()  # uvloop has closed it by its number
+            raise
         return tcp
 
     async def aclose(self) -> None:

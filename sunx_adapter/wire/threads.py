@@ -63,6 +63,9 @@ class ThreadSocket:
         """Close it. In the child of a fork the parent's connection stays as it is."""
         self._socket.close()
 
+    def __del__(self) -> None:
+        self._socket.close()
+
 
 class ThreadConnections(Connections):
     """For threads, which may share it, and for the children of a fork, which get their own."""
@@ -88,13 +91,13 @@ class ThreadConnections(Connections):
     async def dial(self, origin: Origin, deadline: float) -> ThreadSocket:
         """A connection to an origin, not encrypted."""
         pool, dialling = self.pool(), dialled(origin, deadline)
-        pool.open.add(dialling)
+        pool.add(dialling)
         if self.closed:
             dialling.abort()
         try:
             return ThreadSocket(dialling.wait(deadline), deadline)
         finally:
-            pool.open.discard(dialling)
+            pool.discard(dialling)
 
     def close(self) -> None:
         """Close all connections; calls under way fail."""
