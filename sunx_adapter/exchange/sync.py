@@ -74,6 +74,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         except Exception as error:  # noqa: BLE001 - nothing else reaches the user, see _failure()
             failure = self._failure(error, name)
         except BaseException as error:  # noqa: BLE001 - Ctrl-C: the same without its frames
+            work.close()
             failure = bare(error)
         raise failure
 
