@@ -4,6 +4,7 @@ The numbers are those of the faults as they were reported.
 """
 
 import asyncio
+import gc
 import gzip
 import itertools
 import json
@@ -541,3 +542,114 @@ def test_close_ends_calls_wherever_they_wait() -> None:
                     each.result()
             assert time.monotonic() - start < 1
         release.set()
+
+
+def test_keys_that_change_while_a_call_is_in_line() -> None:
+    """A call is signed with the keys that it began with, and counts and connects for those."""
+    seen: list[tuple[int, str]] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            while request := connection.recv(65536):
+                query = request.split(b"?")[1].split(b" ")[0].decode()
+                seen.append((id(connection), parse_qs(query)["AccessKeyId"][0]))
+                connection.sendall(http(BODY))
+
+    async def run(port: int) -> None:
+        keys = [f"made-up-{next(unique)}-{name}" for name in "ab"]
+        config = {
+            **KEYS,
+            "apiKey": keys[0],
+            "timeout": 10_000,
+            "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}},
+        }
+        async with AsyncSunx(config) as exchange:
+            first = [asyncio.create_task(exchange.fetch_balance()) for _ in range(80)]
+            await asyncio.sleep(0.5)  # so that eight are in line
+            exchange.apiKey = keys[1]
+            second = [asyncio.create_task(exchange.fetch_balance()) for _ in range(10)]
+            await asyncio.gather(*first, *second)
+        assert [key for _, key in seen].count(keys[0]) == 80
+        assert [key for _, key in seen].count(keys[1]) == 10
+
+    with serving(serve) as port:
+        asyncio.run(run(port))
+    by_connection: dict[int, set[str]] = {}
+    for connection, key in seen:
+        by_connection.setdefault(connection, set()).add(key)
+    assert {len(keys) for keys in by_connection.values()} == {1}
+
+
+def test_one_exchange_in_two_event_loops_at_once() -> None:
+    """Calls of one exchange in two event loops each end in time."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            threading.Event().wait(1.5)
+
+    def read(exchange: AsyncSunx) -> float:
+        async def run() -> float:
+            start = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                await exchange.fetch_balance()
+            return time.monotonic() - start
+
+        return asyncio.run(run())
+
+    with serving(serve) as port:
+        config = unlimited({**KEYS, "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}}})
+        exchange = AsyncSunx({**config, "timeout": 500})
+        with ThreadPoolExecutor() as threads:
+            took = list(threads.map(read, [exchange] * 3))
+    assert max(took) < 0.5 + 0.35
+
+
+def test_14_an_exchange_with_a_pace_of_its_own() -> None:
+    """Reads of an exchange that is paced, and of one that is not, share the user's budget."""
+
+    async def run(config: dict[str, Any]) -> None:
+        slow = AsyncSunx({**config, "rateLimit": 60, "timeout": 12_000})
+        fast = AsyncSunx({**config, "timeout": 12_000})
+        reads = [slow.fetch_balance() for _ in range(30)] + [
+            fast.fetch_balance() for _ in range(90)
+        ]
+        await asyncio.gather(*reads)
+        await slow.close()
+        await fast.close()
+
+    with venue(good) as (config, counting):
+        asyncio.run(run(config))
+    assert len(counting.moments) == 120
+    assert most_in_any_window(counting.moments, 3.0) <= 72
+
+
+# A coroutine that is interrupted before its first step is complained of, and does no harm.
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+def test_ctrl_c_again_and_again() -> None:
+    """Interrupted at any moment, the next call is right, and no descriptor is left."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with venue(good) as (config, _), Sunx(unlimited(config)) as exchange:
+            exchange.fetch_balance()
+            files = len(os.listdir("/proc/self/fd"))
+            for number in range(300):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00005 + number % 100 * 0.00001)
+                    while True:
+                        exchange.fetch_balance()
+                except KeyboardInterrupt:
+                    pass
+                assert exchange.fetch_balance()["USDT"]["total"] == TOTAL
+            gc.collect()
+            # The other ends of closed connections are in this process, too, for a moment.
+            until = time.monotonic() + 5
+            while len(os.listdir("/proc/self/fd")) > files + 4 and time.monotonic() < until:
+                time.sleep(0.05)
+            assert len(os.listdir("/proc/self/fd")) <= files + 4
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
