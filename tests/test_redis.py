@@ -1,3 +1,4 @@
+import asyncio
 import json
 import shutil
 import socket
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
 
-from sunx_adapter import Sandbox
+from sunx_adapter import AsyncSunx, Sandbox
 from tests.conftest import Caller, answered, payload
 from tests.test_reliability import arrived, most_in_any_window
 
@@ -136,3 +138,40 @@ def test_unknown_storage(call: Caller, uri: str) -> None:
     config["options"]["rateLimitStorage"] = uri
     with pytest.raises(NotSupported, match="memory://"):
         call("sunx", config, "fetch_balance")
+
+
+def test_a_flushed_redis_gives_a_process_no_more_than_its_own(redis_uri: str) -> None:
+    """After FLUSHALL, and after Redis is gone, the venue still sees no 73rd read in 3 s."""
+    client = redis.Redis.from_url(redis_uri)
+
+    async def run(config: dict[str, Any]) -> None:
+        async with AsyncSunx(config) as exchange:
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(72)))
+            client.flushall()
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(72)))
+            client.shutdown(nosave=True)
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(18)))
+
+    with Sandbox() as sandbox:
+        config = sandbox.config("sunx") | {"timeout": 20_000, "uid": "flushed"}
+        config["options"] = {"rateLimitStorage": redis_uri, "rateLimitFallback": "memory"}
+        asyncio.run(run(config))
+        times = arrived(sandbox)
+        assert len(times) == 162
+        assert all(request.code == 200 for request in sandbox.requests)
+    client.close()
+    assert most_in_any_window(times, 3.0) <= 72
+
+
+def test_a_redis_whose_clock_went_back(call: Caller, redis_uri: str) -> None:
+    """Reads that Redis has in the future are taken for reads of just now, not waited for."""
+    client = redis.Redis.from_url(redis_uri)
+    user = f"clock {call}"
+    later = time.time() + 3600
+    client.zadd(f"sunx-adapter/sunx:{user}", {str(n): later + n for n in range(72)})
+    config = answered(payload("sunx-documented")) | {"uid": user, "timeout": 10_000}
+    config["options"]["rateLimitStorage"] = redis_uri
+    start = time.monotonic()
+    assert call("sunx", config, "fetch_balance")["total"]
+    assert 2.5 < time.monotonic() - start < 6
+    client.close()

@@ -191,6 +191,46 @@ def test_tls_connections_are_kept(call: Caller, certificate: Path) -> None:
     assert len(connections) == 1
 
 
+def test_a_tls_peer_that_closes_idle_connections(call: Caller, certificate: Path) -> None:
+    """A peer that closes connections between two calls costs a connection, and no call."""
+    connections: list[int] = []
+
+    def answer(connection: ssl.SSLSocket) -> None:
+        connections.append(1)
+        if connection.recv(65536):
+            connection.sendall(http(BODY))
+            # Soon after the answer: sometimes before the next request, sometimes after it.
+            threading.Event().wait(len(connections) % 7 * 0.0005)
+
+    def use(exchange: Any) -> Any:
+        balances = []
+        if not call.asynchronous:
+            for number in range(60):
+                time.sleep(number % 5 * 0.0005)
+                balances.append(exchange.fetch_balance())
+            return balances
+
+        async def run() -> list[Any]:
+            for number in range(60):
+                await asyncio.sleep(number % 5 * 0.0005)
+                balances.append(await exchange.fetch_balance())
+            return balances
+
+        return run()
+
+    with _tls_server(certificate, answer) as port:
+        config = {
+            **KEYS,
+            "enableRateLimit": False,
+            "cafile": str(certificate),
+            "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
+            "options": {"maxRetriesOnFailure": 5},
+        }
+        balances = call.using("sunx", config, use)
+    assert len(balances) == 60
+    assert all(balance["total"] for balance in balances)
+
+
 def test_calls_cut_short_during_tls_leave_nothing_behind(certificate: Path) -> None:
     """Calls that are cancelled while TLS is set up break neither later ones nor the loop's own."""
     slow = threading.Event()
