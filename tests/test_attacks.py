@@ -302,6 +302,8 @@ def test_8_redis_does_not_hold_a_call(call: Caller, play: Any, fallback: str | N
 
 def test_9_ctrl_c_in_line_for_the_budget() -> None:
     """A thread that is interrupted while it waits for the budget leaves nothing behind."""
+    # Whoever starts the tests may have had SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with venue(good) as (config, counting), Sunx({**config, "timeout": 20_000}) as exchange:
         for _ in range(72):
             exchange.fetch_balance()
@@ -314,6 +316,7 @@ def test_9_ctrl_c_in_line_for_the_budget() -> None:
         assert exchange.fetch_balance()["USDT"]["total"] == TOTAL
         with Sunx({**config, "timeout": 20_000}) as another:
             assert another.fetch_balance()["USDT"]["total"] == TOTAL
+    signal.signal(signal.SIGINT, before)
     assert most_in_any_window(counting.moments, 3.0) <= 72
 
 
