@@ -30,6 +30,7 @@ import ccxt
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
 from tests.certificates import make_certificate
+from tests.faulty import http
 
 TIMEOUT_MS = 1500
 LATE_SECONDS = 0.25
@@ -48,10 +49,6 @@ ASYNC: list[Any] = [AsyncSunx, AsyncHtxFutures]
 def equity(key: int) -> str:
     """What the account of that key holds."""
     return f"{key + 1}.{key:018d}"
-
-
-def http(body: bytes, status: str = "200 OK") -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 # -- the venue, in a process of its own -----------------------------------------------------
@@ -113,7 +110,7 @@ class Venue:
                 await writer.drain()
                 return False
             case "odd status":
-                writer.write(http(EMPTY, "099 Odd") + right)
+                writer.write(http(EMPTY, status="099 Odd") + right)
             case "interim":
                 writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" + right)
             case "failure":
@@ -123,7 +120,7 @@ class Venue:
             case "garbage":
                 writer.write(self._chance.randbytes(200))
             case "page":
-                writer.write(http(b"<html>", "502 Bad Gateway"))
+                writer.write(http(b"<html>", status="502 Bad Gateway"))
             case "clock":
                 ts = self._chance.choice([b"1e20", b"1e1000000", b"-5", b'"x"'])
                 writer.write(http(b'{"code":12001,"message":"time","ts":' + ts + b"}"))

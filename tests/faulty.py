@@ -9,6 +9,13 @@ from contextlib import contextmanager
 Play = Callable[[socket.socket, threading.Event], None]
 
 
+def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """An HTTP answer as it goes over the wire."""
+    lines = [f"HTTP/1.1 {status}", *headers]
+    lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
 @contextmanager
 def serving(serve: Callable[[socket.socket], None]) -> Iterator[int]:
     """A port where each connection is served in a thread of its own; all have ended at the end."""

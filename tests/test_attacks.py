@@ -34,7 +34,7 @@ from ccxt.base.errors import (
 
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
 from tests.conftest import KEYS, Caller, answered, payload
-from tests.faulty import serving
+from tests.faulty import http, serving
 from tests.test_reliability import arrived, most_in_any_window
 
 BODY = payload("sunx-documented")
@@ -42,11 +42,6 @@ EMPTY = b'{"code":200,"data":{"details":[]}}'
 TOTAL = 0.004015101942876636
 
 unique = itertools.count()
-
-
-def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def balance_of(equity: str) -> bytes:

@@ -26,7 +26,8 @@ from sunx_adapter import AsyncSunx, ExchangeHost, HtxFutures, Sunx
 from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
 from sunx_adapter.keys import KeysError, config_from_environment
 from tests.conftest import Caller, answered, payload
-from tests.test_attacks import http, venue
+from tests.faulty import http
+from tests.test_attacks import venue
 
 SECRET = "made-up+secret/for=tests"
 API_KEY = "made-up-api-key-for-tests"

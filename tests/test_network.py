@@ -18,17 +18,10 @@ from ccxt.base.errors import (
 )
 
 from tests.conftest import KEYS, Caller, payload
-from tests.faulty import Play, answering, dripping, faulty_server, resetting, silent
+from tests.faulty import Play, answering, dripping, faulty_server, http, resetting, silent
 
 BODY = payload("sunx-documented")
 TIMEOUT_MS = 400
-
-
-def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """An HTTP answer as it goes over the wire."""
-    lines = [f"HTTP/1.1 {status}", *headers]
-    lines.append(f"Content-Length: {len(body) if length is None else length}")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def config(address: str, **more: Any) -> dict[str, Any]:

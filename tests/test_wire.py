@@ -19,14 +19,9 @@ from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.wire.settings import ConnectionSettings
 from sunx_adapter.wire.transports import AsyncWireTransport, WireTransport
 from tests.conftest import KEYS, Caller, payload
-from tests.faulty import answering, dripping, faulty_server, serving
+from tests.faulty import answering, dripping, faulty_server, http, serving
 
 BODY = payload("sunx-documented")
-
-
-def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def get(asynchronous: bool, url: str, **options: Any) -> httpx.Response:
@@ -157,6 +152,16 @@ def test_the_next_address_of_a_host_is_tried(call: Caller, refuse_v6: bool) -> N
         assert call("sunx", config, "fetch_balance")["total"]
 
 
+def tls_config(port: int, certificate: Path) -> dict[str, Any]:
+    """A configuration for a venue over TLS, without the read limit."""
+    return {
+        **KEYS,
+        "enableRateLimit": False,
+        "cafile": str(certificate),
+        "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
+    }
+
+
 def _tls_server(certificate: Path, behind: Callable[[ssl.SSLSocket], None]) -> Any:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -181,12 +186,7 @@ def test_tls_connections_are_kept(call: Caller, certificate: Path) -> None:
             connection.sendall(http(BODY))
 
     with _tls_server(certificate, answer) as port:
-        config = {
-            **KEYS,
-            "enableRateLimit": False,
-            "cafile": str(certificate),
-            "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
-        }
+        config = tls_config(port, certificate)
         assert len(call.times(20, "sunx", config, "fetch_balance")) == 20
     assert len(connections) == 1
 
@@ -219,13 +219,7 @@ def test_a_tls_peer_that_closes_idle_connections(call: Caller, certificate: Path
         return run()
 
     with _tls_server(certificate, answer) as port:
-        config = {
-            **KEYS,
-            "enableRateLimit": False,
-            "cafile": str(certificate),
-            "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
-            "options": {"maxRetriesOnFailure": 5},
-        }
+        config = {**tls_config(port, certificate), "options": {"maxRetriesOnFailure": 5}}
         balances = call.using("sunx", config, use)
     assert len(balances) == 60
     assert all(balance["total"] for balance in balances)
@@ -250,12 +244,7 @@ def test_calls_cut_short_during_tls_leave_nothing_behind(certificate: Path) -> N
 
     async def run(port: int) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, each: complaints.append(each))
-        config = {
-            **KEYS,
-            "enableRateLimit": False,
-            "cafile": str(certificate),
-            "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
-        }
+        config = tls_config(port, certificate)
         async with AsyncSunx(config) as exchange:
             for _ in range(10):
                 with pytest.raises(TimeoutError):

@@ -208,7 +208,7 @@ class Reader(Face):
         except TimeoutError:
             raise
         except (OSError, Unsendable) as error:
-            fault = network_fault(error, target.address)
+            fault = network_fault(error, f"GET {target.address}")
             raise self._without(url, fault) from None
         finally:
             if reads is not None and not url:

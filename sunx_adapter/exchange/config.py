@@ -15,9 +15,12 @@ from sunx_adapter.venue import PathVariantName
 from sunx_adapter.wire.route import is_sendable_header
 from sunx_adapter.wire.settings import ConnectionSettings
 
-_CONNECTION: Final = {
-    *("timeout", "enableRateLimit", "rateLimit", "userAgent", "user_agent", "headers"),
+PROXIES: Final = (
     *("httpProxy", "http_proxy", "httpsProxy", "https_proxy", "socksProxy", "socks_proxy"),
+)
+_CONNECTION: Final = {
+    *PROXIES,
+    *("timeout", "enableRateLimit", "rateLimit", "userAgent", "user_agent", "headers"),
     *("wsProxy", "ws_proxy", "wssProxy", "wss_proxy"),
     *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile", "asyncio_loop"),
     *("hostname", "urls", "options", "verbose", "logger", "number"),
@@ -34,9 +37,6 @@ _DESCRIPTION: Final = {
 _HONOURED: Final = _CONNECTION | _CREDENTIALS | _DESCRIPTION
 
 PROXY_ADVICE: Final = "use one of httpProxy, httpsProxy and socksProxy"
-PROXIES: Final = (
-    *("httpProxy", "http_proxy", "httpsProxy", "https_proxy", "socksProxy", "socks_proxy"),
-)
 REFUSED_PROXIES: Final = (
     *("proxy", "proxyUrl", "proxy_url", "proxies", "aiohttp_proxy"),
     *("proxyUrlCallback", "proxy_url_callback"),

@@ -8,24 +8,23 @@ from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.route import Unsendable
 
 
-def network_fault(error: Exception, address: str) -> BaseError | TransientError:
+def network_fault(error: Exception, what: str) -> BaseError | TransientError:
     """What to raise for a failure on the wire; another try may succeed where this one did not.
 
     Args:
         error: an operating system's error, or ``Unsendable``.
-        address: where the request was to go, without its query.
+        what: what failed, for the text: an address without its query.
     """
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, Unsendable):
-        return ExchangeError(f"GET {address}: {reason}")
+        return ExchangeError(f"{what}: {reason}")
     if isinstance(error, ssl.SSLCertVerificationError) or "certificate verify failed" in reason:
         return NetworkError(
-            f"GET {address}: the certificate cannot be verified: {reason}. If the host's authority "
+            f"{what}: the certificate cannot be verified: {reason}. If the host's authority "
             "is your own, name its file with cafile"
         )
     return TransientError(
         NetworkError(
-            f"GET {address}: {reason} ({type(error).__name__}); "
-            "check the network, the host and any proxy"
+            f"{what}: {reason} ({type(error).__name__}); check the network, the host and any proxy"
         )
     )

@@ -18,6 +18,7 @@ from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.body import decompressed
 from sunx_adapter.wire.dial import resolve
+from sunx_adapter.wire.faults import network_fault
 from sunx_adapter.wire.settings import ConnectionSettings
 
 _GZIP: Final = b"\x1f\x8b"
@@ -216,22 +217,12 @@ def _connect_failure(
             return _refused(error, url, http_exceptions)
         case aiohttp.InvalidURL():
             return ExchangeError(f"{url}: the address cannot be used")
-        case aiohttp.ClientConnectorCertificateError():
-            return NetworkError(
-                f"{url}: the certificate cannot be verified: {_reason(error)}. If the host's "
-                "authority is your own, name its file with cafile"
-            )
         case TimeoutError():
             return TransientError(
                 RequestTimeout(f"{url}: no connection within {timeout_ms:g} ms (timeout)")
             )
         case aiohttp.ClientError() | OSError():
-            return TransientError(
-                NetworkError(
-                    f"{url}: {_reason(error)} ({type(error).__name__}); "
-                    "check the network, the host and any proxy"
-                )
-            )
+            return network_fault(error, url)
         case _:
             return None
 
