@@ -9,6 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -142,7 +143,8 @@ def test_generated_accounts_are_the_same() -> None:
             with playback.playing(vector) as play:
                 config = {"apiKey": "conformance-key", "secret": "conformance-secret"}
                 urls = {"api": {"rest": play.address}}
-                with ExchangeHost().create("htxfutures", {**config, "urls": urls}) as exchange:
+                made = ExchangeHost().create("htxfutures", {**config, "urls": urls})
+                with closing(made) as exchange:
                     ours = exchange.fetch_balance()
             assert ours["free"] == theirs["free"]
             assert ours["total"] == theirs["total"]

@@ -32,6 +32,9 @@ from sunx_adapter.protocol.account import (
 from sunx_adapter.protocol.signing import utc_text
 
 FreePolicy = Literal["margin", "available", "withdrawable"]
+View = Literal["free", "used", "total"]
+Amounts = dict[str, float | str | Decimal]
+"""Amounts by unified currency code, as ``exchange.number`` makes them."""
 
 _FREE_FIELDS: Final[dict[FreePolicy, str]] = {
     "margin": "available_margin",

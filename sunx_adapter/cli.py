@@ -500,7 +500,7 @@ def _findings(
         else:
             config, sources = config_from_environment(exchange_id), key_sources(exchange_id)
         options = {**config.get("options", {}), "maxRetriesOnFailure": 0}
-        made = ExchangeHost().create(exchange_id, {**config, "options": options})
+        made: Any = ExchangeHost().create(exchange_id, {**config, "options": options})
     except (KeysError, ValueError) as error:
         yield Finding("keys", "failed", str(error))
     except Exception as error:  # noqa: BLE001 - a setting of the keys file, most likely

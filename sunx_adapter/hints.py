@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 __all__ = ["closest", "did_you_mean"]
 
+# Below, hosts' own names are taken for misspelt ones: "defaultSettle" for "defaultType".
+_LIKENESS = 0.8
+
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` looks like; None if it looks like none, or is one itself.
@@ -21,7 +24,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     import difflib  # noqa: PLC0415 - only a misspelling needs it
 
     spellings = {each.casefold(): each for each in reversed(names)}
-    found = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=0.7)
+    found = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=_LIKENESS)
     return spellings[found[0]] if found else None
 
 

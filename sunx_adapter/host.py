@@ -10,12 +10,43 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import pluggy
 
 from sunx_adapter import ccxt_plugin, hookspecs
 from sunx_adapter.hookspecs import PROJECT, ExchangeOffer
+
+if TYPE_CHECKING:
+    from ccxt.base.types import Balances
+
+
+class Exchange(Protocol):
+    """Any exchange of ccxt's synchronous kind; it has all of ccxt's methods, these for certain."""
+
+    id: str
+    has: dict[str, Any]
+    options: dict[str, Any]
+
+    def fetch_balance(self, params: dict[str, Any] = ..., /) -> "Balances": ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+    def __getattr__(self, name: str, /) -> Any: ...
+
+
+class AsyncExchange(Protocol):
+    """Any exchange of ccxt's asynchronous kind; it has all of ccxt's methods, these for certain."""
+
+    id: str
+    has: dict[str, Any]
+    options: dict[str, Any]
+
+    async def fetch_balance(self, params: dict[str, Any] = ..., /) -> "Balances": ...  # noqa: D102
+
+    async def close(self) -> None: ...  # noqa: D102
+
+    def __getattr__(self, name: str, /) -> Any: ...
 
 
 class HostError(Exception):
@@ -146,6 +177,28 @@ class ExchangeHost:
                 f"meant: ExchangeHost(prefer={{{exchange_id!r}: {same[0].plugin!r}}})"
             )
         return same[0]
+
+    @overload
+    def create(
+        self,
+        exchange_id: str,
+        config: Mapping[str, Any] | None = None,
+        asynchronous: Literal[False] = False,
+    ) -> Exchange: ...
+
+    @overload
+    def create(
+        self,
+        exchange_id: str,
+        config: Mapping[str, Any] | None = None,
+        *,
+        asynchronous: Literal[True],
+    ) -> AsyncExchange: ...
+
+    @overload
+    def create(
+        self, exchange_id: str, config: Mapping[str, Any] | None, asynchronous: bool, /
+    ) -> Any: ...
 
     def create(
         self, exchange_id: str, config: Mapping[str, Any] | None = None, asynchronous: bool = False

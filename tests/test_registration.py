@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_ccxt_without_pro() -> None:
 def make_by_host() -> tuple[bool, list[str]]:
     register_with_ccxt()
     host = ExchangeHost()
-    with host.create("sunx") as exchange:
+    with closing(host.create("sunx")) as exchange:
         return isinstance(exchange, Sunx), [str(problem) for problem in host.problems]
 
 

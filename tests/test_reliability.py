@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -152,14 +153,17 @@ def test_too_many_requests_without_time_to_wait(call: Caller) -> None:
 def test_clock_that_is_off_by_hours(
     call: Caller, hours: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A clock that is off is corrected by the venue's, in one more request, and the log says so."""
+    """With a clock that is off, the venue's is used after one more request, and the log says so."""
     clock = lambda: time.time() + hours * 3600  # noqa: E731
     with Sandbox(clock=clock) as sandbox, caplog.at_level(logging.WARNING):
         first, second = call.times(2, "sunx", sandbox.config("sunx"), "fetch_balance")
         assert first["total"] == second["total"]
         assert [request.code for request in sandbox.requests] == [12001, 200, 200]
     [record] = caplog.records
-    assert "corrected this machine's clock" in record.getMessage()
+    side = "behind" if hours > 0 else "ahead"  # the sandbox's clock is the one that is off
+    told = re.search(rf"using the venue's clock: ours is (\S+) s {side}", record.getMessage())
+    assert told is not None
+    assert float(told[1]) == pytest.approx(abs(hours) * 3600, abs=5)
 
 
 def test_clock_by_date_header(call: Caller) -> None:

@@ -181,7 +181,7 @@ class Bench:
                     self.face.run(exchange.close)
 
     def _make(self, config: dict[str, Any]) -> Any:
-        return self._host.create(self.exchange_id, config, asynchronous=self.face.name == "async")
+        return self._host.create(self.exchange_id, config, self.face.name == "async")
 
     def outcome(self, played: Played, number: type | None) -> Outcome:
         """What ``fetch_balance()`` gives for a vector; asked once, then remembered.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import ccxt.async_support
 from ccxt.base.errors import ExchangeClosedByUser, NotSupported
 
+from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.face import bare
 from sunx_adapter.exchange.waiting import TaskWaiting
@@ -192,6 +193,25 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         """The account's balance, exactly; see ``SyncExchange.fetch_balance``."""
         return await self._call("fetch_balance", self._balance(params))
 
+    async def fetch_partial_balance(
+        self, part: View, params: Mapping[str, Any] | None = None
+    ) -> Amounts:
+        """One view of the balance by currency; parameters as in ``fetch_balance``."""
+        amounts: Any = await self.fetch_balance(params)
+        return amounts[part]  # type: ignore[no-any-return]
+
+    async def fetch_free_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+        """What is free of each currency."""
+        return await self.fetch_partial_balance("free", params)
+
+    async def fetch_used_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+        """What is used of each currency."""
+        return await self.fetch_partial_balance("used", params)
+
+    async def fetch_total_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+        """The equity in each currency."""
+        return await self.fetch_partial_balance("total", params)
+
     async def watch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
         """The next balance that the venue pushes; the first one at once.
 
@@ -210,6 +230,13 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             ccxt.BaseError: the exception of the error table; a refused key is not tried again.
         """
         return await self._call("watch_balance", self._watched(params))
+
+    fetchBalance = fetch_balance
+    fetchPartialBalance = fetch_partial_balance
+    fetchFreeBalance = fetch_free_balance
+    fetchUsedBalance = fetch_used_balance
+    fetchTotalBalance = fetch_total_balance
+    watchBalance = watch_balance
 
     async def watch_balances(
         self, params: Mapping[str, Any] | None = None

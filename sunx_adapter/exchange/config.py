@@ -1,7 +1,7 @@
 """What of ccxt's configuration can be honoured; the rest is refused, never ignored in silence."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Final, TypedDict, get_args
@@ -11,6 +11,7 @@ import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
 
 from sunx_adapter.balance import free_policy
+from sunx_adapter.hints import did_you_mean
 from sunx_adapter.venue import PathVariantName
 from sunx_adapter.wire.route import is_sendable_header
 from sunx_adapter.wire.settings import ConnectionSettings
@@ -23,7 +24,7 @@ _CONNECTION: Final = {
     *("timeout", "enableRateLimit", "rateLimit", "userAgent", "user_agent", "headers"),
     *("wsProxy", "ws_proxy", "wssProxy", "wss_proxy"),
     *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile", "asyncio_loop"),
-    *("hostname", "urls", "options", "verbose", "logger", "number"),
+    *("hostname", "urls", "options", "verbose", "logger", "number", "timeout_on_exit"),
 }
 _CREDENTIALS: Final = {"apiKey", "secret", "privateKey", "uid"}
 _DESCRIPTION: Final = {
@@ -76,12 +77,25 @@ class _Options(TypedDict, total=False):
     pathVariant: str
     signatureHost: str
     free: str
+    defaultType: str
+    defaultSubType: str
+    defaultMarginMode: str
+    transport: object
     rateLimitStorage: str
     rateLimitTimeout: _Positive
+    rateLimitFallback: str
     maxRetriesOnFailure: Annotated[int, msgspec.Meta(ge=0)]
     maxResponseBytes: Annotated[int, msgspec.Meta(ge=1)]
     adjustForTimeDifference: bool
     timeDifference: int
+    streamGapTimeout: _Positive
+    streamSilenceTimeout: _Positive
+    streamSnapshotTimeout: _Positive
+    streamReconnectDelay: _Positive
+
+
+_OTHER_OPTIONS: Final = {"setMarginMode"}
+"""Options of ccxt's own exchanges that look like ours."""
 
 
 class _Settings(TypedDict, total=False):
@@ -110,7 +124,7 @@ def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
 
     Raises:
         NotSupported: ccxt knows the key, it has a value, and it cannot be honoured here.
-        BadRequest: a value is of the wrong kind.
+        BadRequest: a value is of the wrong kind, or a key or an option is misspelt.
     """
     given = {key: value for key, value in config.items() if value is not None}
     # An empty proxy is none, as with ccxt.
@@ -121,9 +135,26 @@ def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
         if key not in _HONOURED and _means_something(key, value, kind):
             advice = f": {_INSTEAD[key]}" if key in _INSTEAD else ""
             raise NotSupported(f"the setting {key!r} cannot be honoured{advice}")
+    unknown = [key for key in given if not hasattr(kind, str(key))]
+    check_spelling("setting", unknown, _HONOURED | _INSTEAD.keys() | _KNOWN_BESIDES)
     _check_kinds(given)
+    options = given.get("options", {}).keys() - _OTHER_OPTIONS
+    check_spelling("option", options, _Options.__annotations__)
     _check_values(given)
     return given
+
+
+def check_spelling(what: str, names: Iterable[object], known: Collection[str]) -> None:
+    """Refuse a misspelt name: one that is not known and looks like one that is.
+
+    Any other unknown name is accepted, since hosts pass their own.
+
+    Raises:
+        BadRequest: with the name that was probably meant.
+    """
+    for name in names:
+        if hint := did_you_mean(str(name), known):
+            raise BadRequest(f"unknown {what} {name!r}{hint}")
 
 
 def _means_something(key: str, value: object, kind: type) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from inspect import iscoroutinefunction
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Never
 from urllib.parse import urlsplit
 
 import ccxt
@@ -29,6 +29,7 @@ from sunx_adapter.exchange.config import (
     accepted_config,
     check_address,
     check_choice,
+    check_spelling,
 )
 from sunx_adapter.exchange.redaction import cleaned, passwords
 from sunx_adapter.exchange.retry import DEFAULT_RETRIES
@@ -52,6 +53,7 @@ _SERVED: Final = (
     ("subType", "defaultSubType", ("linear",)),
     ("marginMode", "defaultMarginMode", ("cross",)),
 )
+_PARAMETERS: Final = ("type", "subType", "marginMode", "free")
 
 RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 """The venue's limit as ccxt tells it: ms between two requests. Bursts are allowed all the same."""
@@ -125,16 +127,16 @@ class _Codes(dict[str, str]):
         return code
 
 
-def _unserved(kind: type, served: frozenset[str]) -> list[str]:
+def _unserved(kind: type, served: frozenset[str]) -> set[str]:
     """The methods of a ccxt class that ``has`` speaks of and that are not served."""
     spoken_of = ccxt.Exchange().has.keys() - served
-    return [
+    return {
         name
         for name in dir(kind)
         if not name.startswith("_")
         and _camel_case(name) in spoken_of
         and callable(getattr(kind, name))
-    ]
+    }
 
 
 def _camel_case(name: str) -> str:
@@ -178,7 +180,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
     ) -> None:
         super().__init_subclass__(**kwargs)
         if refuses is not None:
-            for name in _unserved(refuses, cls.serves):
+            for name in _unserved(refuses, cls.serves) - vars(cls).keys():
                 setattr(cls, name, _refusing(getattr(refuses, name)))
         if venue is not None:
             cls.venue = venue
@@ -189,7 +191,11 @@ class Face(CcxtExchange):  # type: ignore[misc]
                 setattr(cls, "_".join(words), entry)
                 setattr(cls, words[0] + "".join(word.capitalize() for word in words[1:]), entry)
 
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: Mapping[str, Any] | None = None, **misplaced: Never) -> None:
+        if misplaced:
+            kind, name = type(self).__name__, next(iter(misplaced))
+            del misplaced  # the traceback shows this frame
+            raise TypeError(f"{kind} takes its settings in a dict: {kind}({{{name!r}: …}})")
         self._codes = _Codes(self)
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         self._settings: tuple[object, ConnectionSettings] | None = None
@@ -328,6 +334,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
             if value not in served:
                 check_choice(f"{self.id} {name}", value, served)
         policy = free_policy(rest.pop("free", options["free"]))
+        check_spelling("parameter", rest, _PARAMETERS)
         check_choice("options['pathVariant']", options["pathVariant"], tuple(PATH_VARIANTS))
         path = PATH_VARIANTS[options["pathVariant"]].balance
         return Call(path, self._address(), rest), policy

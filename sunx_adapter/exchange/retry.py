@@ -37,7 +37,8 @@ def clock_text(ahead_ms: float) -> str:
     Args:
         ahead_ms: by how much ours is ahead of it, in ms.
     """
-    return f"corrected this machine's clock by {-ahead_ms / 1000:+.1f} s"
+    side = "ahead" if ahead_ms > 0 else "behind"
+    return f"using the venue's clock: ours is {abs(ahead_ms) / 1000:.1f} s {side}"
 
 
 class Retries:

@@ -1,10 +1,12 @@
 """The synchronous exchanges."""
 
 from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar
 
 import ccxt
+from ccxt.base.errors import NotSupported
 
+from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.face import bare
 from sunx_adapter.exchange.waiting import ThreadWaiting
@@ -93,6 +95,40 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
             ccxt.BaseError: the exception of the error table; never an empty balance instead.
         """
         return self._call("fetch_balance", self._balance(params))
+
+    def fetch_partial_balance(self, part: View, params: Mapping[str, Any] | None = None) -> Amounts:
+        """One view of the balance by currency; parameters as in :meth:`fetch_balance`."""
+        amounts: Any = self.fetch_balance(params)
+        return amounts[part]  # type: ignore[no-any-return]
+
+    def fetch_free_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+        """What is free of each currency."""
+        return self.fetch_partial_balance("free", params)
+
+    def fetch_used_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+        """What is used of each currency."""
+        return self.fetch_partial_balance("used", params)
+
+    def fetch_total_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+        """The equity in each currency."""
+        return self.fetch_partial_balance("total", params)
+
+    def watch_balance(self, params: Mapping[str, Any] | None = None) -> Never:  # noqa: ARG002
+        """Not served.
+
+        Raises:
+            NotSupported: always; only asynchronous exchanges watch.
+        """
+        raise NotSupported(
+            f"{self.id} watch_balance() is asynchronous: use Async{type(self).__name__}"
+        )
+
+    fetchBalance = fetch_balance
+    fetchPartialBalance = fetch_partial_balance
+    fetchFreeBalance = fetch_free_balance
+    fetchUsedBalance = fetch_used_balance
+    fetchTotalBalance = fetch_total_balance
+    watchBalance = watch_balance
 
     def fetch_account_summary(self, params: Mapping[str, Any] | None = None) -> AccountSummary:
         """The account's state and figures as a whole; parameters as in ``fetch_balance``."""

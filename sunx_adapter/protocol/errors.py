@@ -57,10 +57,13 @@ class TransientError(Exception):
         retry_after: float | None = None,
         venue_time: int | None = None,
     ) -> None:
-        super().__init__(str(error))
+        super().__init__(error, retry_after, venue_time)
         self.error = error
         self.retry_after = retry_after
         self.venue_time = venue_time
+
+    def __str__(self) -> str:
+        return str(self.error)
 
 
 ERROR_RULES: Final = (

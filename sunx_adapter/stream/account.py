@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol, TypeVar
 
 from ccxt.base.errors import (
     AuthenticationError,
-    BadRequest,
     BadResponse,
     BaseError,
     ExchangeClosedByUser,
@@ -121,18 +120,9 @@ class StreamSettings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], timeout_ms: float) -> "StreamSettings":
-        """The settings of an exchange.
-
-        Raises:
-            BadRequest: one is no number of milliseconds above 0.
-        """
-        seconds: list[float] = []
-        for name, default in STREAM_DEFAULTS.items():
-            value = options.get(name, default)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise BadRequest(f"options[{name!r}] must be a number of milliseconds above 0")
-            seconds.append(value / 1000)
-        return cls(timeout_ms / 1000, *seconds)
+        """The settings of an exchange."""
+        waits = (options.get(name, default) for name, default in STREAM_DEFAULTS.items())
+        return cls(timeout_ms / 1000, *(milliseconds / 1000 for milliseconds in waits))
 
 
 class StreamSource(Protocol):

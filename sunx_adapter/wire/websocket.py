@@ -30,7 +30,7 @@ _TRY_AGAIN: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 class _Redirected(Exception):  # noqa: N818 - it is answered, and goes no further
     def __init__(self, status: int, location: str) -> None:
-        super().__init__()
+        super().__init__(status, location)
         self.status = status
         self.location = location
 

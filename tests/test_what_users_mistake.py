@@ -1,0 +1,79 @@
+"""Mistakes that users make: each is one error that says what was meant."""
+
+import subprocess
+import sys
+from typing import Any
+
+import ccxt
+import pytest
+from ccxt.base.errors import BadRequest, NotSupported
+
+from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
+from tests.conftest import Caller
+
+CLASSES = [Sunx, AsyncSunx, HtxFutures, AsyncHtxFutures]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize(
+    ("config", "meant"),
+    [
+        ({"apikey": "made-up"}, "setting 'apikey'; did you mean 'apiKey'?"),
+        ({"api_key": "made-up"}, "setting 'api_key'; did you mean 'apiKey'?"),
+        ({"tiemout": 1000}, "setting 'tiemout'; did you mean 'timeout'?"),
+        ({"option": {"free": "margin"}}, "setting 'option'; did you mean 'options'?"),
+        ({"options": {"fre": "margin"}}, "option 'fre'; did you mean 'free'?"),
+        ({"options": {"rateLimitStorag": "memory://"}}, "did you mean 'rateLimitStorage'?"),
+        ({"options": {"streamgaptimeout": 1}}, "did you mean 'streamGapTimeout'?"),
+    ],
+)
+def test_misspelt_settings(kind: type[Any], config: dict[str, Any], meant: str) -> None:
+    """A setting or an option that looks like a known one is refused, with the one that is meant."""
+    with pytest.raises(BadRequest) as failure:
+        kind(config)
+    assert str(failure.value).endswith(meant)
+    assert "made-up" not in str(failure.value)
+
+
+@pytest.mark.parametrize("parameter", ["fre", "Free", "subtype", "margin_mode"])
+def test_misspelt_parameters(call: Caller, parameter: str) -> None:
+    """A misspelt parameter is refused before anything is sent."""
+    config = {"apiKey": "made-up", "secret": "made-up"}
+    with pytest.raises(BadRequest, match=f"unknown parameter '{parameter}'; did you mean "):
+        call("sunx", config, "fetch_balance", {parameter: "margin"})
+
+
+def test_names_of_other_exchanges() -> None:
+    """What a host sets for any of ccxt's exchanges, and names of its own, are carried along."""
+    described = [getattr(ccxt, exchange_id)().describe() for exchange_id in ccxt.exchanges]
+    ours = HtxFutures().options
+    options = {name: value for each in described for name, value in each.get("options", {}).items()}
+    options = {name: value for name, value in options.items() if value and name not in ours}
+    options = {name: value for name, value in options.items() if not name.startswith("default")}
+    exchange = HtxFutures({"strategy": "x", "exchange_account": 7, "options": options})
+    assert exchange.options.items() >= options.items()
+    assert exchange.strategy == "x"
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_timeout_on_exit(kind: type[Any]) -> None:
+    """The setting of some bots that close exchanges at their end is accepted."""
+    assert kind({"timeout_on_exit": 100}).timeout_on_exit == 100
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_keywords_instead_of_a_dict(kind: type[Any]) -> None:
+    """Settings given as keywords are refused with the way to give them, and nothing else."""
+    script = f"import sunx_adapter; sunx_adapter.{kind.__name__}(apiKey='made-up')"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    [*_, last] = done.stderr.decode().splitlines()
+    name = kind.__name__
+    assert last == f"TypeError: {name} takes its settings in a dict: {name}({{'apiKey': …}})"
+    assert b"ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["watch_balance", "watchBalance"])
+def test_watching_without_asyncio(name: str) -> None:
+    """A synchronous exchange says which class can watch."""
+    with pytest.raises(NotSupported, match="use AsyncHtxFutures"):
+        getattr(HtxFutures(), name)()
