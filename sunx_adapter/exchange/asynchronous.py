@@ -14,14 +14,13 @@ from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.face import bare
 from sunx_adapter.exchange.waiting import TaskWaiting
-from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account
+from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.protocol.push import auth_message
-from sunx_adapter.stream.account import STREAM_DEFAULTS, StreamSettings, StreamStatus
+from sunx_adapter.stream import STREAM_DEFAULTS, StreamSettings, StreamSource, StreamStatus
 from sunx_adapter.stream.cursor import Cursor
 from sunx_adapter.stream.watch import BalanceWatch
 from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, SUNX
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
-from sunx_adapter.wire.settings import ConnectionSettings
 from sunx_adapter.wire.tasks import TaskConnections
 from sunx_adapter.wire.websocket import PushSocket, connect
 
@@ -29,82 +28,6 @@ if TYPE_CHECKING:
     from ccxt.base.types import Balances
 
 Result = TypeVar("Result")
-
-
-class _Source:
-    """What a stream needs of its exchange, taken from the same places as for REST."""
-
-    def __init__(self, exchange: "AsyncExchange") -> None:
-        self._exchange = exchange
-        self._signatures: deque[str] = deque(maxlen=8)
-
-    def identity(self) -> object:
-        exchange = self._exchange
-        exchange._check_open()
-        exchange.check_required_credentials()
-        keys = (exchange.apiKey, exchange.secret, exchange.privateKey)
-        return (exchange._address("stream"), self._path(), *keys)
-
-    def settings(self) -> StreamSettings:
-        return StreamSettings.of(self._exchange.options, self._exchange.timeout)
-
-    async def connect(self) -> PushSocket:
-        exchange = self._exchange
-        if exchange.options["adjustForTimeDifference"] and not exchange._clock_measured:
-            await exchange._time_difference()
-        return await connect(
-            exchange._address("stream") + self._path(),
-            settings=self._connection_settings(),
-            headers={
-                name: value
-                for name, value in exchange._headers().items()
-                if not name.lower().startswith("accept")
-            },
-            http_exceptions=exchange.httpExceptions,
-            max_bytes=exchange.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
-            timeout_ms=exchange.timeout,
-        )
-
-    def login(self) -> str:
-        exchange = self._exchange
-        message, signature = auth_message(
-            exchange._current_credentials(),
-            host=exchange._signature_host(exchange._address("stream")),
-            path=self._path(),
-            milliseconds=exchange.nonce(),
-        )
-        self._signatures.append(signature)
-        return message
-
-    async def read(self) -> AccountAnswer:
-        call, _ = self._exchange._balance_call({})
-        return read_account(await self._exchange._read(call))
-
-    def clock_ahead(self, venue_time: int) -> int:
-        return self._exchange.nonce() - venue_time
-
-    def use_clock(self, venue_time: int) -> None:
-        self._exchange._use_clock(venue_time)
-
-    def cleaned(self, text: str) -> str:
-        return self._exchange._cleaned(text, *self._signatures)
-
-    def log(self, text: str) -> None:
-        self._exchange._log(logging.WARNING, text, *self._signatures)
-
-    def _path(self) -> str:
-        return PATH_VARIANTS[self._exchange.options["pathVariant"]].stream
-
-    def _connection_settings(self) -> ConnectionSettings:
-        settings = self._exchange._connection_settings()
-        ws_proxy, wss_proxy, _ = self._exchange.check_ws_proxy_settings()
-        proxy = ws_proxy or wss_proxy or settings.proxy
-        if proxy is not None and proxy.startswith("socks"):
-            raise NotSupported(
-                "the push channel cannot go through a SOCKS proxy: set wssProxy to an HTTP proxy, "
-                "or use fetch_balance()"
-            )
-        return replace(settings, proxy=proxy)
 
 
 class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
@@ -125,7 +48,21 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
 
     def _complete(self) -> None:
         super()._complete()
-        self._watch = BalanceWatch(_Source(self))
+        # Of the latest logins, which a peer may repeat.
+        self._signatures: deque[str] = deque(maxlen=8)
+        self._watch = BalanceWatch(
+            StreamSource(
+                identity=self._stream_identity,
+                settings=lambda: StreamSettings.of(self.options, self.timeout),
+                connect=self._stream_connect,
+                login=self._stream_login,
+                read=self._account,
+                clock_ahead=lambda venue_time: self.nonce() - venue_time,
+                use_clock=self._use_clock,
+                cleaned=lambda text: self._cleaned(text, *self._signatures),
+                warn=lambda text: self._log(logging.WARNING, text, *self._signatures),
+            )
+        )
 
     def _new_connections(self) -> TaskConnections:
         return TaskConnections(self._connection_settings())
@@ -259,8 +196,51 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return await self._watch.next(lambda answer: self._structure(answer, policy), cursor)
 
     def stream_status(self) -> StreamStatus:
-        """How the push connection does: its state, the age of the newest balance, what failed."""
+        """The push connection's state, the age of the newest balance, and what failed last."""
         return self._watch.status()
+
+    def _stream_path(self) -> str:
+        return PATH_VARIANTS[self.options["pathVariant"]].stream
+
+    def _stream_identity(self) -> object:
+        self._check_open()
+        self.check_required_credentials()
+        keys = (self.apiKey, self.secret, self.privateKey)
+        return (self._address("stream"), self._stream_path(), *keys)
+
+    async def _stream_connect(self) -> PushSocket:
+        if self.options["adjustForTimeDifference"] and not self._clock_measured:
+            await self._time_difference()
+        settings = self._connection_settings()
+        ws_proxy, wss_proxy, _ = self.check_ws_proxy_settings()
+        proxy = ws_proxy or wss_proxy or settings.proxy
+        if proxy is not None and proxy.startswith("socks"):
+            raise NotSupported(
+                "the push channel cannot go through a SOCKS proxy: set wssProxy to an HTTP proxy, "
+                "or use fetch_balance()"
+            )
+        return await connect(
+            self._address("stream") + self._stream_path(),
+            settings=replace(settings, proxy=proxy),
+            headers={
+                name: value
+                for name, value in self._headers().items()
+                if not name.lower().startswith("accept")
+            },
+            http_exceptions=self.httpExceptions,
+            max_bytes=self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
+            timeout_ms=self.timeout,
+        )
+
+    def _stream_login(self) -> str:
+        message, signature = auth_message(
+            self._current_credentials(),
+            host=self._signature_host(self._address("stream")),
+            path=self._stream_path(),
+            milliseconds=self.nonce(),
+        )
+        self._signatures.append(signature)
+        return message
 
     async def fetch_account_summary(
         self, params: Mapping[str, Any] | None = None

@@ -21,7 +21,7 @@ from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, check_reads
 from sunx_adapter.exchange.redaction import redact_logs
 from sunx_adapter.exchange.retry import Retries
 from sunx_adapter.exchange.waiting import Waiting
-from sunx_adapter.protocol.account import AccountSummary, read_account, summarize
+from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
 from sunx_adapter.protocol.errors import TransientError
@@ -96,9 +96,12 @@ class Reader(Face):
         call, policy = self._balance_call(params or {})
         return self._structure(read_account(await self._read(call)), policy)
 
-    async def _account_summary(self, params: Mapping[str, Any] | None) -> AccountSummary:
+    async def _account(self, params: Mapping[str, Any] | None = None) -> AccountAnswer:
         call, _ = self._balance_call(params or {})
-        return summarize(read_account(await self._read(call)))
+        return read_account(await self._read(call))
+
+    async def _account_summary(self, params: Mapping[str, Any] | None) -> AccountSummary:
+        return summarize(await self._account(params))
 
     async def _endpoint(
         self, path: str, api: str | list[str], method: str, params: Mapping[str, Any] | None

@@ -1,4 +1,4 @@
-"""Who has seen what: every account that a stream publishes has a number."""
+"""Which caller has seen which account: every published account has a number."""
 
 import asyncio
 from contextvars import ContextVar
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Cursor:
-    """How far one reader has come: the number of the account that it got last."""
+    """The number of the account that one caller got last."""
 
     __slots__ = ("seen",)
 
@@ -15,42 +15,37 @@ class Cursor:
 
 
 class Cursors:
-    """The cursors of tasks. A task that calls again has its own.
+    """One cursor per task.
 
-    A new task goes on where the task that made it was. ``asyncio.wait_for(watch_balance(), …)``
-    may make a task of each call, from a task that never calls itself; so a task that has ended also
-    leaves its cursor to a new one. A loop over either does not get the same balance twice.
+    A new task starts from the cursor of the task that made it. ``asyncio.wait_for`` may run each
+    ``watch_balance()`` in a task of its own, made by a task that never calls itself; so an ended
+    task's cursor also goes to the next new task. A loop over either never gets a balance twice.
     """
 
     def __init__(self) -> None:
         self._of_task: dict[asyncio.Task[Any], Cursor] = {}
-        self._left: list[Cursor] = []
+        self._free: list[Cursor] = []
         self._inherited: ContextVar[Cursor | None] = ContextVar("cursor", default=None)
 
-    @property
-    def left(self) -> int:
-        """How many cursors are free for a new task."""
-        return len(self._left)
-
     def current(self) -> Cursor:
-        """The cursor of the task that asks."""
+        """The current task's cursor."""
         task = asyncio.current_task()
         assert task is not None
         cursor = self._of_task.get(task)
         if cursor is None:
             cursor = self._of_task[task] = self._new()
             self._inherited.set(cursor)
-            task.add_done_callback(self._leave)
+            task.add_done_callback(self._release)
         return cursor
 
     def _new(self) -> Cursor:
         inherited = self._inherited.get() or Cursor()
-        if not self._left:
+        if not self._free:
             return Cursor(inherited.seen)
-        newest = max(self._left, key=lambda cursor: cursor.seen)
-        self._left.remove(newest)
+        newest = max(self._free, key=lambda cursor: cursor.seen)
+        self._free.remove(newest)
         newest.seen = max(newest.seen, inherited.seen)
         return newest
 
-    def _leave(self, task: asyncio.Task[Any]) -> None:
-        self._left.append(self._of_task.pop(task))
+    def _release(self, task: asyncio.Task[Any]) -> None:
+        self._free.append(self._of_task.pop(task))

@@ -1,4 +1,4 @@
-"""The stream of one exchange, made when it is first asked for."""
+"""The stream of one exchange, made when it is first used."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,22 +7,19 @@ from typing import Any
 from ccxt.base.errors import BadResponse
 
 from sunx_adapter.protocol.account import AccountAnswer
-from sunx_adapter.stream.account import AccountStream, StreamSource, StreamStatus
+from sunx_adapter.stream import StreamSource, StreamStatus
+from sunx_adapter.stream.account import AccountStream
 from sunx_adapter.stream.cursor import Cursor, Cursors
 
 
 class BalanceWatch:
-    """An exchange's stream.
-
-    Args:
-        source: whose keys, addresses, clock and options count, as they are at each connection.
-    """
+    """An exchange's stream. It is replaced when the exchange's keys or addresses change."""
 
     def __init__(self, source: StreamSource) -> None:
         self._source = source
         self._cursors = Cursors()
         self._stream: AccountStream | None = None
-        self._made_for: object = None
+        self._identity: object = None
 
     async def next(
         self, mapped: Callable[[AccountAnswer], dict[str, Any]], cursor: Cursor | None = None
@@ -31,7 +28,7 @@ class BalanceWatch:
 
         Args:
             mapped: makes a balance of an account.
-            cursor: whose next one; the current task's if ``None``.
+            cursor: what the caller has seen; the current task's cursor if ``None``.
         """
         stream = await self._current()
         news = await stream.next(self._cursors.current() if cursor is None else cursor)
@@ -43,23 +40,23 @@ class BalanceWatch:
             raise
 
     def status(self) -> StreamStatus:
-        """How the connection does."""
+        """A snapshot of the connection."""
         return StreamStatus() if self._stream is None else self._stream.status()
 
     async def close(self) -> None:
-        """End the stream; when this returns, nothing of it is left."""
+        """End the stream and wait until its tasks have ended."""
         stream, self._stream = self._stream, None
         if stream is not None and stream.loop is asyncio.get_running_loop():
             await stream.close()
 
     async def _current(self) -> AccountStream:
-        loop, made_for = asyncio.get_running_loop(), self._source.identity()
+        loop, identity = asyncio.get_running_loop(), self._source.identity()
         old = self._stream
-        if old is not None and made_for == self._made_for and old.serves(loop):
+        if old is not None and identity == self._identity and old.serves(loop):
             return old
-        # Before anything is awaited, so that tasks that come together make one stream.
+        # Before anything is awaited, so that simultaneous calls make one stream.
         self._stream = AccountStream(self._source, self._source.settings())
-        self._made_for = made_for
+        self._identity = identity
         if old is not None and old.loop is loop:
             await old.close()
         return self._stream
