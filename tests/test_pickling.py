@@ -18,7 +18,7 @@ NAMES = [
 ]
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "TransientError": (NetworkError("no"), 1.5, 1_758_006_975_000),
-    "_Redirected": (302, "https://example.invalid/"),
+    "DeclinedError": ("no", 302, "https://example.invalid/"),
 }
 
 

@@ -870,7 +870,7 @@ async def test_status(venue: Venue) -> None:
         await take(exchange.watch_balances(), 1)
         status = exchange.stream_status()
         assert status.connections == 2
-        assert "connection is over" in str(status.reason)
+        assert "connection ended" in str(status.reason)
 
 
 # -- secrets --------------------------------------------------------------------------------

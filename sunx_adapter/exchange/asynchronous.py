@@ -13,6 +13,7 @@ from ccxt.base.errors import ExchangeClosedByUser, NotSupported
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.face import bare
+from sunx_adapter.exchange.faults import connect_fault
 from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.protocol.push import auth_message
@@ -20,7 +21,9 @@ from sunx_adapter.stream import STREAM_DEFAULTS, StreamSettings, StreamSource, S
 from sunx_adapter.stream.cursor import Cursor
 from sunx_adapter.stream.watch import BalanceWatch
 from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, SUNX
+from sunx_adapter.wire.answer import DeclinedError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
+from sunx_adapter.wire.route import Unsendable
 from sunx_adapter.wire.tasks import TaskConnections
 from sunx_adapter.wire.websocket import PushSocket, connect
 
@@ -219,18 +222,24 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
                 "the push channel cannot go through a SOCKS proxy: set wssProxy to an HTTP proxy, "
                 "or use fetch_balance()"
             )
-        return await connect(
-            self._address("stream") + self._stream_path(),
-            settings=replace(settings, proxy=proxy),
-            headers={
-                name: value
-                for name, value in self._headers().items()
-                if not name.lower().startswith("accept")
-            },
-            http_exceptions=self.httpExceptions,
-            max_bytes=self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
-            timeout_ms=self.timeout,
-        )
+        url = self._address("stream") + self._stream_path()
+        headers = {
+            name: text
+            for name, text in self._headers().items()
+            if not name.lower().startswith("accept")
+        }
+        try:
+            async with asyncio.timeout(self.timeout / 1000):
+                return await connect(
+                    url,
+                    settings=replace(settings, proxy=proxy),
+                    headers={
+                        k: v for k, v in headers.items() if not k.lower().startswith("accept")
+                    },
+                    max_bytes=self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
+                )
+        except (OSError, DeclinedError, Unsendable) as error:
+            raise connect_fault(error, url, self.timeout, self.httpExceptions) from None
 
     def _stream_login(self) -> str:
         message, signature = auth_message(

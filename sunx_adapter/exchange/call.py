@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
-from ccxt.base.errors import BadResponse, BaseError, ExchangeClosedByUser, RequestTimeout
+from ccxt.base.errors import (
+    BadResponse,
+    BaseError,
+    ExchangeClosedByUser,
+    NotSupported,
+    RequestTimeout,
+)
 
 from sunx_adapter.exchange.budget import Limit, MemoryWindows, ReadBudget, user_of_key
 from sunx_adapter.exchange.config import check_address
 from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, check_reads
+from sunx_adapter.exchange.faults import network_fault
 from sunx_adapter.exchange.redaction import redact_logs
 from sunx_adapter.exchange.retry import Retries
 from sunx_adapter.exchange.waiting import Waiting
@@ -26,7 +33,6 @@ from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, decompressed, too_large_text
-from sunx_adapter.wire.faults import network_fault
 from sunx_adapter.wire.route import Request, Unsendable
 
 if TYPE_CHECKING:
@@ -82,7 +88,10 @@ class Reader(Face):
             from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
 
             redact_logs()
-            return given(transport, asynchronous=self._asynchronous)
+            try:
+                return given(transport, asynchronous=self._asynchronous)
+            except TypeError as error:
+                raise NotSupported(f"options['transport']: {error}") from None
         current: Connections = self._connections
         if current.settings != self._connection_settings():
             current.retire()

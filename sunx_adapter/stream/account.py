@@ -403,6 +403,8 @@ class AccountStream:
             raise TransientError(
                 NetworkError(f"{otherwise} for {silence * 1000:g} ms (streamSilenceTimeout)")
             ) from None
+        except OSError as error:
+            raise TransientError(NetworkError(str(error))) from None
 
     def _cleaned(self, error: Exception) -> BaseError:
         """A copy of the error for users: without secrets and without frames."""

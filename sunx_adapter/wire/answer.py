@@ -23,6 +23,23 @@ class WireError(OSError):
     """The connection failed, or the bytes on it are no answer. Another try may succeed."""
 
 
+class DeclinedError(Exception):
+    """The peer answered the handshake with HTTP instead of opening a WebSocket.
+
+    Attributes:
+        status: the HTTP status.
+        location: where a redirect points; ``None`` if the answer is none.
+    """
+
+    def __init__(self, reason: str, status: int, location: str | None = None) -> None:
+        super().__init__(reason, status, location)
+        self.status = status
+        self.location = location
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class Answer:
     """Feed it bytes until it has ended.
 

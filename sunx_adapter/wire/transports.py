@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import httpx
-from ccxt.base.errors import NotSupported
 
 from sunx_adapter.wire.answer import WireError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, too_large_text
@@ -191,11 +190,11 @@ def given(transport: object, *, asynchronous: bool) -> GivenTransport:
     """What to send over if a user gave a transport.
 
     Raises:
-        NotSupported: it is not of the kind that is needed.
+        TypeError: it is not of the kind that is needed.
     """
     kind = httpx.AsyncBaseTransport if asynchronous else httpx.BaseTransport
     if not isinstance(transport, kind):
-        raise NotSupported(f"options['transport'] must be an httpx.{kind.__name__} here")
+        raise TypeError(f"it must be an httpx.{kind.__name__} here")
     return AsyncGivenTransport(transport) if asynchronous else GivenTransport(transport)
 
 

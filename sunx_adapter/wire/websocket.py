@@ -1,38 +1,26 @@
-"""The push channel's connection: aiohttp's websocket client, bounded in size and in time."""
+"""The push channel's connection: aiohttp's WebSocket client, with bounded messages."""
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import Mapping
-from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
-from ccxt.base.errors import BadResponse, BaseError, ExchangeError, NetworkError, RequestTimeout
 
-from sunx_adapter.protocol.errors import TransientError
+from sunx_adapter.wire.answer import DeclinedError, WireError
 from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.body import decompressed
 from sunx_adapter.wire.dial import resolve
-from sunx_adapter.wire.faults import network_fault
+from sunx_adapter.wire.route import Unsendable
 from sunx_adapter.wire.settings import ConnectionSettings
 
 _GZIP: Final = b"\x1f\x8b"
 _CLOSE_SECONDS: Final = 0.5
 """How long to wait for the peer's close frame."""
-
-_TRY_AGAIN: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-
-
-class _Redirected(Exception):  # noqa: N818 - it is answered, and goes no further
-    def __init__(self, status: int, location: str) -> None:
-        super().__init__(status, location)
-        self.status = status
-        self.location = location
 
 
 async def _refuse_redirect(
@@ -40,10 +28,10 @@ async def _refuse_redirect(
     _context: SimpleNamespace,
     redirect: aiohttp.TraceRequestRedirectParams,
 ) -> None:
-    # aiohttp's websocket client follows them and has no switch; the login would go elsewhere.
+    # aiohttp's WebSocket client follows redirects and has no switch; the login would go elsewhere.
     location = redirect.response.headers.get("Location", "")
     redirect.response.close()
-    raise _Redirected(redirect.response.status, location)
+    raise DeclinedError("a redirect", redirect.response.status, location)
 
 
 class _Resolver(AbstractResolver):
@@ -89,85 +77,78 @@ class PushSocket:
         """Send one message.
 
         Raises:
-            TransientError: the connection is over.
+            WireError: the connection has ended.
         """
         try:
             await self._socket.send_str(text)
         except (aiohttp.ClientError, OSError) as error:
-            raise self._over(_reason(error)) from None
+            raise self._ended(_reason(error)) from None
 
     async def receive(self) -> bytes:
         """The next message, decompressed if it is gzip.
 
         Raises:
-            TransientError: the connection is over.
-            BadResponse: the message is larger than the cap, or its compression is damaged.
+            WireError: the connection has ended.
+            ValueError: the message is too large, or no message at all.
         """
         message = await self._socket.receive()
         match message.type:
             case aiohttp.WSMsgType.BINARY | aiohttp.WSMsgType.TEXT:
                 data = message.data
-                return self._read(data.encode() if isinstance(data, str) else data)
+                return self._plain(data.encode() if isinstance(data, str) else data)
             case aiohttp.WSMsgType.ERROR:
                 raise self._unreadable(message.data)
             case _:
                 code = self._socket.close_code
-                raise self._over(f"closed by the other side ({code or 'without a word'})")
+                raise self._ended(f"closed by the other side ({code or 'without a reason'})")
 
     async def close(self) -> None:
-        """Hang up, saying goodbye if the other side still listens."""
+        """Close the connection, with a close frame if the peer still reads."""
         try:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 # A TimeoutError is an OSError. A peer that does not read never answers this.
                 async with asyncio.timeout(2 * _CLOSE_SECONDS):
                     await self._socket.close()
         finally:
-            # Even if the goodbye is cut short: what was not sent by now, never will be.
+            # Even if closing was interrupted: nothing more is sent.
             tcp = self._socket.get_extra_info("socket")
             with contextlib.suppress(OSError, AttributeError):
                 tcp.shutdown(socket.SHUT_RDWR)
             await self._session.close()
 
-    def _read(self, data: bytes) -> bytes:
+    def _plain(self, data: bytes) -> bytes:
         encoding = "gzip" if data.startswith(_GZIP) else ""
         body, defect = decompressed(data, encoding, self._max_bytes)
         if defect is not None:
-            raise BadResponse(defect)
+            raise ValueError(defect)
         return body
 
-    def _unreadable(self, error: object) -> BaseError | TransientError:
+    def _unreadable(self, error: object) -> Exception:
         if isinstance(error, aiohttp.WebSocketError):
             if error.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
-                return BadResponse(f"the message is larger than {self._max_bytes} bytes")
-            return BadResponse(f"the message is no WebSocket frame: {_reason(error)}")
-        return self._over(str(error))
+                return ValueError(f"the message is larger than {self._max_bytes} bytes")
+            return ValueError(f"the message is no WebSocket frame: {_reason(error)}")
+        return self._ended(str(error))
 
-    def _over(self, reason: str) -> TransientError:
-        return TransientError(NetworkError(f"{self.address}: the connection is over: {reason}"))
+    def _ended(self, reason: str) -> WireError:
+        return WireError(f"{self.address}: the connection ended: {reason}")
 
 
 async def connect(
-    url: str,
-    *,
-    settings: ConnectionSettings,
-    headers: Mapping[str, str],
-    http_exceptions: Mapping[str, type[BaseError]],
-    max_bytes: int,
-    timeout_ms: float,
+    url: str, *, settings: ConnectionSettings, headers: Mapping[str, str], max_bytes: int
 ) -> PushSocket:
-    """Open the push channel.
+    """Open the push channel. The caller limits the time.
 
     Args:
-        url: ``wss://…``, or ``ws://…`` to this machine; nothing secret is in it.
+        url: ``wss://…``, or ``ws://…`` to this machine; it holds no secret.
         settings: certificates, which are verified, and an HTTP proxy.
         headers: sent with the handshake.
-        http_exceptions: ccxt's ``Exchange.httpExceptions``, by HTTP status.
         max_bytes: the largest message, before and after decompression.
-        timeout_ms: for connecting.
 
     Raises:
-        TransientError: it could not be reached, or was refused for the moment.
-        BaseError: it was refused for good.
+        OSError: the peer cannot be reached.
+        DeclinedError: the peer answered with HTTP.
+        Unsendable: the address cannot be used.
     """
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_refuse_redirect)
@@ -179,65 +160,29 @@ async def connect(
         trace_configs=[trace],
     )
     try:
-        async with asyncio.timeout(timeout_ms / 1000):
-            channel = await session.ws_connect(
-                yarl.URL(url, encoded=True),
-                headers=dict(headers),
-                proxy=settings.proxy,
-                # Messages have their own compression; a second one would need a second cap.
-                compress=0,
-                max_msg_size=max_bytes,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
-            )
+        channel = await session.ws_connect(
+            yarl.URL(url, encoded=True),
+            headers=dict(headers),
+            proxy=settings.proxy,
+            # Messages have their own compression; a second one would need a second cap.
+            compress=0,
+            max_msg_size=max_bytes,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+        )
     except BaseException as error:
         await session.close()
-        failure = _connect_failure(error, url, http_exceptions, timeout_ms)
-        if failure is None:
-            raise
+        match error:
+            case aiohttp.WSServerHandshakeError():
+                failure: Exception = DeclinedError(error.message, error.status)
+            case aiohttp.InvalidURL():
+                failure = Unsendable("the address cannot be used")
+            case aiohttp.ClientError() if not isinstance(error, OSError):
+                failure = WireError(_reason(error))
+            case _:
+                raise
     else:
         return PushSocket(session, channel, url, max_bytes)
     raise failure
-
-
-def _connect_failure(
-    error: BaseException,
-    url: str,
-    http_exceptions: Mapping[str, type[BaseError]],
-    timeout_ms: float,
-) -> BaseError | TransientError | None:
-    match error:
-        case _Redirected():
-            target = urlsplit(error.location)
-            where = f"{target.scheme}://{target.netloc}{target.path}"
-            return BadResponse(
-                f"{url}: HTTP {error.status} redirects to {where if target.netloc else 'nowhere'}; "
-                "redirects are never followed: check urls and hostname"
-            )
-        case aiohttp.WSServerHandshakeError():
-            return _refused(error, url, http_exceptions)
-        case aiohttp.InvalidURL():
-            return ExchangeError(f"{url}: the address cannot be used")
-        case TimeoutError():
-            return TransientError(
-                RequestTimeout(f"{url}: no connection within {timeout_ms:g} ms (timeout)")
-            )
-        case aiohttp.ClientError() | OSError():
-            return network_fault(error, url)
-        case _:
-            return None
-
-
-def _refused(
-    error: aiohttp.WSServerHandshakeError, url: str, http_exceptions: Mapping[str, type[BaseError]]
-) -> BaseError | TransientError:
-    status = error.status
-    if status < HTTPStatus.BAD_REQUEST:
-        return BadResponse(f"{url}: HTTP {status} instead of a WebSocket: {error.message}")
-    kind = http_exceptions.get(str(status), ExchangeError)
-    failure = kind(f"{url}: HTTP {status} instead of a WebSocket")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN:
-        return TransientError(failure)
-    return failure
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,73 @@
+"""Which of ccxt's exceptions a failure of the wire becomes.
+
+``NetworkError`` and its subclasses are temporary: another try may succeed.
+"""
+
+import ssl
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+from ccxt.base.errors import BadResponse, BaseError, ExchangeError, NetworkError, RequestTimeout
+
+from sunx_adapter.protocol.errors import TransientError
+from sunx_adapter.wire.answer import DeclinedError
+from sunx_adapter.wire.route import Unsendable
+
+_TRY_AGAIN: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def network_fault(error: Exception, what: str) -> BaseError | TransientError:
+    """What to raise if a request failed on the network.
+
+    Args:
+        error: an ``OSError``, or ``Unsendable``.
+        what: what failed, for the message: an address without its query.
+    """
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, Unsendable):
+        return ExchangeError(f"{what}: {reason}")
+    if isinstance(error, ssl.SSLCertVerificationError) or "certificate verify failed" in reason:
+        return NetworkError(
+            f"{what}: the certificate cannot be verified: {reason}. If the host's authority "
+            "is your own, name its file with cafile"
+        )
+    return TransientError(
+        NetworkError(
+            f"{what}: {reason} ({type(error).__name__}); check the network, the host and any proxy"
+        )
+    )
+
+
+def connect_fault(
+    error: Exception, url: str, timeout_ms: float, http_exceptions: Mapping[str, type[BaseError]]
+) -> BaseError | TransientError:
+    """What to raise if the push channel cannot be opened.
+
+    Args:
+        error: an ``OSError``, ``Unsendable`` or ``DeclinedError``.
+        url: the push channel's; it holds no secret.
+        timeout_ms: how long opening it may take.
+        http_exceptions: ccxt's ``Exchange.httpExceptions``, by HTTP status.
+    """
+    if isinstance(error, TimeoutError):
+        return TransientError(
+            RequestTimeout(f"{url}: no connection within {timeout_ms:g} ms (timeout)")
+        )
+    if not isinstance(error, DeclinedError):
+        return network_fault(error, url)
+    status = error.status
+    if error.location is not None:
+        target = urlsplit(error.location)
+        where = f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else "nowhere"
+        return BadResponse(
+            f"{url}: HTTP {status} redirects to {where}; redirects are never followed: check urls "
+            "and hostname"
+        )
+    text = f"{url}: HTTP {status} instead of a WebSocket"
+    if status < HTTPStatus.BAD_REQUEST:
+        return BadResponse(f"{text}: {error}")
+    failure = http_exceptions.get(str(status), ExchangeError)(text)
+    temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN
+    return TransientError(failure) if temporary else failure
