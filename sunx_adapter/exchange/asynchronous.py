@@ -12,8 +12,7 @@ from ccxt.base.errors import ExchangeClosedByUser, NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
-from sunx_adapter.exchange.face import bare
-from sunx_adapter.exchange.faults import connect_fault
+from sunx_adapter.exchange.faults import bare, connect_fault
 from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.protocol.push import auth_message

@@ -7,16 +7,14 @@ asynchronous kind, which differ only in how they wait (see :mod:`sunx_adapter.ex
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
-from functools import cache, wraps
-from inspect import iscoroutinefunction
+from collections.abc import Mapping
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Never
 from urllib.parse import urlsplit
 
-import ccxt
 import msgspec
-from ccxt.base.errors import AuthenticationError, BadRequest, BaseError, ExchangeError, NotSupported
+from ccxt.base.errors import AuthenticationError, BadRequest, BaseError, NotSupported
 from ccxt.base.types import Entry
 
 from sunx_adapter import __version__
@@ -31,11 +29,13 @@ from sunx_adapter.exchange.config import (
     check_choice,
     check_spelling,
 )
+from sunx_adapter.exchange.faults import as_ccxt
 from sunx_adapter.exchange.redaction import cleaned, passwords
 from sunx_adapter.exchange.retry import DEFAULT_RETRIES
+from sunx_adapter.exchange.unserved import refuse_unserved
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import document_of
-from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
+from sunx_adapter.protocol.errors import RULE_BY_CODE
 from sunx_adapter.protocol.signing import (
     Credentials,
     Ed25519Signer,
@@ -87,21 +87,6 @@ def _host(address: str) -> str:
     return urlsplit(address).hostname or ""
 
 
-def as_ccxt(error: Exception, where: str = "") -> BaseError:
-    """The exception as one of ccxt's, with ``where`` before its text."""
-    if isinstance(error, TransientError):
-        error = error.error
-    if isinstance(error, BaseError):
-        return type(error)(f"{where}{error}")
-    return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
-
-
-def bare(error: BaseException) -> BaseException:
-    """The same exception without the frames that it went through, which may hold secrets."""
-    error.__context__ = error.__cause__ = None
-    return error.with_traceback(None)
-
-
 def check_reads(method: str, body: object = None) -> None:
     """Refuse a request that would do more than read.
 
@@ -127,38 +112,6 @@ class _Codes(dict[str, str]):
         return code
 
 
-def _unserved(kind: type, served: frozenset[str]) -> set[str]:
-    """The methods of a ccxt class that ``has`` speaks of and that are not served."""
-    spoken_of = ccxt.Exchange().has.keys() - served
-    return {
-        name
-        for name in dir(kind)
-        if not name.startswith("_")
-        and _camel_case(name) in spoken_of
-        and callable(getattr(kind, name))
-    }
-
-
-def _camel_case(name: str) -> str:
-    first, *rest = name.split("_")
-    special = {"ohlcv": "OHLCV", "adl": "ADL"}  # ccxt's own exceptions to the rule
-    return first + "".join(special.get(word, word.capitalize()) for word in rest)
-
-
-def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of that name which says that it is not served; some of ccxt's would not."""
-
-    def refuse(self: "Face", *_: object, **__: object) -> None:
-        raise NotSupported(
-            f"{self.id} {method.__name__}() is not supported: only balances are served"
-        )
-
-    async def refuse_async(self: "Face", *_: object, **__: object) -> None:
-        refuse(self)
-
-    return wraps(method)(refuse_async if iscoroutinefunction(method) else refuse)
-
-
 if TYPE_CHECKING:
     from ccxt import Exchange as CcxtExchange
 else:
@@ -180,8 +133,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
     ) -> None:
         super().__init_subclass__(**kwargs)
         if refuses is not None:
-            for name in _unserved(refuses, cls.serves) - vars(cls).keys():
-                setattr(cls, name, _refusing(getattr(refuses, name)))
+            refuse_unserved(cls, refuses)
         if venue is not None:
             cls.venue = venue
             for endpoint in _endpoints(venue):

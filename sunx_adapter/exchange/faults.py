@@ -1,4 +1,4 @@
-"""Which of ccxt's exceptions a failure of the wire becomes.
+"""Which of ccxt's exceptions a failure becomes.
 
 ``NetworkError`` and its subclasses are temporary: another try may succeed.
 """
@@ -71,3 +71,18 @@ def connect_fault(
     failure = http_exceptions.get(str(status), ExchangeError)(text)
     temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN
     return TransientError(failure) if temporary else failure
+
+
+def as_ccxt(error: Exception, where: str = "") -> BaseError:
+    """The exception as one of ccxt's, with ``where`` before its text."""
+    if isinstance(error, TransientError):
+        error = error.error
+    if isinstance(error, BaseError):
+        return type(error)(f"{where}{error}")
+    return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
+
+
+def bare(error: BaseException) -> BaseException:
+    """The same exception without the frames that it went through, which may hold secrets."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

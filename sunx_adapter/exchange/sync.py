@@ -8,7 +8,7 @@ from ccxt.base.errors import NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
-from sunx_adapter.exchange.face import bare
+from sunx_adapter.exchange.faults import bare
 from sunx_adapter.exchange.waiting import ThreadWaiting
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.venue import HTX_FUTURES, SUNX
