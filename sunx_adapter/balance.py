@@ -143,8 +143,8 @@ def balance_structure(
     useds: dict[str, Any] = {}
     totals: dict[str, Any] = {}
     debts: dict[str, Any] = {}
-    convert = _converter(number)
-    zero = convert(_ZERO)
+    convert = _float if number is float else lambda exact: number(plain_text(exact))
+    zero = 0.0 if number is float else number("0")
     for code, exact in currency_balances(answer, policy, code_of).items():
         totals[code] = total = convert(exact.total)
         if exact.free is exact.total or exact.free == exact.total:
@@ -155,7 +155,9 @@ def balance_structure(
         structure[code] = entry = {"free": free, "used": used, "total": total}
         if exact.debt:
             entry["debt"] = debts[code] = convert(exact.debt)
-    structure.update(free=frees, used=useds, total=totals)
+    structure["free"] = frees
+    structure["used"] = useds
+    structure["total"] = totals
     if debts:
         structure["debt"] = debts
     structure["info"] = answer.info
@@ -171,15 +173,9 @@ def iso8601(timestamp: int | None) -> str | None:
     return f"{utc_text(timestamp // 1000)}.{timestamp % 1000:03d}Z"
 
 
-def _converter(number: Callable[[str], Any]) -> Callable[[Decimal], Any]:
-    if number is float:
-        # The same float as from the text (both are the nearest one), without making the text.
-        return _float
-    return lambda exact: number(plain_text(exact))
-
-
 def _float(exact: Decimal) -> float:
-    return float(exact) or 0.0  # never -0.0
+    # The same as float() of the text: both give the nearest float. Never -0.0.
+    return float(exact) or 0.0
 
 
 def plain_text(exact: Decimal) -> str:

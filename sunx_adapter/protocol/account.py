@@ -96,7 +96,7 @@ class Account(TypedDict, total=False):
     updated_time: object
 
 
-class AccountAnswer(msgspec.Struct, frozen=True):
+class AccountAnswer(msgspec.Struct, frozen=True, gc=False):
     """A successful answer about an account, its rows not yet mapped.
 
     Attributes:
@@ -276,7 +276,7 @@ def _bounded(number: Decimal) -> Decimal | None:
 def _time(value: object, path: str) -> int | None:
     if value is None:
         return None
-    number = whole_number(value)
+    number = value if type(value) is int else whole_number(value)
     if number is not None and 0 <= number <= MAX_TIME:
         return number
     raise BadResponse(f"{path} {_what(value)}; a time in ms was expected")

@@ -17,7 +17,7 @@ LATEST_TIME: Final = 4_102_444_800_000
 _MAX_DIGITS: Final = 18
 
 
-class Document(msgspec.Struct, frozen=True):
+class Document(msgspec.Struct, frozen=True, gc=False):
     """One decoded JSON text.
 
     Attributes:

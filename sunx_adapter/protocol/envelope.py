@@ -33,7 +33,7 @@ _RARE_KEYS: Final = frozenset((*_CODE_KEYS, *_SUCCESS_KEYS, *_ERROR_KEYS, "statu
 _MESSAGE_KEYS: Final = ("message", "msg", "err_msg", "err-msg", *_ERROR_KEYS)
 
 
-class HttpAnswer(msgspec.Struct, frozen=True):
+class HttpAnswer(msgspec.Struct, frozen=True, gc=False):
     """An HTTP answer, read whole.
 
     Attributes:
@@ -62,19 +62,22 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         BadResponse: HTTP 200 without readable JSON or without a code; a redirect.
         TransientError: the same, where it may be gone at the next try.
     """
-    if answer.status in _REDIRECTS:
+    status = answer.status
+    if status in _REDIRECTS:
         raise BadResponse(_redirect_text(answer))
+    failed = status in _FAILURES
     try:
         if answer.defect is not None:
             raise BadResponse(answer.defect)
         document = decode_json(answer.body)
-        code, message = _read_outcome(document)
-    except BadResponse as error:
-        if answer.status not in _FAILURES:
+        code, message = outcome(document.wire)
+    except (BadResponse, RecursionError) as error:
+        nested = isinstance(error, RecursionError)
+        code, message = "", "the answer is nested too deeply" if nested else str(error)
+        if not failed:
             begins = f"; it begins: {_excerpt(answer)}" if answer.body else ""
-            raise BadResponse(f"{error}{begins}") from None
-        code, message = "", str(error)
-    if code == SUCCESS_CODE and answer.status not in _FAILURES:
+            raise BadResponse(message + begins) from None
+    if code == SUCCESS_CODE and not failed:
         return document
     rule = RULE_BY_CODE.get(code)
     if rule is not None:
@@ -84,23 +87,16 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
             told = venue_time(answer)
             raise refusal if told is None else TransientError(refusal, venue_time=told)
         transient = rule.transient
-    elif answer.status in _FAILURES:
-        kind = http_exceptions.get(str(answer.status), ExchangeError)
+    elif failed:
+        kind = http_exceptions.get(str(status), ExchangeError)
         said = f"{code} {message}".rstrip() if code else _excerpt(answer)
-        refusal = kind(f"HTTP {answer.status}: {said}")
-        transient = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status in _PASSING
+        refusal = kind(f"HTTP {status}: {said}")
+        transient = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
     else:
         raise ExchangeError(f"{code} {message}".rstrip())
     if transient:
         raise TransientError(refusal, retry_after=retry_after(answer.headers))
     raise refusal
-
-
-def _read_outcome(document: Document) -> tuple[str, str]:
-    try:
-        return outcome(document.wire)
-    except RecursionError:
-        raise BadResponse("the answer is nested too deeply") from None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
