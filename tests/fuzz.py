@@ -28,7 +28,7 @@ from sunx_adapter.protocol.document import decode_json
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope
 from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
 from sunx_adapter.protocol.push import AccountNews, Ping, pong_message, read_message
-from sunx_adapter.wire.answer import Answer, WireError
+from sunx_adapter.wire.answer import RawAnswer, WireError
 from sunx_adapter.wire.body import decompressed
 
 KINDS = ("json", "http", "push")
@@ -204,7 +204,7 @@ def plain_reading(text: bytes) -> tuple[int, bytes, bytes, bool] | None:
 
 def check_http(text: bytes, chance: random.Random) -> bool:
     """Whether it is an answer; an ``AssertionError`` if it was read wrongly."""
-    answer, place = Answer(LIMIT), 0
+    answer, place = RawAnswer(LIMIT), 0
     try:
         while place < len(text) and not answer.ended:
             size = chance.choice((1, 7, 100, 10_000))

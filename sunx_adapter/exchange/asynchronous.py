@@ -22,7 +22,7 @@ from sunx_adapter.stream.watch import BalanceWatch
 from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, SUNX
 from sunx_adapter.wire.answer import DeclinedError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
-from sunx_adapter.wire.route import Unsendable
+from sunx_adapter.wire.route import UnsendableError
 from sunx_adapter.wire.tasks import TaskConnections
 from sunx_adapter.wire.websocket import PushSocket, connect
 
@@ -237,7 +237,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
                     },
                     max_bytes=self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
                 )
-        except (OSError, DeclinedError, Unsendable) as error:
+        except (OSError, DeclinedError, UnsendableError) as error:
             raise connect_fault(error, url, self.timeout, self.httpExceptions) from None
 
     def _stream_login(self) -> str:

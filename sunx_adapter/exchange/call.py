@@ -33,7 +33,7 @@ from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, decompressed, too_large_text
-from sunx_adapter.wire.route import Request, Unsendable
+from sunx_adapter.wire.route import GetRequest, UnsendableError
 
 if TYPE_CHECKING:
     from sunx_adapter.wire.connections import Connections
@@ -202,14 +202,14 @@ class Reader(Face):
         reads = self._read_budget(target)
         url = ""
 
-        async def prepare() -> Request:
+        async def prepare() -> GetRequest:
             nonlocal url
             if reads is not None:
                 await reads.take(deadline)
             self._check_open()
             url = target.url()
             self._tell_request(url)
-            return Request(url, {**self._headers(), **target.headers})
+            return GetRequest(url, {**self._headers(), **target.headers})
 
         try:
             if reads is not None:
@@ -219,7 +219,7 @@ class Reader(Face):
             )
         except TimeoutError:
             raise
-        except (OSError, Unsendable) as error:
+        except (OSError, UnsendableError) as error:
             fault = network_fault(error, f"GET {target.address}")
             raise self._without(url, fault) from None
         finally:

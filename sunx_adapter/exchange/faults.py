@@ -13,7 +13,7 @@ from ccxt.base.errors import BadResponse, BaseError, ExchangeError, NetworkError
 
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.answer import DeclinedError
-from sunx_adapter.wire.route import Unsendable
+from sunx_adapter.wire.route import UnsendableError
 
 _TRY_AGAIN: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -22,11 +22,11 @@ def network_fault(error: Exception, what: str) -> BaseError | TransientError:
     """What to raise if a request failed on the network.
 
     Args:
-        error: an ``OSError``, or ``Unsendable``.
+        error: an ``OSError``, or ``UnsendableError``.
         what: what failed, for the message: an address without its query.
     """
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, Unsendable):
+    if isinstance(error, UnsendableError):
         return ExchangeError(f"{what}: {reason}")
     if isinstance(error, ssl.SSLCertVerificationError) or "certificate verify failed" in reason:
         return NetworkError(
@@ -46,7 +46,7 @@ def connect_fault(
     """What to raise if the push channel cannot be opened.
 
     Args:
-        error: an ``OSError``, ``Unsendable`` or ``DeclinedError``.
+        error: an ``OSError``, ``UnsendableError`` or ``DeclinedError``.
         url: the push channel's; it holds no secret.
         timeout_ms: how long opening it may take.
         http_exceptions: ccxt's ``Exchange.httpExceptions``, by HTTP status.

@@ -1,8 +1,8 @@
-"""The account as the venues send it, typed, and as users read it.
+"""The account as the venues send it, typed, and its summary for users.
 
 Sources: the field tables and examples of ``GET /sapi/v1/account/balance`` and
-``GET /v5/account/balance``, and answers seen over REST and over the push channel, which send
-more than the tables tell (``available_margin`` of a row) or send it otherwise (times as text).
+``GET /v5/account/balance``, and answers seen over REST and over the push channel. Those have fields
+that the tables lack (``available_margin`` of a row), and other types (times as text).
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ccxt.base.errors import BadResponse
 from sunx_adapter.protocol.document import Document, refuse_duplicate_keys, whole_number
 
 MAX_DIGITS: Final = 100
-"""An amount with more digits, before or behind the point, is refused as nonsense."""
+"""An amount with more digits before or after the point is refused."""
 
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
@@ -24,7 +24,7 @@ MAX_TIME: Final = 253_402_300_799_999
 _OBJECTS: Final = frozenset((dict,))
 
 UNSET: Any = msgspec.UNSET
-"""Stands for what the venue did not send."""
+"""Marks a field that the venue did not send."""
 
 
 class AccountState(Enum):
@@ -37,7 +37,7 @@ class AccountState(Enum):
 
     @property
     def permits_trading(self) -> bool:
-        """Whether orders of one's own are accepted (in ``OPEN_LIMIT`` only the venue's ADL's)."""
+        """Whether the user's orders are accepted; in ``OPEN_LIMIT`` only ADL orders are."""
         return self is AccountState.NORMAL
 
     @property
@@ -69,7 +69,7 @@ _STATES: Final[dict[object, AccountState]] = {
 
 
 class Row(TypedDict, total=False):
-    """One of ``details`` on the wire. An amount is read, and must be right, only where needed."""
+    """One currency's row in ``details``. An amount is checked only where it is needed."""
 
     currency: object
     equity: object
@@ -77,11 +77,11 @@ class Row(TypedDict, total=False):
     withdraw_available: object
     initial_margin: object
     available_margin: object
-    """Undocumented; seen over REST at HTX, missing over the push channel and at SunX."""
+    """Undocumented: HTX sends it over REST, but not over the push channel; SunX does not."""
 
 
 class Account(TypedDict, total=False):
-    """``data`` on the wire."""
+    """``data``, as it is decoded."""
 
     details: object
     state: object
@@ -100,10 +100,10 @@ class AccountAnswer(msgspec.Struct, frozen=True, gc=False):
     """A successful answer about an account, its rows not yet mapped.
 
     Attributes:
-        data: ``data``, as it came.
+        data: ``data``, unchanged.
         rows: ``data.details``.
-        timestamp: ``ts``, ms UTC; ``None`` where the answer has none.
-        document: what it was read from.
+        timestamp: ``ts``, ms UTC; ``None`` if the answer has none.
+        document: the decoded answer.
     """
 
     data: Account
@@ -113,7 +113,7 @@ class AccountAnswer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def info(self) -> Any:
-        """The answer as it came."""
+        """The whole answer, unchanged."""
         return self.document.info
 
 
@@ -130,12 +130,12 @@ class AccountSummary:
         maintenance_margin: margin below which the account is liquidated.
         maintenance_margin_rate: maintenance margin ratio.
         profit_unreal: unrealised profit and loss.
-        available_margin: what can still be used as margin.
-        voucher_value: value of vouchers; ``None`` where the venue leaves it blank.
+        available_margin: margin that can still be used.
+        voucher_value: value of vouchers; ``None`` if the venue leaves it blank.
         created_time: when the account was created.
         updated_time: when it last changed.
-        timestamp: the answer's own time.
-        info: the answer as it came.
+        timestamp: the answer's time.
+        info: the whole answer, unchanged.
     """
 
     state: AccountState
@@ -153,37 +153,37 @@ class AccountSummary:
 
 
 def read_account(document: Document) -> AccountAnswer:
-    """The account in a successful answer (or in a push message, which has the same ``data``).
+    """The account in a successful answer, or in a push message, which has the same ``data``.
 
     Raises:
         BadResponse: ``data`` or ``details`` is missing, null or of the wrong type, a row is no
-            object, or a key stands twice; the message names the JSON path.
+            object, or a key is duplicate; the message names the JSON path.
     """
-    wire = document.wire
-    data = wire.get("data", UNSET)
+    content = document.exact
+    data = content.get("data", UNSET)
     if not isinstance(data, dict):
         raise BadResponse(f"data {_what(data)}; an object was expected")
     details = data.get("details", UNSET)
     if details and isinstance(details, dict):
-        # HTX's page prints the list so. An empty object is no empty list, and no account.
-        places = [str(place) for place in range(len(details))]
-        details = [details[key] for key in places] if details.keys() == set(places) else details
+        # HTX's page prints the list as {"0": …, "1": …}. An empty object is not an empty list.
+        keys = [str(index) for index in range(len(details))]
+        details = [details[key] for key in keys] if details.keys() == set(keys) else details
     if not isinstance(details, list):
         raise BadResponse(f"data.details {_what(details)}; a list was expected")
     if not _OBJECTS.issuperset(map(type, details)):
         index, row = next((i, row) for i, row in enumerate(details) if not isinstance(row, dict))
         raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
-    refuse_duplicate_keys(document, len(wire) + len(data) + sum(map(len, details)))
+    refuse_duplicate_keys(document, len(content) + len(data) + sum(map(len, details)))
     return AccountAnswer(
         data=cast("Account", data),
         rows=details,
-        timestamp=_time(wire.get("ts"), "ts"),
+        timestamp=_time(content.get("ts"), "ts"),
         document=document,
     )
 
 
 def summarize(answer: AccountAnswer) -> AccountSummary:
-    """The account's own figures.
+    """The account's summary.
 
     Raises:
         BadResponse: a figure is missing or no number, or the state is unknown.
@@ -213,7 +213,7 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
 
 
 def _state_spelling(state: object) -> object:
-    # True would otherwise pass for 1.
+    # True == 1, but it is no state.
     return state.lower() if isinstance(state, str) else None if state is True else state
 
 
@@ -230,15 +230,15 @@ def currency_id(row: Row, index: int) -> str:
 
 
 def amount(holder: Row | Account, name: str, index: int | None = None) -> Decimal:
-    """An amount, exactly as it stands on the wire (decimal text or a JSON number).
+    """An amount, exactly as the venue sent it (decimal text or a JSON number).
 
     Args:
         holder: the row or the account.
         name: the field.
-        index: the row's place in ``details``, for the message.
+        index: the row's index in ``details``, for the message.
 
     Raises:
-        BadResponse: it is missing, null, blank, no finite decimal number, or absurdly long.
+        BadResponse: it is missing, null, blank, no finite decimal number, or too long.
     """
     value = holder.get(name, UNSET)
     exact = exact_number(value)
@@ -249,9 +249,9 @@ def amount(holder: Row | Account, name: str, index: int | None = None) -> Decima
 
 
 def exact_number(value: object) -> Decimal | None:
-    """The number that a wire value stands for, or ``None`` if it is none of at most 100 digits."""
+    """The number in a decoded value, or ``None`` if it is no number of at most 100 digits."""
     if type(value) is str:
-        # Decimal() alone would also read other scripts' digits, "1_0", " 1", NaN and infinities.
+        # Decimal() alone also accepts other scripts' digits, "1_0", " 1", NaN and infinities.
         if len(value) > MAX_DIGITS or not value.isascii() or "_" in value or value.strip() != value:
             return None
         try:
@@ -260,7 +260,7 @@ def exact_number(value: object) -> Decimal | None:
             return None
         if not number.is_finite():
             return None
-        # Only an exponent makes more digits than there are letters.
+        # Only an exponent can make more digits than the text has characters.
         return _bounded(number) if "e" in value or "E" in value else number
     if type(value) is int or type(value) is Decimal:
         return _bounded(Decimal(value))

@@ -1,4 +1,4 @@
-"""Exact JSON: every answer is decoded once, and no digit of any number is lost."""
+"""Exact JSON: every answer is decoded once, and no number loses a digit."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from ccxt.base.errors import BadResponse
 
 MAX_REASON: Final = 120
 LATEST_TIME: Final = 4_102_444_800_000
-"""The year 2100, in ms UTC. A later time is no venue's clock."""
+"""The year 2100, in ms UTC. No venue's clock shows a later time."""
 
 _MAX_DIGITS: Final = 18
 
@@ -21,19 +21,19 @@ class Document(msgspec.Struct, frozen=True, gc=False):
     """One decoded JSON text.
 
     Attributes:
-        wire: the value, numbers with a fraction or exponent as exact ``Decimal``.
-        info: the same as any JSON library gives it (such numbers as ``float``), for users.
-            The very same object as ``wire`` unless there is such a number.
-        body: what it was decoded from; empty if that is not known.
+        exact: the value; numbers with a fraction or an exponent are exact ``Decimal``s.
+        info: the value for users, as any JSON library decodes it (such numbers are ``float``s).
+            The same object as ``exact`` unless there is such a number.
+        body: the JSON text; empty if unknown.
     """
 
-    wire: Any
+    exact: Any
     info: Any
     body: bytes = b""
 
 
 class _Decoder(threading.local):
-    """Per thread, since the hook notes whether it was called during the decoding under way."""
+    """One per thread, because the hook records whether the present text has a fraction."""
 
     def __init__(self) -> None:
         self.saw_fraction = False
@@ -45,15 +45,15 @@ class _Decoder(threading.local):
 
     def decode(self, body: bytes) -> Document:
         self.saw_fraction = False
-        wire = self._decoder.decode(body)
-        return Document(wire, _with(wire, Decimal, float) if self.saw_fraction else wire, body)
+        value = self._decoder.decode(body)
+        return Document(value, _with(value, Decimal, float) if self.saw_fraction else value, body)
 
 
 _decoder = _Decoder()
 
 
 def _with(value: Any, kind: type, changed: Callable[[Any], Any]) -> Any:
-    """A copy in which every value of that kind is changed."""
+    """A copy with every value of that kind changed."""
     if isinstance(value, dict):
         return {key: _with(item, kind, changed) for key, item in value.items()}
     if isinstance(value, list):
@@ -62,7 +62,7 @@ def _with(value: Any, kind: type, changed: Callable[[Any], Any]) -> Any:
 
 
 def document_of(info: Any) -> Document:
-    """The document whose ``info`` this is: its floats are the numbers that they are printed as."""
+    """The document with this ``info``; a float becomes the number that its repr shows."""
     return Document(_with(info, float, lambda number: Decimal(repr(number))), info)
 
 
@@ -88,10 +88,9 @@ def _reason(error: Exception) -> str:
 
 
 def whole_number(value: object) -> int | None:
-    """The whole number that a wire value stands for: a JSON integer, or digits as text.
+    """The whole number in a decoded value: a JSON integer, or digits as text; else ``None``.
 
-    Whatever else is there, a number with an exponent too, is not converted: ``1e1000000`` would
-    take a minute to.
+    A number with an exponent is not converted: ``int(Decimal("1e1000000"))`` takes a minute.
     """
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value) if len(value) <= _MAX_DIGITS else None
@@ -99,20 +98,24 @@ def whole_number(value: object) -> int | None:
 
 
 def clock(value: object) -> int | None:
-    """The time that a venue tells as its own, ms UTC; ``None`` if it is not plausible."""
+    """A venue's time in ms UTC; ``None`` if the value is no plausible time."""
     number = whole_number(value)
     return number if number is not None and 0 < number < LATEST_TIME else None
 
 
 def refuse_duplicate_keys(document: Document, keys: int) -> None:
-    """Refuse JSON in which an object has one key twice: which value counts would be a guess.
+    """Refuse an object with a duplicate key: which value counts would be a guess.
 
-    Every key is followed by a colon, so a text with as many colons as the decoded value has keys
-    has no key twice; only otherwise is it read again, slowly. ``keys`` may be too small.
+    Every key is followed by a colon. So if the text has only as many colons as the decoded value
+    has keys, no key is duplicate. Otherwise the text is decoded again, slowly.
+
+    Args:
+        document: the decoded JSON.
+        keys: how many keys it has, or fewer.
 
     Raises:
-        BadResponse: a key stands twice in one object, and the message names it; or what hides
-            keys is nested too deeply.
+        BadResponse: there is a duplicate key, which the message names, or the text is nested too
+            deeply.
     """
     body = document.body
     if body.count(b":") > keys:
@@ -126,4 +129,4 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
     if len(dict(pairs)) < len(pairs):
         counted = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counted.items() if count > 1)
-        raise BadResponse(f"the key {twice!r} stands twice in one object")
+        raise BadResponse(f"duplicate key {twice!r}")

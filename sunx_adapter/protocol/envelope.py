@@ -70,7 +70,7 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         if answer.defect is not None:
             raise BadResponse(answer.defect)
         document = decode_json(answer.body)
-        code, message = outcome(document.wire)
+        code, message = outcome(document.exact)
     except (BadResponse, RecursionError) as error:
         nested = isinstance(error, RecursionError)
         code, message = "", "the answer is nested too deeply" if nested else str(error)
@@ -111,10 +111,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def venue_time(answer: HttpAnswer) -> int | None:
     """The venue's clock when it answered, ms UTC: ``ts`` of any JSON, else the header ``Date``."""
     try:
-        wire = decode_json(answer.body).wire
+        content = decode_json(answer.body).exact
     except BadResponse:
-        wire = None
-    told = clock(wire.get("ts")) if isinstance(wire, dict) else None
+        content = None
+    told = clock(content.get("ts")) if isinstance(content, dict) else None
     if told is not None:
         return told
     try:
@@ -124,24 +124,24 @@ def venue_time(answer: HttpAnswer) -> int | None:
         return None
 
 
-def outcome(wire: Any) -> tuple[str, str]:
+def outcome(content: Any) -> tuple[str, str]:
     """Code and message of an answer; the code is ``"200"`` only if nothing tells of failure.
 
     Raises:
         BadResponse: it is no JSON object, or has neither code nor status.
     """
-    if not isinstance(wire, dict):
-        raise BadResponse(f"the answer is no JSON object but {type(wire).__name__}")
-    code, status = wire.get("code"), wire.get("status")
-    if code == _SUCCESS_NUMBER and _RARE_KEYS.isdisjoint(wire):
+    if not isinstance(content, dict):
+        raise BadResponse(f"the answer is no JSON object but {type(content).__name__}")
+    code, status = content.get("code"), content.get("status")
+    if code == _SUCCESS_NUMBER and _RARE_KEYS.isdisjoint(content):
         return SUCCESS_CODE, ""  # the usual case, told early
-    told = [wire[key] for key in _CODE_KEYS if wire.get(key) not in (None, 0, "0")]
+    told = [content[key] for key in _CODE_KEYS if content.get(key) not in (None, 0, "0")]
     told += [code] if code is not None and str(code) != SUCCESS_CODE else []
     told += [status] if status not in (None, "ok") else []
-    told += [f"{key}: {wire[key]}" for key in _SUCCESS_KEYS if _denied(wire.get(key))]
-    told += ["error" for key in _ERROR_KEYS if wire.get(key)]
+    told += [f"{key}: {content[key]}" for key in _SUCCESS_KEYS if _denied(content.get(key))]
+    told += ["error" for key in _ERROR_KEYS if content.get(key)]
     if told:
-        message = next((wire[key] for key in _MESSAGE_KEYS if wire.get(key)), "")
+        message = next((content[key] for key in _MESSAGE_KEYS if content.get(key)), "")
         return str(told[0])[:EXCERPT_BYTES], str(message)[:EXCERPT_BYTES]
     if code is None and status is None:
         raise BadResponse("the answer has neither code nor status")

@@ -205,20 +205,20 @@ def read_message(body: bytes) -> Message:
 
 
 def _message(document: Document) -> Message:
-    wire = document.wire
-    if not isinstance(wire, dict):
-        raise BadResponse(f"the message is no JSON object but {type(wire).__name__}")
-    match wire.get("op"):
+    message = document.exact
+    if not isinstance(message, dict):
+        raise BadResponse(f"the message is no JSON object but {type(message).__name__}")
+    match message.get("op"):
         case "ping":
             return Ping(_repeatable(document.info.get("ts")))
-        case "notify" if _topic(wire) != TOPIC:
+        case "notify" if _topic(message) != TOPIC:
             return OtherTopic()
         case "notify":
             answer = read_account(document)
             _check_rows(answer)
-            return AccountNews(answer, _version(wire["data"].get("version")))
+            return AccountNews(answer, _version(message["data"].get("version")))
         case "auth" | "sub" | "unsub" | "error" as op:
-            return Reply(op, _refusal(op, wire), clock(wire.get("ts")))
+            return Reply(op, _refusal(op, message), clock(message.get("ts")))
         case "close":
             return Closing()
         case op:
@@ -240,18 +240,18 @@ def _check_rows(answer: AccountAnswer) -> None:
         amount(row, "available", index)
 
 
-def _topic(wire: dict[str, Any]) -> str:
+def _topic(message: dict[str, Any]) -> str:
     # "accounts.usdt" would be the older API's; "account.*" the same topic with a filter.
-    return str(wire.get("topic")).partition(".")[0].lower()
+    return str(message.get("topic")).partition(".")[0].lower()
 
 
-def _refusal(op: str, wire: dict[str, Any]) -> Refusal | None:
-    code = wire.get("err-code", wire.get("err_code"))
+def _refusal(op: str, message: dict[str, Any]) -> Refusal | None:
+    code = message.get("err-code", message.get("err_code"))
     if code is None and op != "error":
         raise BadResponse(f"the answer to {op} has no err-code")
     if str(code) == SUCCESS and op != "error":
         return None
-    said = str(wire.get("err-msg", wire.get("err_msg", "")))[:_MAX_MESSAGE]
+    said = str(message.get("err-msg", message.get("err_msg", "")))[:_MAX_MESSAGE]
     rule = PUSH_RULE_BY_CODE.get(str(code)) or RULE_BY_CODE.get(str(code))
     if rule is None:
         # An internal error may be gone on the next connection; an unknown no to a login is a no.

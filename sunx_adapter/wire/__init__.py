@@ -1,1 +1,1 @@
-"""HTTP/1.1 GETs over kept connections: plain code over bytes, moved by threads or by tasks."""
+"""HTTP/1.1 GETs over kept connections: sans-IO code, driven by threads or by tasks."""

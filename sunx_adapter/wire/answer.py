@@ -1,7 +1,7 @@
-"""The answer to one GET, put together from the bytes that arrive. No sockets, no clock.
+"""The answer to one GET, from the bytes that arrive. No sockets, no clock.
 
-httptools (llhttp, the parser of Node.js) parses the bytes; this module makes sure that an answer
-belongs to its request: whatever else arrives fails the request or ends the connection.
+httptools (llhttp, the parser of Node.js) parses the bytes. This module makes sure that an answer
+belongs to its request: anything else that arrives fails the request or ends the connection.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_FRAMING_BYTES: Final = 65_536
-"""The longest head, and the most that may come between two pieces of a body."""
+"""The longest head, and the longest framing between two pieces of a body."""
 
 _STATUSES: Final = range(100, 600)
 _INTERIM: Final = range(100, 200)
@@ -20,7 +20,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 
 
 class WireError(OSError):
-    """The connection failed, or the bytes on it are no answer. Another try may succeed."""
+    """The connection failed, or what arrived is no answer. Another try may succeed."""
 
 
 class DeclinedError(Exception):
@@ -40,21 +40,21 @@ class DeclinedError(Exception):
         return str(self.args[0])
 
 
-class Answer:
-    """Feed it bytes until it has ended.
+class RawAnswer:
+    """An answer, its body not decompressed. Feed it bytes until it has ended.
 
     Args:
         limit: the largest body, in bytes as they arrive.
-        tunnels: whether it answers a CONNECT: then the head is all of it (RFC 9110, 9.3.6).
+        tunnels: whether it answers a CONNECT and so has no body (RFC 9110, 9.3.6).
 
     Attributes:
-        status: of the final head; 0 until it is there.
+        status: of the final head; 0 until that has arrived.
         headers: of the final head, names in lower case, repeated ones joined.
-        raw_headers: the same as they arrived.
+        raw_headers: the same, unchanged.
         ended: whether the answer is complete.
         reusable: whether the connection can take another request: the answer is whole, nothing
-            arrived behind it, and neither side is about to close.
-        too_large: whether the body is larger than the limit; what arrived of it is dropped.
+            follows it, and neither side is about to close.
+        too_large: whether the body is larger than the limit; it is then dropped.
     """
 
     def __init__(self, limit: int = 0, *, tunnels: bool = False) -> None:
@@ -76,14 +76,14 @@ class Answer:
 
     @property
     def body(self) -> bytes:
-        """The body as it arrived, compressed or not."""
+        """The body, not decompressed."""
         return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
     def feed(self, data: bytes) -> None:
-        """Take in bytes that arrived.
+        """Parse the next bytes.
 
         Raises:
-            WireError: they are no HTTP answer, or its head has no end.
+            WireError: they are no HTTP answer, or its head is too long.
         """
         assert self._parser is not None, "the answer has ended"
         self._framing += len(data)
@@ -92,7 +92,7 @@ class Answer:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if not self.ended:
-                raise WireError("the answer changes the protocol, unasked") from None
+                raise WireError("the answer changes the protocol") from None
         except httptools.HttpParserError as error:
             cause = error.__context__
             if cause is not None and not isinstance(cause, Exception):
@@ -104,13 +104,13 @@ class Answer:
             self._parser = None  # it refers to this object
             self.reusable = self.reusable and self._ends_here()
         elif self._framing > MAX_FRAMING_BYTES:
-            raise WireError("the answer has a head without end")
+            raise WireError("the answer's head is too long")
 
     def end(self) -> None:
         """The peer closed the connection.
 
         Raises:
-            WireError: before the answer was whole.
+            WireError: the answer is not whole.
         """
         self._parser = None
         self.reusable = False
@@ -120,8 +120,8 @@ class Answer:
         self.ended = True
 
     def _ends_here(self) -> bool:
-        # llhttp skips line feeds between messages without a callback, so the last bytes have to
-        # be the answer's own: a piece of the body, or the empty line that ends head or chunks.
+        # llhttp skips line feeds between messages without a callback. So check that the last bytes
+        # are part of the answer: the body, or the empty line that ends the head or the chunks.
         piece = self._body[-1] if self._body and not self._chunked else b""
         if piece.strip(b"\r\n"):
             return self._last.endswith(piece[-len(self._last) :])
@@ -130,17 +130,17 @@ class Answer:
     # -- called by httptools ----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """An answer begins; a second one belongs to no request."""
+        """An answer begins; a second one would belong to no request."""
         if self.ended:
             self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; trailers, which come after the head, are ignored."""
+        """A header; trailers are ignored."""
         if not self.status:
             self.raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """A head is complete; an interim one only announces the next."""
+        """A head is complete; after an interim one another head follows."""
         if self.ended or self._parser is None:
             return
         status = self._parser.get_status_code()
@@ -179,6 +179,6 @@ class Answer:
 
 
 def _reason(error: BaseException) -> str:
-    # An exception of a callback is what a parser error was made of.
+    # A parser error may wrap an exception of a callback.
     cause = error.__context__
     return str(cause if isinstance(cause, WireError) else error)

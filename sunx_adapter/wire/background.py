@@ -1,7 +1,7 @@
-"""Blocking work in a thread of its own, for whoever can wait no longer than a deadline.
+"""Blocking work in a thread of its own, for callers with a deadline.
 
-Neither the system's resolver nor a Redis client ends when it is told to, and an event loop's own
-few threads must not be held up by one that does not answer.
+Neither the system's resolver nor a Redis client can be interrupted, and one that does not answer
+must not block the few threads that an event loop has.
 """
 
 import threading
@@ -14,11 +14,11 @@ Result = TypeVar("Result")
 
 
 class Background(Generic[Result]):
-    """Work that has begun in a thread, and its result.
+    """A function that runs in a thread, and its result.
 
     Args:
-        work: what to do; it may block.
-        discard: gets a result that nobody waits for any more, such as an open socket.
+        work: the function; it may block.
+        discard: called with a result that comes too late, such as an open socket.
     """
 
     def __init__(
@@ -43,27 +43,27 @@ class Background(Generic[Result]):
             self._discard(result)
 
     def wait(self, deadline: float) -> Result:
-        """The result, for a thread.
+        """Wait for the result in a thread.
 
         Args:
             deadline: on :func:`time.monotonic`'s clock.
 
         Raises:
-            TimeoutError: there is none by then.
-            ConnectionAbortedError: it was aborted meanwhile.
-            Exception: whatever the work raised.
+            TimeoutError: the deadline has passed.
+            ConnectionAbortedError: it was aborted.
+            Exception: what the function raised.
         """
         try:
             return self._future.result(max(deadline - time.monotonic(), 0))
         except CancelledError:
-            raise ConnectionAbortedError("closed by its owner") from None
+            raise ConnectionAbortedError("closed") from None
         except BaseException:
             self.abort()
             raise
 
     async def wait_async(self) -> Result:
-        """The result, for a task, whose caller keeps time."""
-        import asyncio  # noqa: PLC0415 - threads do without
+        """Wait for the result in a task. The caller enforces the deadline."""
+        import asyncio  # noqa: PLC0415 - not needed by threads
 
         try:
             return await asyncio.wrap_future(self._future)
@@ -72,12 +72,12 @@ class Background(Generic[Result]):
             raise
 
     def abort(self) -> None:
-        """Wait no longer: wakes a waiting thread; a later result is discarded."""
+        """End the wait; a later result is discarded."""
         if not self._future.cancel():
             self._future.add_done_callback(self._discard_late)
 
     def close(self) -> None:
-        """Nothing: in the child of a fork the thread does not go on."""
+        """Nothing to close: a forked child has no such thread."""
 
     def _discard_late(self, future: Future[Result]) -> None:
         if future.exception() is None:

@@ -11,12 +11,12 @@ _ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32
 
 
 def too_large_text(limit: int) -> str:
-    """Why an answer larger than the limit is not read."""
+    """The message for an answer larger than the limit."""
     return f"the answer is larger than {limit} bytes"
 
 
 def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes, str | None]:
-    """The body without its compression, and why it cannot be read, if so.
+    """The decompressed body, and what is wrong with it, if anything.
 
     Args:
         body: as it arrived.
@@ -38,5 +38,5 @@ def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes,
     if len(plain) > limit:
         return b"", too_large_text(limit)
     if inflate.unused_data:
-        return plain, "the answer has something behind its compressed body"
+        return plain, "the answer has bytes after its compressed body"
     return plain, None if inflate.eof else "the answer's compression ends early"

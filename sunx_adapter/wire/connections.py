@@ -1,11 +1,11 @@
-"""Kept connections and one request over them, written once for threads and for tasks.
+"""The connection pool and one request over it, written once for threads and for tasks.
 
-The coroutines here suspend only in the verbs of a :class:`Socket`. Those of
-:mod:`~sunx_adapter.wire.threads` never do, so that there a call is done at its first step.
+The coroutines here suspend only in the methods of a :class:`Socket`. Those of
+:mod:`~sunx_adapter.wire.threads` never suspend, so a call for a thread ends at its first step.
 
-An answer belongs to its request. HTTP/1.1 has no ids, so a connection is used again only if
-nothing but whole answers ever arrived on it, which is looked at right before the next request is
-written; and only for the owner that used it before, since a late duplicate looks like an answer.
+An answer belongs to its request. HTTP/1.1 has no request ids, so a connection is used again only
+if nothing but whole answers ever arrived on it. This is checked right before the next request is
+written. And it is used again only by the same owner, because a late duplicate looks like an answer.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
-from sunx_adapter.wire.answer import Answer, WireError
+from sunx_adapter.wire.answer import RawAnswer, WireError
 from sunx_adapter.wire.route import (
+    GetRequest,
     Handshake,
     Origin,
     Proxy,
     ProxyError,
-    Request,
     origin_of,
     written,
 )
@@ -29,12 +29,12 @@ from sunx_adapter.wire.settings import IDLE_SECONDS, ConnectionSettings
 
 CHUNK: Final = 65_536
 
-Place = tuple[Origin, str]
-"""Where a connection leads, and who uses it."""
+PoolKey = tuple[Origin, str]
+"""Where a connection leads, and its owner."""
 
 
 class Socket(Protocol):
-    """One TCP connection: the verbs in which threads and tasks differ."""
+    """One TCP connection: everything in which threads and tasks differ."""
 
     deadline: float
     """When every wait ends, on :func:`time.monotonic`'s clock."""
@@ -43,16 +43,16 @@ class Socket(Protocol):
         """Send all of it."""
 
     async def receive(self) -> bytes:
-        """What arrived; nothing once the peer has closed."""
+        """Wait for bytes; empty once the peer has closed."""
 
     def arrived(self) -> bytes | None:
-        """What arrived by now, without waiting; ``None`` if nothing did."""
+        """The bytes that have arrived, without waiting; ``None`` if there are none."""
 
     def now(self) -> float:
-        """The time in seconds, by the clock that whoever waits goes by."""
+        """The time in seconds, by the event loop's clock if there is one."""
 
     def abort(self) -> None:
-        """End the connection under whoever uses it, who then closes it."""
+        """Make the present use of the connection fail; its user then closes it."""
 
     def close(self) -> None:
         """Close it at once."""
@@ -67,10 +67,10 @@ class Tls:
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
 
     async def handshake(self) -> None:
-        """Agree on keys.
+        """Perform the TLS handshake.
 
         Raises:
-            ssl.SSLError: the certificate is not trusted, or the peer speaks no TLS.
+            ssl.SSLError: the certificate is not trusted, or the peer does not speak TLS.
         """
         await self._carry(self._tls.do_handshake)
 
@@ -80,13 +80,13 @@ class Tls:
         await self._below.send(self._out.read())
 
     async def receive(self) -> bytes:
-        """What arrived; nothing once the peer has closed."""
+        """Wait for bytes; empty once the peer has closed."""
         with contextlib.suppress(ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return bytes(await self._carry(lambda: self._tls.read(CHUNK)))
         return b""
 
     def arrived(self) -> bytes | None:
-        """What arrived by now, without waiting; ``None`` if nothing but TLS's own messages did."""
+        """The bytes that have arrived, without waiting; ``None`` if there are none."""
         while True:
             try:
                 return self._tls.read(CHUNK)
@@ -117,21 +117,21 @@ class Tls:
 
 
 class Connection:
-    """One connection to an origin, through whatever is on the way."""
+    """One connection to an origin, perhaps through a proxy and TLS."""
 
     def __init__(self, tcp: Socket) -> None:
         self.tcp = tcp
         self.top: Socket | Tls = tcp
-        self._rested: float | None = None
+        self._idle_since: float | None = None
 
     async def encrypt(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from now on; a second time, inside the first."""
+        """Speak TLS from now on; the second time, TLS inside TLS."""
         tls = Tls(self.top, context, host)
         await tls.handshake()
         self.top = tls
 
     async def negotiate(self, handshake: Handshake) -> None:
-        """Have a proxy make a tunnel."""
+        """Make a proxy open a tunnel."""
         text = next(handshake)
         with contextlib.suppress(StopIteration):
             while True:
@@ -141,63 +141,63 @@ class Connection:
                     raise ProxyError("the proxy closed the connection")
                 text = handshake.send(data)
 
-    async def answer(self, text: bytes, limit: int) -> Answer:
-        """Write a request, and read its answer whole."""
-        self._rested = None
+    async def answer(self, text: bytes, limit: int) -> RawAnswer:
+        """Write a request and read its whole answer."""
+        self._idle_since = None
         await self.top.send(text)
-        answer = Answer(limit)
+        answer = RawAnswer(limit)
         while not answer.ended:
             data = await self.top.receive()
             answer.feed(data) if data else answer.end()
         return answer
 
     def rest(self) -> None:
-        """It is used no more for the moment."""
-        self._rested = self.tcp.now()
+        """Note that it is idle from now on."""
+        self._idle_since = self.tcp.now()
 
     def is_old(self) -> bool:
-        """Whether it rested for so long that the peer may be about to close it."""
-        return self._rested is not None and self.tcp.now() - self._rested > IDLE_SECONDS
+        """Whether it was idle for so long that the peer may be about to close it."""
+        return self._idle_since is not None and self.tcp.now() - self._idle_since > IDLE_SECONDS
 
     def is_fit(self) -> bool:
-        """Whether it can take a request: it is young, and nothing arrived that nobody asked for."""
+        """Whether it can take a request: it is not old, and nothing arrived unasked."""
         return not self.is_old() and self.top.arrived() is None
 
 
 class Pool:
-    """The connections usable where the caller is. Its lock is never held across a wait."""
+    """The connections of one process or event loop. Its lock is never held across a wait."""
 
     def __init__(self) -> None:
-        # Weakly: a connection whose user was interrupted at a bad moment closes by itself.
+        # Weakly: a connection whose user was interrupted at the wrong moment closes by itself.
         self._open: WeakSet[Any] = WeakSet()
-        self._resting: dict[Place, list[Connection]] = {}
+        self._idle: dict[PoolKey, list[Connection]] = {}
         self._lock = threading.Lock()
 
     def add(self, opened: Any) -> None:
-        """Know of a socket, or of one that is being made."""
+        """Remember a socket, or a dialling that is under way."""
         with self._lock:
             self._open.add(opened)
 
     def discard(self, opened: Any) -> None:
-        """Know of it no more."""
+        """Forget it."""
         with self._lock:
             self._open.discard(opened)
 
-    def take(self, place: Place) -> Connection | None:
-        """The connection that was used last, if it is young; nobody else has it from now on."""
+    def take(self, key: PoolKey) -> Connection | None:
+        """Take the connection that was used last, for the caller alone."""
         with self._lock:
-            resting = self._resting.get(place)
-            connection = resting.pop() if resting else None
+            idle = self._idle.get(key)
+            connection = idle.pop() if idle else None
         if connection is not None and connection.is_old():
             self.drop(connection)
             return None
         return connection
 
-    def give_back(self, place: Place, connection: Connection) -> None:
+    def give_back(self, key: PoolKey, connection: Connection) -> None:
         """Keep a connection for its owner's next request."""
         connection.rest()
         with self._lock:
-            self._resting.setdefault(place, []).append(connection)
+            self._idle.setdefault(key, []).append(connection)
 
     def drop(self, *connections: Connection) -> None:
         """Close connections."""
@@ -206,48 +206,40 @@ class Pool:
             connection.tcp.close()
 
     def drop_old(self) -> None:
-        """Close those that rested for too long, whoever used them."""
+        """Close the connections that were idle for too long."""
         with self._lock:
-            old = [each for kept in self._resting.values() for each in kept if each.is_old()]
-            self._resting = {
-                place: young
-                for place, kept in self._resting.items()
+            old = [each for kept in self._idle.values() for each in kept if each.is_old()]
+            self._idle = {
+                key: young
+                for key, kept in self._idle.items()
                 if (young := [each for each in kept if not each.is_old()])
             }
         self.drop(*old)
 
-    def drop_resting(self) -> None:
-        """Close those that nobody uses."""
+    def drop_idle(self) -> None:
+        """Close the idle connections."""
         with self._lock:
-            resting, self._resting = self._resting, {}
-        for kept in resting.values():
+            idle, self._idle = self._idle, {}
+        for kept in idle.values():
             self.drop(*kept)
 
     def abort(self) -> list[Any]:
-        """End everything: what rests is closed, what is used fails under its user.
-
-        Returns:
-            What was open.
-        """
+        """Close the idle connections and make the use of the others fail; returns all of them."""
         with self._lock:
             ended = list(self._open)
-        self.drop_resting()
+        self.drop_idle()
         for used in ended:
             used.abort()
         return ended
 
     def forget(self) -> None:
-        """Close the copies that the child of a fork has; the parent's connections go on."""
+        """Close a forked child's copies; the parent's connections stay open."""
         for inherited in list(self._open):
             inherited.close()
 
 
 class Connections:
-    """Sends requests over connections that it keeps.
-
-    Args:
-        settings: certificates and proxy.
-    """
+    """Sends requests over kept connections."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
@@ -255,42 +247,42 @@ class Connections:
         self._proxy = Proxy(settings.proxy) if settings.proxy else None
 
     def pool(self) -> Pool:
-        """The connections that may be used where the caller is."""
+        """The pool for the present process or event loop."""
         raise NotImplementedError
 
     async def dial(self, origin: Origin, deadline: float) -> Socket:
-        """A connection to an origin, not encrypted."""
+        """Connect to an origin, without TLS."""
         raise NotImplementedError
 
     async def fetch(
         self,
         address: str,
         owner: str,
-        prepare: Callable[[], Awaitable[Request]],
+        prepare: Callable[[], Awaitable[GetRequest]],
         *,
         deadline: float,
         limit: int,
-    ) -> Answer:
-        """Send a request over a connection that is ready, and read its answer whole.
+    ) -> RawAnswer:
+        """Send a request and read its whole answer.
 
         Args:
-            address: scheme, host and port of the request, or any URL with them.
+            address: the request's scheme, host and port, or any URL with them.
             owner: whose connections may be used.
-            prepare: gives the request when there is a connection to write it to, and again if
-                that one turned out to be unfit.
+            prepare: makes the request once there is a connection; called again if that connection
+                turns out to be unusable.
             deadline: on :func:`time.monotonic`'s clock.
             limit: the largest body, in bytes as it arrives.
 
         Raises:
             OSError: there is no whole answer; a TimeoutError if there is none in time.
-            Unsendable: the request cannot be sent.
+            UnsendableError: the request cannot be sent.
         """
         origin = origin_of(address)
-        place = origin, owner
+        key = origin, owner
         while True:
             self._check_open()
             pool = self.pool()
-            connection = pool.take(place) or await self._connect(pool, origin, deadline)
+            connection = pool.take(key) or await self._connect(pool, origin, deadline)
             connection.tcp.deadline = deadline
             reusable = False
             try:
@@ -301,18 +293,18 @@ class Connections:
                     return answer
             finally:
                 if reusable and not self.closed:
-                    pool.give_back(place, connection)
+                    pool.give_back(key, connection)
                 else:
                     pool.drop(connection)
 
     def _check_open(self) -> None:
         if self.closed:
-            raise WireError("the connections were closed by their owner")
+            raise WireError("the connections were closed")
 
     def retire(self) -> None:
-        """Take no more requests; those under way are done to their end."""
+        """Accept no more requests; those under way are finished."""
         self.closed = True
-        self.pool().drop_resting()
+        self.pool().drop_idle()
 
     async def _connect(self, pool: Pool, origin: Origin, deadline: float) -> Connection:
         pool.drop_old()

@@ -1,7 +1,6 @@
-"""Connecting: a host's name is resolved, and the quickest of its addresses taken (RFC 8305).
+"""Connecting to the quickest of a host's addresses (Happy Eyeballs, RFC 8305).
 
-Written once, blocking: threads and tasks alike have it done by a thread of its own (see
-:mod:`~sunx_adapter.wire.background`).
+It blocks; both threads and tasks run it in :mod:`~sunx_adapter.wire.background`.
 """
 
 import errno
@@ -17,7 +16,7 @@ from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.route import Origin
 
 _NEXT_ADDRESS_SECONDS: Final = 0.25
-"""When the next address of a host is tried beside those before it."""
+"""The head start of an address before the next one is tried too."""
 
 _IN_PROGRESS: Final = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN}
 
@@ -26,17 +25,17 @@ Address = tuple[int, Any]
 
 
 def dialled(origin: Origin, deadline: float) -> Background[socket.socket]:
-    """A connection to an origin that is being made; not encrypted.
+    """Begin to connect to an origin, without TLS.
 
     Args:
-        origin: where it leads.
+        origin: where to connect to.
         deadline: when to give up, on :func:`time.monotonic`'s clock.
     """
     return Background(lambda: _dial(origin, deadline), discard=lambda late: late.close())
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """The addresses of a host, of each family in turn. Blocks for as long as the system likes.
+    """The addresses of a host, the families alternating. Blocks as long as the system's resolver.
 
     Raises:
         WireError: it has none.
@@ -62,7 +61,7 @@ def _dial(origin: Origin, deadline: float) -> socket.socket:
 
 
 def _first(addresses: list[Address], deadline: float) -> socket.socket:
-    """The first that answers; each gets a head start before the next one is tried too."""
+    """Connect to the first address that answers."""
     failure: OSError = WireError("the host has no address")
     trying: set[socket.socket] = set()
     try:

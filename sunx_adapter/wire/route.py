@@ -1,4 +1,4 @@
-"""Where a request goes and how it is written: origins, proxies and their handshakes. Pure."""
+"""Origins, proxies and their handshakes, and the bytes of a request. Pure."""
 
 import base64
 import re
@@ -7,42 +7,42 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from sunx_adapter.wire.answer import Answer, WireError
+from sunx_adapter.wire.answer import RawAnswer, WireError
 
 Handshake = Generator[bytes, bytes, None]
-"""Yields what to send next, perhaps nothing, and is sent what arrived."""
+"""Yields the bytes to send next (perhaps none) and receives the bytes that arrived."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _TUNNEL_MADE: Final = range(200, 300)
 
 
-class Unsendable(ValueError):  # noqa: N818 - it says what the request is
-    """The request itself is wrong; another try would not help."""
+class UnsendableError(ValueError):
+    """The request is invalid; another try would not help."""
 
 
 class ProxyError(WireError):
-    """The proxy does not make the tunnel."""
+    """The proxy does not open a tunnel."""
 
 
-class Request(NamedTuple):
+class GetRequest(NamedTuple):
     """A GET.
 
     Attributes:
-        url: encoded already.
-        headers: all but ``Host``, which comes from the URL.
+        url: encoded.
+        headers: all but ``Host``, which the URL gives.
     """
 
     url: str
     headers: Mapping[str, str]
 
     def __repr__(self) -> str:
-        # Without the query, which holds the key and the signature.
-        return f"Request({self.url.partition('?')[0]!r})"
+        # Without the query: it holds the key and the signature.
+        return f"GetRequest({self.url.partition('?')[0]!r})"
 
 
 class Origin(NamedTuple):
-    """The far end of a connection."""
+    """Where a connection leads."""
 
     encrypted: bool
     host: str
@@ -56,14 +56,14 @@ class Origin(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def origin_of(address: str) -> Origin:
-    """The origin of an address, whatever its path.
+    """The origin of an address; its path does not matter.
 
     Raises:
-        Unsendable: it is no HTTP URL.
+        UnsendableError: the address is no HTTP URL.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Unsendable("the address is no HTTP URL")
+        raise UnsendableError("the address is no HTTP URL")
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
     return Origin(parts.scheme == "https", parts.hostname, port)
 
@@ -72,10 +72,10 @@ class Proxy:
     """An HTTP or SOCKS 5 proxy.
 
     Args:
-        url: checked already; the user's name and password percent-encoded.
+        url: a valid one, user name and password percent-encoded.
 
     Attributes:
-        origin: where the proxy itself is.
+        origin: the proxy's own.
     """
 
     def __init__(self, url: str) -> None:
@@ -87,26 +87,26 @@ class Proxy:
 
     @property
     def authorization(self) -> str:
-        """The header line that an HTTP proxy needs; empty if it needs none."""
+        """The header line for an HTTP proxy with a user; else empty."""
         if not any(self._user):
             return ""
         token = base64.b64encode(":".join(self._user).encode()).decode()
         return f"Proxy-Authorization: Basic {token}\r\n"
 
     def forwards(self, origin: Origin) -> bool:
-        """Whether it takes the request itself, instead of making a tunnel."""
+        """Whether it forwards the request instead of opening a tunnel."""
         return self._speaks_http and not origin.encrypted
 
     def handshake(self, origin: Origin) -> Handshake:
-        """Asks for a tunnel to an origin.
+        """Open a tunnel to an origin.
 
         Raises:
-            ProxyError: it does not make one.
+            ProxyError: the proxy does not open one.
         """
         return self._connect(origin) if self._speaks_http else self._socks(origin)
 
     def _connect(self, origin: Origin) -> Handshake:
-        where, answer = origin.authority, Answer(tunnels=True)
+        where, answer = origin.authority, RawAnswer(tunnels=True)
         request = f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{self.authorization}\r\n"
         answer.feed((yield request.encode()))
         while not answer.ended:
@@ -115,7 +115,7 @@ class Proxy:
             raise ProxyError(f"the proxy answered HTTP {answer.status}")
 
     def _socks(self, origin: Origin) -> Handshake:
-        # Of the extra "socks". It writes and reads the messages; their lengths are counted here.
+        # Of the extra "socks". It encodes and decodes messages; where they end is decided here.
         from socksio import SOCKSError, socks5  # noqa: PLC0415
 
         method, kind = socks5.SOCKS5AuthMethod, socks5.SOCKS5AType
@@ -125,7 +125,7 @@ class Proxy:
             received += yield socks5.SOCKS5AuthMethodsRequest([wanted]).dumps()
             chosen = socks5.SOCKS5AuthReply.loads((yield from _exactly(received, 2)))
             if chosen.method != wanted:
-                raise ProxyError("the proxy asks for another kind of login")
+                raise ProxyError("the proxy wants another kind of login")
             if wanted is method.USERNAME_PASSWORD:
                 name, password = (word.encode() for word in self._user)
                 received += yield socks5.SOCKS5UsernamePasswordRequest(name, password).dumps()
@@ -140,7 +140,7 @@ class Proxy:
             rest = yield from _exactly(received, lengths[kind(head[3:4])] + 1)
             reply = socks5.SOCKS5Reply.loads(head + rest)
         except (SOCKSError, ValueError) as error:
-            raise ProxyError(f"the proxy speaks no SOCKS 5: {error}") from None
+            raise ProxyError(f"the proxy does not speak SOCKS 5: {error}") from None
         if reply.reply_code is not socks5.SOCKS5ReplyCode.SUCCEEDED:
             said = reply.reply_code.name.replace("_", " ").lower()
             raise ProxyError(f"the proxy could not connect: {said}")
@@ -156,35 +156,31 @@ def _exactly(received: bytearray, count: int) -> Generator[bytes, bytes, bytes]:
     return taken
 
 
-def written(request: Request, proxy: Proxy | None) -> bytes:
-    """A request's bytes.
-
-    Args:
-        request: the request.
-        proxy: what it goes through, if anything.
+def written(request: GetRequest, proxy: Proxy | None) -> bytes:
+    """A request's bytes, as they are sent through this proxy (or directly).
 
     Raises:
-        Unsendable: its address or one of its headers cannot be sent.
+        UnsendableError: the address or a header cannot be sent.
     """
     scheme, _, authority, *rest = request.url.partition("#")[0].split("/", 3)
     target, more = "/" + "".join(rest), ""
     if proxy is not None and proxy.forwards(origin_of(f"{scheme}//{authority}")):
         target, more = f"{scheme}//{authority}{target}", proxy.authorization
     if not target.isascii() or not target.isprintable() or " " in target:
-        raise Unsendable("the address cannot be used: it has letters that no URL has")
+        raise UnsendableError("the address cannot be used: not all its characters may be in a URL")
     lines = _lines((("Host", authority), *request.headers.items()))
     return f"GET {target} HTTP/1.1\r\n{lines}{more}\r\n".encode()
 
 
 @lru_cache(maxsize=256)
 def _lines(headers: tuple[tuple[str, str], ...]) -> str:
-    # Cached, since requests differ in their addresses alone.
+    # Cached, since requests differ only in their addresses.
     for name, text in headers:
         if not is_sendable_header(name, text):
-            raise Unsendable(f"the request cannot be sent: the header {name!r} cannot be sent")
+            raise UnsendableError(f"the request cannot be sent: the header {name!r} cannot be sent")
     return "".join(f"{name}: {text}\r\n" for name, text in headers)
 
 
 def is_sendable_header(name: str, text: str) -> bool:
-    """Whether a header can be sent as it is: a name by RFC 9110, and plain ASCII text."""
+    """Whether a header can be sent: a name by RFC 9110, and plain ASCII text."""
     return bool(_HEADER_NAME.fullmatch(name)) and text.isascii() and text.isprintable()

@@ -1,4 +1,4 @@
-"""How connections are made: certificates and proxies."""
+"""The settings of connections: certificates and proxies."""
 
 import ssl
 import urllib.request
@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 import certifi
 
 IDLE_SECONDS: Final = 15.0
-"""A connection that was idle for longer is not used again: the peer may be about to close it."""
+"""A connection that was idle for longer is not used again, since the peer may close it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What a transport needs to know to connect.
+    """How to connect.
 
     Attributes:
         proxy: URL of an HTTP or SOCKS proxy, or ``None``.
-        cafile: a file of certificate authorities instead of certifi's.
-        trust_env: whether ``SSLKEYLOGFILE``, ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` count.
+        cafile: a file of certificate authorities that replaces certifi's.
+        trust_env: whether ``SSLKEYLOGFILE``, ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured.
     """
 
     proxy: str | None = None
@@ -28,7 +28,7 @@ class ConnectionSettings:
     trust_env: bool = False
 
     def tls_context(self) -> ssl.SSLContext:
-        """A context that verifies certificates and host names; one for all who ask alike."""
+        """A context that verifies certificates and host names; one per kind of settings."""
         return _tls_context(self.cafile, self.trust_env)
 
 
@@ -36,7 +36,7 @@ class ConnectionSettings:
 def _tls_context(cafile: str | None, trust_env: bool) -> ssl.SSLContext:
     if trust_env:
         return ssl.create_default_context(cafile=cafile)
-    # Not create_default_context(): that one writes the session's keys to $SSLKEYLOGFILE.
+    # Not create_default_context(), which writes the session's keys to $SSLKEYLOGFILE.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile or certifi.where())
     return context

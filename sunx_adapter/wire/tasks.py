@@ -1,4 +1,4 @@
-"""Connections for asyncio's tasks. Whoever calls keeps time."""
+"""Connections for asyncio's tasks. The caller enforces the deadline."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,14 @@ from sunx_adapter.wire.route import Origin
 from sunx_adapter.wire.settings import ConnectionSettings
 
 _MAX_UNREAD_BYTES: Final = 262_144
-"""With so much unread, nothing more is taken from the network."""
+"""With more unread bytes than this, reading from the network is paused."""
 
 
 class TaskSocket(asyncio.Protocol):
-    """A TCP connection. TLS runs above this, in ``Tls``; asyncio sees only bytes.
+    """A TCP connection. TLS is a layer above it (``Tls``), not asyncio's.
 
     Attributes:
-        lost: done when the connection has ended.
+        lost: done once the connection has ended.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -36,18 +36,18 @@ class TaskSocket(asyncio.Protocol):
         self._poll = select.poll() if hasattr(select, "poll") else None
 
     async def send(self, data: bytes) -> None:
-        """Send all of it; where the peer does not take it at once, in the background."""
+        """Send all of it; what the peer does not take at once is sent in the background."""
         if self.lost.done():
             return
         if self._poll is not None and not self._transport.get_write_buffer_size():
-            # At once: uvloop would write at the end of the loop's turn, whatever that takes.
+            # At once: uvloop's transport would write only at the end of the loop's iteration.
             with contextlib.suppress(BlockingIOError):
                 data = data[os.write(self._descriptor, data) :]
         if data:
             self._transport.write(data)
 
     async def receive(self) -> bytes:
-        """What arrived; nothing once the peer has closed."""
+        """Wait for bytes; empty once the peer has closed."""
         while not self._received:
             if self._failure is not None:
                 raise self._failure
@@ -61,12 +61,12 @@ class TaskSocket(asyncio.Protocol):
         return self._taken()
 
     def arrived(self) -> bytes | None:
-        """What arrived by now, without waiting; ``None`` if nothing did."""
+        """The bytes that have arrived, without waiting; ``None`` if there are none."""
         if self._received:
             return self._taken()
         if self.lost.done() or self._failure is not None or self._transport.is_closing():
             return b""
-        # The event loop may have been busy, and what arrived still be with the system.
+        # The event loop may have been busy, and not have read from the socket yet.
         return self._unread_by_loop()
 
     def now(self) -> float:
@@ -74,8 +74,8 @@ class TaskSocket(asyncio.Protocol):
         return self._loop.time()
 
     def abort(self) -> None:
-        """End the connection under whoever uses it."""
-        self._failure = self._failure or WireError("closed by its owner")
+        """Make the present use of the connection fail."""
+        self._failure = self._failure or WireError("closed")
         self._transport.abort()
         self._wake()
 
@@ -108,14 +108,14 @@ class TaskSocket(asyncio.Protocol):
     # -- called by asyncio ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It can be written to."""
+        """The connection is open."""
         self._transport = transport
         self._descriptor = transport.get_extra_info("socket").fileno()
         if self._poll is not None:
             self._poll.register(self._descriptor, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        """Something arrived."""
+        """Bytes arrived."""
         self._received.append(data)
         paused = self._unread > _MAX_UNREAD_BYTES
         self._unread += len(data)
@@ -124,7 +124,7 @@ class TaskSocket(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more arrives."""
+        """The connection has ended."""
         self._failure = self._failure or exc
         if not self.lost.done():
             self.lost.set_result(None)
@@ -132,14 +132,14 @@ class TaskSocket(asyncio.Protocol):
 
 
 class TaskConnections(Connections):
-    """For tasks; each event loop has connections of its own."""
+    """Connections that tasks share; each event loop has its own."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         super().__init__(settings)
         self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
 
     def pool(self) -> Pool:
-        """The connections of this event loop."""
+        """This event loop's pool."""
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
@@ -149,9 +149,9 @@ class TaskConnections(Connections):
         return pool
 
     async def dial(self, origin: Origin, deadline: float) -> TaskSocket:
-        """A connection to an origin, not encrypted."""
+        """Connect to an origin, without TLS."""
         connected = await dialled(origin, deadline).wait_async()
-        # From here on the socket is asyncio's to close, whatever becomes of this call.
+        # From here on asyncio closes the socket, even if this call is cancelled.
         loop = asyncio.get_running_loop()
         try:
             _, tcp = await loop.create_connection(lambda: TaskSocket(deadline), sock=connected)
@@ -162,7 +162,7 @@ class TaskConnections(Connections):
         return tcp
 
     async def aclose(self) -> None:
-        """Close all connections of this event loop; when this returns, they are closed."""
+        """Close this event loop's connections and wait until they are closed."""
         self.closed = True
         if (pool := self._pools.pop(asyncio.get_running_loop(), None)) is not None:
             for tcp in pool.abort():

@@ -1,4 +1,4 @@
-"""Connections for threads: sockets on which every wait ends with the deadline."""
+"""Connections for threads: blocking sockets on which every wait ends at the deadline."""
 
 import contextlib
 import os
@@ -31,15 +31,15 @@ class ThreadSocket:
         self._socket.sendall(data)
 
     async def receive(self) -> bytes:
-        """What arrived; nothing once the peer has closed."""
+        """Wait for bytes; empty once the peer has closed."""
         self._socket.settimeout(seconds_left(self.deadline))
         data = self._socket.recv(CHUNK)
         if not data and self._aborted:
-            raise WireError("closed by its owner")
+            raise WireError("closed")
         return data
 
     def arrived(self) -> bytes | None:
-        """What arrived by now, without waiting; ``None`` if nothing did."""
+        """The bytes that have arrived, without waiting; ``None`` if there are none."""
         self._socket.settimeout(0)
         try:
             return self._socket.recv(CHUNK)
@@ -53,14 +53,14 @@ class ThreadSocket:
         return time.monotonic()
 
     def abort(self) -> None:
-        """End the connection under whoever uses it, who then closes it."""
+        """Make the present use of the connection fail; its user then closes it."""
         self._aborted = True
-        # Closing a socket does not wake a thread that reads from it; this does.
+        # close() would not wake a thread that reads from the socket; shutdown() does.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close it. In the child of a fork the parent's connection stays as it is."""
+        """Close it. In a forked child, the parent's connection stays open."""
         self._socket.close()
 
     def __del__(self) -> None:
@@ -68,7 +68,7 @@ class ThreadSocket:
 
 
 class ThreadConnections(Connections):
-    """For threads, which may share it, and for the children of a fork, which get their own."""
+    """Connections that threads share. A forked child gets new ones."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         super().__init__(settings)
@@ -76,20 +76,20 @@ class ThreadConnections(Connections):
 
     def _renew(self) -> None:
         pool, process = Pool(), os.getpid()
-        # However this object is collected, its connections are closed before their sockets are.
+        # So that connections are closed too if this object is only garbage-collected.
         weakref.finalize(self, _close_all, pool, process)
         self._all = pool
         self._process = process  # last: another thread may look
 
     def pool(self) -> Pool:
-        """The connections of this process."""
+        """This process's pool."""
         if self._process != os.getpid():
             self._all.forget()
             self._renew()
         return self._all
 
     async def dial(self, origin: Origin, deadline: float) -> ThreadSocket:
-        """A connection to an origin, not encrypted."""
+        """Connect to an origin, without TLS."""
         pool, dialling = self.pool(), dialled(origin, deadline)
         pool.add(dialling)
         if self.closed:
@@ -100,7 +100,7 @@ class ThreadConnections(Connections):
             pool.discard(dialling)
 
     def close(self) -> None:
-        """Close all connections; calls under way fail."""
+        """Close all connections; requests under way fail."""
         self.closed = True
         _close_all(self._all, self._process)
 
@@ -122,10 +122,10 @@ def seconds_left(deadline: float) -> float:
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """What a coroutine gives whose verbs never suspend: it is done at its first step."""
+    """The result of a coroutine that never suspends, so that it ends at its first step."""
     try:
         coroutine.send(None)
     except StopIteration as done:
         result: Result = done.value
         return result
-    raise AssertionError("it suspended")
+    raise AssertionError("the coroutine suspended")

@@ -15,7 +15,7 @@ import httpx
 from sunx_adapter.wire.answer import WireError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, too_large_text
 from sunx_adapter.wire.connections import Connections
-from sunx_adapter.wire.route import Request, Unsendable
+from sunx_adapter.wire.route import GetRequest, UnsendableError
 from sunx_adapter.wire.settings import ConnectionSettings
 from sunx_adapter.wire.tasks import TaskConnections
 from sunx_adapter.wire.threads import ThreadConnections, run, seconds_left
@@ -31,7 +31,7 @@ async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Resp
     headers = {name: text for name, text in request.headers.items() if name not in _WRITTEN_HERE}
     url = request.url
     address = f"{url.scheme}://{url.netloc.decode()}"
-    plain = Request(address + url.raw_path.decode(), headers)
+    plain = GetRequest(address + url.raw_path.decode(), headers)
     try:
         answer = await connections.fetch(
             address,
@@ -42,7 +42,7 @@ async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Resp
         )
     except TimeoutError as error:
         raise httpx.ReadTimeout(str(error), request=request) from None
-    except Unsendable as error:
+    except UnsendableError as error:
         raise httpx.LocalProtocolError(str(error), request=request) from None
     except OSError as error:
         raise httpx.NetworkError(str(error), request=request) from None
@@ -53,8 +53,8 @@ async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Resp
     )
 
 
-def _always(request: Request) -> Callable[[], Awaitable[Request]]:
-    async def prepare() -> Request:
+def _always(request: GetRequest) -> Callable[[], Awaitable[GetRequest]]:
+    async def prepare() -> GetRequest:
         return request
 
     return prepare
@@ -68,21 +68,18 @@ def _deadline(request: httpx.Request) -> float:
 class WireTransport(httpx.BaseTransport):
     """For ``httpx.Client(transport=…)``: GET requests, each answer read whole.
 
-    The least of httpx's timeouts is the time for the whole answer. The request extension
-    ``"owner"`` names who the request is for: connections are not shared by different owners.
-
-    Args:
-        settings: certificates and proxy.
+    The shortest of httpx's timeouts limits the time for the whole answer. The request extension
+    ``"owner"`` names the owner of the connections to use; owners share none.
     """
 
     def __init__(self, settings: ConnectionSettings | None = None) -> None:
         self._connections = ThreadConnections(settings or ConnectionSettings())
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send, and read the answer whole.
+        """Send a request and read its whole answer.
 
         Raises:
-            httpx.TransportError: there is none, or the request cannot be sent.
+            httpx.TransportError: there is no answer, or the request cannot be sent.
         """
         return run(_fetch(self._connections, request))
 
@@ -98,10 +95,10 @@ class AsyncWireTransport(httpx.AsyncBaseTransport):
         self._connections = TaskConnections(settings or ConnectionSettings())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send, and read the answer whole.
+        """Send a request and read its whole answer.
 
         Raises:
-            httpx.TransportError: there is none, or the request cannot be sent.
+            httpx.TransportError: there is no answer, or the request cannot be sent.
         """
         try:
             async with asyncio.timeout(_deadline(request) - time.monotonic()):
@@ -110,12 +107,12 @@ class AsyncWireTransport(httpx.AsyncBaseTransport):
             raise httpx.ReadTimeout(str(error), request=request) from None
 
     async def aclose(self) -> None:
-        """Close all connections of this event loop."""
+        """Close this event loop's connections."""
         await self._connections.aclose()
 
 
 class GivenAnswer(NamedTuple):
-    """What another transport gave; see :class:`~sunx_adapter.wire.answer.Answer`."""
+    """The answer of an httpx transport; see :class:`~sunx_adapter.wire.answer.RawAnswer`."""
 
     status: int
     headers: Mapping[str, str]
@@ -124,7 +121,7 @@ class GivenAnswer(NamedTuple):
 
 
 class GivenTransport:
-    """Fetches like :class:`~sunx_adapter.wire.connections.Connections`; not its own to close."""
+    """Sends over a user's httpx transport, which the user closes."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -133,12 +130,12 @@ class GivenTransport:
         self,
         _address: str,
         _owner: str,
-        prepare: Callable[[], Awaitable[Request]],
+        prepare: Callable[[], Awaitable[GetRequest]],
         *,
         deadline: float,
         limit: int,
     ) -> GivenAnswer:
-        """Send a request, and read its answer whole."""
+        """See :meth:`sunx_adapter.wire.connections.Connections.fetch`."""
         url, headers = await prepare()
         timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
         request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
@@ -172,7 +169,7 @@ class GivenTransport:
 
 
 class AsyncGivenTransport(GivenTransport):
-    """The same for tasks."""
+    """The same for an asynchronous transport."""
 
     async def _handle(self, request: httpx.Request) -> httpx.Response:
         response: httpx.Response = await self._transport.handle_async_request(request)
@@ -187,10 +184,10 @@ class AsyncGivenTransport(GivenTransport):
 
 
 def given(transport: object, *, asynchronous: bool) -> GivenTransport:
-    """What to send over if a user gave a transport.
+    """A user's transport, for an exchange.
 
     Raises:
-        TypeError: it is not of the kind that is needed.
+        TypeError: it is a transport of the wrong kind, or none.
     """
     kind = httpx.AsyncBaseTransport if asynchronous else httpx.BaseTransport
     if not isinstance(transport, kind):
@@ -204,8 +201,8 @@ def _failure(error: httpx.HTTPError | httpx.InvalidURL) -> Exception:
         case httpx.TimeoutException():
             return TimeoutError(text)
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
-            return Unsendable(f"the address cannot be used: {text}")
+            return UnsendableError(f"the address cannot be used: {text}")
         case httpx.LocalProtocolError():
-            return Unsendable(f"the request cannot be sent: {text}")
+            return UnsendableError(f"the request cannot be sent: {text}")
         case _:
             return WireError(text)

@@ -15,7 +15,7 @@ from sunx_adapter.wire.answer import DeclinedError, WireError
 from sunx_adapter.wire.background import Background
 from sunx_adapter.wire.body import decompressed
 from sunx_adapter.wire.dial import resolve
-from sunx_adapter.wire.route import Unsendable
+from sunx_adapter.wire.route import UnsendableError
 from sunx_adapter.wire.settings import ConnectionSettings
 
 _GZIP: Final = b"\x1f\x8b"
@@ -148,7 +148,7 @@ async def connect(
     Raises:
         OSError: the peer cannot be reached.
         DeclinedError: the peer answered with HTTP.
-        Unsendable: the address cannot be used.
+        UnsendableError: the address cannot be used.
     """
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_refuse_redirect)
@@ -175,7 +175,7 @@ async def connect(
             case aiohttp.WSServerHandshakeError():
                 failure: Exception = DeclinedError(error.message, error.status)
             case aiohttp.InvalidURL():
-                failure = Unsendable("the address cannot be used")
+                failure = UnsendableError("the address cannot be used")
             case aiohttp.ClientError() if not isinstance(error, OSError):
                 failure = WireError(_reason(error))
             case _:
