@@ -1,1 +1,1 @@
-"""The exchanges: what ccxt asks, one read written once, and how the two kinds wait."""
+"""The exchanges: the ccxt-facing base class, one read, and the two kinds of exchange."""

@@ -1,4 +1,4 @@
-"""The asynchronous exchanges; only they can watch balances."""
+"""The asynchronous exchanges, which can also watch balances."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from ccxt.base.errors import ExchangeClosedByUser, NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
-from sunx_adapter.exchange.faults import bare, connect_fault
+from sunx_adapter.exchange.faults import connect_fault, without_frames
 from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.protocol.push import auth_message
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
-    """An asynchronous exchange. What its methods mean is documented in ``SyncExchange``."""
+    """An asynchronous exchange; ``SyncExchange`` documents the methods that both have."""
 
     serves = frozenset({"fetchBalance", "watchBalance", "ws"})
 
@@ -44,13 +44,13 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     def _prepare(self) -> None:
         super()._prepare()
         self._waiting = TaskWaiting()
-        # The tasks that are in a call, and those of them that close() has ended.
+        # The tasks that are in a call, and those of them that close() has cancelled.
         self._calls: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
 
     def _complete(self) -> None:
         super()._complete()
-        # Of the latest logins, which a peer may repeat.
+        # The signatures of the latest logins, which a peer may repeat.
         self._signatures: deque[str] = deque(maxlen=8)
         self._watch = BalanceWatch(
             StreamSource(
@@ -70,14 +70,14 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return TaskConnections(self._connection_settings())
 
     def describe(self) -> dict[str, Any]:
-        """What this exchange is and can do, in ccxt's terms."""
+        """This exchange's description in ccxt's structure."""
         described: dict[str, Any] = super().describe()
         described["pro"] = True
         described["options"] |= STREAM_DEFAULTS
         return described
 
     def open(self, lazy: bool = False) -> None:
-        """Open again after :meth:`close`; connections are made when they are needed."""
+        """Open again after :meth:`close`; connections are made when needed."""
         if self._closed and not lazy:
             self._connections = self._new_connections()
             self._closed = False
@@ -106,9 +106,9 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             self.clean_rest_data()
 
     async def _call(self, name: str, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a call gives; it fails with nothing but what the user may see."""
+        """The result of a call; all its exceptions are redacted copies."""
         task = asyncio.current_task()
-        if task is None:  # only where no event loop runs it
+        if task is None:  # driven by hand, without an event loop
             work.close()
             raise RuntimeError("an asynchronous exchange is called from within a task")
         self._calls.add(task)
@@ -118,11 +118,11 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         except asyncio.CancelledError as error:
             failure = self._failure(ExchangeClosedByUser("closed during the call"), name)
             if task not in self._ended or task.uncancel():
-                failure = bare(error)
-        except Exception as error:  # noqa: BLE001 - nothing else reaches the user, see _failure()
+                failure = without_frames(error)
+        except Exception as error:  # noqa: BLE001 - see _failure()
             failure = self._failure(error, name)
-        except BaseException as error:  # noqa: BLE001 - Ctrl-C: the same without its frames
-            failure = bare(error)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C
+            failure = without_frames(error)
         finally:
             self._calls.discard(task)
             self._ended.discard(task)
@@ -152,20 +152,20 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return await self.fetch_partial_balance("total", params)
 
     async def watch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
-        """The next balance that the venue pushes; the first one at once.
+        """The next balance that the venue pushes; the first call returns as soon as there is one.
 
-        One connection serves all tasks. A task that comes late gets the newest balance, and never
-        an old one; after a drop there is a fresh one, so that nothing is missed.
+        One connection serves all tasks. A slow task gets the newest balance, never an old one.
+        After a dropped connection there is a fresh balance, so that no change is missed.
 
         Args:
             params: ``type``, ``subType``, ``marginMode`` and ``free`` as in ``fetch_balance``.
 
         Returns:
-            The same structure as ``fetch_balance``; ``info`` is the message as it came.
+            The same structure as ``fetch_balance``; ``info`` is the pushed message.
 
         Raises:
-            NetworkError: what is newest has not been known for ``options["streamGapTimeout"]`` ms.
-            BadResponse: a message could not be understood; the stream goes on.
+            NetworkError: no fresh balance for ``options["streamGapTimeout"]`` ms.
+            BadResponse: a message could not be read; the stream goes on.
             ccxt.BaseError: the exception of the error table; a refused key is not tried again.
         """
         return await self._call("watch_balance", self._watched(params))
@@ -182,7 +182,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     ) -> AsyncIterator["Balances"]:
         """``async for balance in exchange.watch_balances():``; see :meth:`watch_balance`.
 
-        What is raised ends the loop; a new one goes on with the same connection.
+        An exception ends the loop; a new loop uses the same connection.
         """
         cursor = Cursor()
         while True:
@@ -253,7 +253,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     async def fetch_account_summary(
         self, params: Mapping[str, Any] | None = None
     ) -> AccountSummary:
-        """The account's state and figures as a whole; parameters as in ``fetch_balance``."""
+        """The account's state and totals; parameters as in ``fetch_balance``."""
         return await self._call("fetch_account_summary", self._account_summary(params))
 
     async def load_markets(
@@ -261,7 +261,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         reload: bool = False,  # noqa: ARG002
         params: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """The markets given in the configuration, else none: a balance needs none."""
+        """The markets of the configuration, if any: a balance needs none."""
         return self._given_markets()
 
     async def fetch2(
@@ -273,7 +273,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         *_more: Any,
         **_rest: Any,
     ) -> Any:
-        """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
+        """Call an endpoint, as ccxt's implicit methods do; returns the answer unchanged."""
         return await self._call("fetch2", self._endpoint(path, api, method, params))
 
     async def fetch(
@@ -283,11 +283,11 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         headers: Mapping[str, str] | None = None,
         body: object = None,
     ) -> Any:
-        """ccxt's way to an address, for what ``sign()`` gave: the answer as it came."""
+        """Send a request that ``sign()`` made; returns the answer unchanged."""
         return await self._call("fetch", self._fetched(url, method, headers, body))
 
     async def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
-        """Measure, and go by from now on, how many ms our clock is ahead of the venue's."""
+        """Measure by how many ms our clock is ahead, and use the venue's clock from now on."""
         return await self._call("load_time_difference", self._time_difference())
 
 

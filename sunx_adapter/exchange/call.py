@@ -1,7 +1,7 @@
-"""One read, from its parameters to the document, written once for both kinds of exchange.
+"""One read, from its parameters to the decoded answer, written once for both kinds of exchange.
 
-The coroutines here suspend only in the verbs of :mod:`~sunx_adapter.exchange.waiting` and on the
-wire. Those for threads never do, so that there a call is done at its first step
+The coroutines here suspend only in :mod:`~sunx_adapter.exchange.waiting` and in the wire. For
+threads neither ever suspends, so a call ends at its first step
 (:func:`sunx_adapter.wire.threads.run`).
 """
 
@@ -44,14 +44,14 @@ Result = TypeVar("Result")
 
 
 class Target(NamedTuple):
-    """Where a request goes, and for whom.
+    """One request, signed each time it is sent.
 
     Attributes:
         address: the URL without its query.
-        url: gives the whole URL, signed for now.
-        api_key: whose connections are used.
-        counts: whether it is counted against the read limit.
-        headers: besides the exchange's own.
+        url: makes the whole URL, signed for now.
+        api_key: the owner of the connections to use.
+        counts: whether it counts against the read limit.
+        headers: in addition to the exchange's own.
     """
 
     address: str
@@ -72,18 +72,18 @@ class Reader(Face):
         self._closed = False
         self._clock_measured = False
         self._pace: MemoryWindows | None = None
-        # Of settings that were changed, with calls still under way.
+        # Connections of former settings, with calls still under way.
         self._retired: WeakSet[Any] = WeakSet()
 
     def _complete(self) -> None:
         self._connections = self._new_connections()
 
     def _new_connections(self) -> Any:
-        """Connections as the exchange is set now."""
+        """Connections for the present settings."""
         raise NotImplementedError
 
     def _sender(self) -> "Connections | GivenTransport":
-        """What requests are sent over, as the exchange is set now."""
+        """What requests are sent over, for the present settings."""
         if (transport := self.options.get("transport")) is not None:
             from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
 
@@ -99,7 +99,7 @@ class Reader(Face):
             current = self._connections = self._new_connections()
         return current
 
-    # -- what the public methods of both kinds do -------------------------------------------
+    # -- the public methods, for both kinds -------------------------------------------------
 
     async def _balance(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
         call, policy = self._balance_call(params or {})
@@ -153,13 +153,13 @@ class Reader(Face):
         target: Target,
         deadline: float,
         work: Coroutine[Any, Any, Result],
-        told: Callable[[BaseError], BaseError] = lambda error: error,
+        final: Callable[[BaseError], BaseError] = lambda error: error,
     ) -> Result:
         try:
             return await self._waiting.within(deadline, work)
         except TimeoutError:
             self._check_open()
-        raise told(
+        raise final(
             RequestTimeout(
                 f"GET {target.address}: no whole answer within {self.timeout:g} ms (timeout)"
             )
@@ -181,7 +181,7 @@ class Reader(Face):
     def _target(self, call: Call) -> Target:
         address, api_key, credentials = call.address + call.path, self.apiKey or "", None
         if call.private:
-            # The keys of now: a user may change them while the call waits.
+            # The present keys: a user may change them while the call waits.
             self.check_required_credentials()
             credentials = self._current_credentials()
         return Target(address, lambda: self._url(call, credentials), api_key, call.private)
@@ -197,7 +197,7 @@ class Reader(Face):
         return document
 
     async def _answer(self, target: Target, deadline: float) -> tuple[HttpAnswer, str]:
-        """The answer, and the signed URL that it is for."""
+        """The answer, and the signed URL of its request."""
         limit = self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES)
         reads = self._read_budget(target)
         url = ""
@@ -208,7 +208,7 @@ class Reader(Face):
                 await reads.take(deadline)
             self._check_open()
             url = target.url()
-            self._tell_request(url)
+            self._record_request(url)
             return GetRequest(url, {**self._headers(), **target.headers})
 
         try:
@@ -231,7 +231,7 @@ class Reader(Face):
         if defect is None:
             body, defect = decompressed(body, answered.headers.get("content-encoding", ""), limit)
         answer = HttpAnswer(answered.status, answered.headers, body, defect)
-        self._tell_answer(answer, url)
+        self._record_answer(answer, url)
         return answer, url
 
     def _read_budget(self, target: Target) -> ReadBudget | None:
@@ -266,7 +266,7 @@ class Reader(Face):
         return difference
 
     def _use_clock(self, venue_time: int) -> int:
-        """Go by the venue's clock from now on; returns by how many ms we were ahead of it."""
+        """Use the venue's clock from now on; returns by how many ms ours was ahead of it."""
         ahead: int = self.nonce() - venue_time
         self.options["timeDifference"] += ahead
         return ahead
@@ -282,22 +282,22 @@ class Reader(Face):
         return time.monotonic() + float(self.timeout) / 1000
 
     def _without(self, url: str, error: BaseError | TransientError) -> BaseError | TransientError:
-        """The same error without the signature in that URL, which a peer may repeat."""
+        """A copy of the error without that URL's signature, which a peer may repeat."""
         original = error.error if isinstance(error, TransientError) else error
         clean = type(original)(self._cleaned(str(original), _signature(url)))
         if isinstance(error, TransientError):
             return TransientError(clean, error.retry_after, error.venue_time)
         return clean
 
-    def _tell_request(self, url: str) -> None:
+    def _record_request(self, url: str) -> None:
         self.lastRestRequestTimestamp = self.milliseconds()
-        # Without the query, which holds the key and the signature.
+        # Without the query: it holds the key and the signature.
         self.last_request_url = url.partition("?")[0]
         if self.verbose:
             self._print("fetch Request", f"GET {url}", signature=_signature(url))
         self._log(logging.DEBUG, f"GET {self.last_request_url}")
 
-    def _tell_answer(self, answer: HttpAnswer, url: str) -> None:
+    def _record_answer(self, answer: HttpAnswer, url: str) -> None:
         if self.enableLastHttpResponse:
             self.last_http_response = answer.body.decode("utf-8", "replace")
         if self.enableLastResponseHeaders:

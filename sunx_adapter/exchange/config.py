@@ -1,4 +1,4 @@
-"""What of ccxt's configuration can be honoured; the rest is refused, never ignored in silence."""
+"""Which of ccxt's settings are honoured. The others are refused, never silently ignored."""
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
@@ -28,7 +28,7 @@ _CONNECTION: Final = {
 }
 _CREDENTIALS: Final = {"apiKey", "secret", "privateKey", "uid"}
 _DESCRIPTION: Final = {
-    # What describe() tells; a user may tell it otherwise, and ccxt's own code reads it.
+    # Part of describe(); a user may override it, and ccxt's own code reads it.
     *("id", "name", "countries", "version", "certified", "pro", "alias", "has", "status"),
     *("features", "fees", "limits", "precision", "precisionMode", "paddingMode", "timeframes"),
     *("markets", "currencies", "commonCurrencies", "substituteCommonCurrencyCodes"),
@@ -53,7 +53,7 @@ _INSTEAD: Final = {
     "testnet": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
     "returnResponseHeaders": "they are in last_response_headers",
 }
-# Not attributes of ccxt's class, yet read from the configuration.
+# Settings that ccxt reads from the configuration, without an attribute of that name.
 _KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
 
 
@@ -72,7 +72,7 @@ class _Urls(TypedDict, total=False):
 
 
 class _Options(TypedDict, total=False):
-    """The options that mean something here; others are carried along, as with ccxt."""
+    """The types of our options. Others are carried along, as with ccxt."""
 
     pathVariant: str
     signatureHost: str
@@ -99,7 +99,7 @@ _OTHER_OPTIONS: Final = {"setMarginMode"}
 
 
 class _Settings(TypedDict, total=False):
-    """Of what kind each setting has to be."""
+    """The types of our settings."""
 
     apiKey: str
     secret: str
@@ -116,15 +116,15 @@ class _Settings(TypedDict, total=False):
 
 
 def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """The configuration without the keys whose value is ``None``, which means not given.
+    """The configuration without the settings whose value is ``None``, which means not given.
 
     Args:
         config: the user's.
-        kind: the class that is made; what ccxt knows, it has as an attribute.
+        kind: the exchange's class; ccxt's settings are its attributes.
 
     Raises:
-        NotSupported: ccxt knows the key, it has a value, and it cannot be honoured here.
-        BadRequest: a value is of the wrong kind, or a key or an option is misspelt.
+        NotSupported: a setting of ccxt's has a value and cannot be honoured here.
+        BadRequest: a value has the wrong type, or a setting or an option is misspelt.
     """
     given = {key: value for key, value in config.items() if value is not None}
     # An empty proxy is none, as with ccxt.
@@ -201,16 +201,16 @@ def _check_values(given: Mapping[str, Any]) -> None:
 
 def _check_header(name: str, text: str) -> None:
     if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
-        raise NotSupported(f"a header {name} of one's own cannot be honoured")
+        raise NotSupported(f"the header {name} cannot be set")
     if not is_sendable_header(name, text):
         raise BadRequest(f"the header {name!r} cannot be sent: it must be plain ASCII text")
 
 
 def _check_proxy(key: str, proxy: object) -> None:
-    # No part of it is repeated: where it is written wrongly, anything may be the password.
+    # No part of it is repeated: if it is malformed, any part may be the password.
     try:
         parts = urlsplit(proxy if isinstance(proxy, str) else "")
-        parts.port  # noqa: B018 - raises for one that there cannot be
+        parts.port  # noqa: B018 - raises ValueError for an invalid one
     except ValueError:
         parts = urlsplit("")
     scheme = parts.scheme
@@ -218,7 +218,7 @@ def _check_proxy(key: str, proxy: object) -> None:
     if scheme not in ("http", "https", "socks5", "socks5h") or not whole:
         raise BadRequest(
             f"{key} must be a URL like http://host:port or socks5://user:password@host:port, with "
-            "what is special in the user's name and password percent-encoded"
+            "special characters in user name and password percent-encoded"
         )
     if not scheme.startswith("socks"):
         return
@@ -227,7 +227,7 @@ def _check_proxy(key: str, proxy: object) -> None:
     for word in (parts.username, parts.password):
         plain = unquote(word or "")
         if not plain.isascii() or len(plain) > _LONGEST_SOCKS_WORD:
-            raise BadRequest(f"{key}: SOCKS takes names and passwords of up to 255 ASCII letters")
+            raise BadRequest(f"{key}: SOCKS user names and passwords have up to 255 ASCII letters")
 
 
 def _check_certificates(file: str) -> None:
@@ -250,7 +250,7 @@ def _check_number(number: object) -> None:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is neither ``None`` nor one of the choices.
+    """Refuse a value that is neither ``None`` nor a choice.
 
     Raises:
         NotSupported: the message lists the choices.
@@ -261,20 +261,20 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 @lru_cache(maxsize=256)
 def check_address(address: str) -> None:
-    """Refuse an address to which a signed request must not go.
+    """Refuse an address that no signed request may be sent to.
 
     Raises:
-        NotSupported: it is not encrypted and not on this machine, or no HTTP or WebSocket URL.
+        NotSupported: it is unencrypted and not on this machine, or no HTTP or WebSocket URL.
     """
     scheme = address.partition("://")[0].lower()
     if scheme not in ("https", "wss", "http", "ws"):
         raise NotSupported(
             f"{address!r} is no address; it must begin with https:// (wss:// for the stream), or "
-            "with http:// if it is on this machine"
+            "with http:// on this machine"
         )
     try:
         parts = urlsplit(address)
-        parts.port  # noqa: B018 - raises for one that there cannot be
+        parts.port  # noqa: B018 - raises ValueError for an invalid one
         host = (parts.hostname or "").encode("ascii").decode()
     except ValueError:
         host = ""

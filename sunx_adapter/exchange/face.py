@@ -1,7 +1,6 @@
-"""What ccxt asks of an exchange, as far as it needs no network: describe, sign, has, parse.
+"""The ccxt-facing base class of all exchanges: describe, sign, has, parse. It uses no network.
 
-:class:`Face` is mixed into ccxt's own classes. It is the same for the synchronous and the
-asynchronous kind, which differ only in how they wait (see :mod:`sunx_adapter.exchange.call`).
+:class:`Face` is mixed into ccxt's own classes, the synchronous and the asynchronous ones.
 """
 
 import logging
@@ -56,19 +55,19 @@ _SERVED: Final = (
 _PARAMETERS: Final = ("type", "subType", "marginMode", "free")
 
 RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
-"""The venue's limit as ccxt tells it: ms between two requests. Bursts are allowed all the same."""
+"""The venue's limit in ccxt's terms: ms between two requests. Bursts are allowed nevertheless."""
 
 _MAX_MESSAGE: Final = 600
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request as it is meant, not yet signed.
+    """One request, not yet signed.
 
     Attributes:
         path: with its leading slash.
-        address: scheme and host (and a gateway's path) that it goes to.
-        parameters: the caller's own; they are signed too.
-        private: signed, and counted against the read limit.
+        address: scheme and host, perhaps with a gateway's path.
+        parameters: the caller's; they are signed too.
+        private: whether it is signed and counts against the read limit.
     """
 
     path: str
@@ -98,11 +97,11 @@ def check_reads(method: str, body: object = None) -> None:
 
 
 class _Codes(dict[str, str]):
-    """Unified codes by currency id: ccxt makes a whole currency structure for each question."""
+    """Unified codes by currency id, cached: ccxt makes a whole currency structure for each."""
 
     def __init__(self, exchange: "Face") -> None:
         self._exchange = exchange
-        # What the codes were settled by.
+        # What the codes depend on.
         self.common = dict(getattr(exchange, "commonCurrencies", {}))
         self.by_id = getattr(exchange, "currencies_by_id", None)
 
@@ -119,11 +118,11 @@ else:
 
 
 class Face(CcxtExchange):  # type: ignore[misc]
-    """Everything of an exchange that neither sends nor waits."""
+    """The part of an exchange that neither sends nor waits."""
 
     venue: ClassVar[Venue]
     serves: ClassVar[frozenset[str]] = frozenset({"fetchBalance"})
-    """Of ccxt's methods those that work; ``has`` and the methods themselves go by it."""
+    """The methods of ccxt's that work, by their names in ``has``. All others are refused."""
 
     logger = logging.getLogger("sunx_adapter")
     cafile: str | None = None
@@ -157,20 +156,20 @@ class Face(CcxtExchange):  # type: ignore[misc]
             self._complete()
             return
         except Exception as error:  # noqa: BLE001 - whatever ccxt makes of a configuration
-            # Made anew below, so that no traceback shows this frame's config with its secrets.
+            # Raised below, so that no traceback shows the secrets in this frame's config.
             config, refusal = None, as_ccxt(error, f"{self.venue.id}: ")
         raise refusal
 
     def _prepare(self) -> None:
-        """Set up what does not depend on the configuration."""
+        """Prepare what does not depend on the configuration."""
 
     def _complete(self) -> None:
-        """Set up what depends on the configuration."""
+        """Prepare what depends on the configuration."""
 
     # -- what ccxt asks ---------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """What this exchange is and can do, in ccxt's terms."""
+        """This exchange's description in ccxt's structure."""
         venue = self.venue
         api: dict[str, dict[str, dict[str, Any]]] = {"private": {"get": {}}, "public": {"get": {}}}
         for endpoint in _endpoints(venue):
@@ -221,10 +220,10 @@ class Face(CcxtExchange):  # type: ignore[misc]
         }
 
     def check_required_credentials(self, error: bool = True) -> bool:
-        """Whether a key and a secret or private key are there.
+        """Whether there is a key, and a secret or a private key.
 
         Raises:
-            AuthenticationError: if ``error`` and they are not; the message says what is missing.
+            AuthenticationError: one is missing, and ``error`` is true; the message names it.
         """
         missing = [] if self.apiKey else ["apiKey"]
         missing += [] if self.secret or self.privateKey else ["secret (or privateKey)"]
@@ -239,7 +238,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         method: str = "GET",
         params: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
-        """A request as ccxt's own ``fetch()`` takes it: ``url``, ``method``, ``body``, ``headers``.
+        """A signed request for ccxt's ``fetch()``: ``url``, ``method``, ``body``, ``headers``.
 
         Raises:
             NotSupported: the method is not GET.
@@ -249,7 +248,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return {"url": self._url(call), "method": "GET", "body": None, "headers": self._headers()}
 
     def parse_account_summary(self, info: Mapping[str, Any]) -> AccountSummary:
-        """The account as a whole, from a balance's ``info``: no further request is needed.
+        """The account's summary from a balance's ``info``, without another request.
 
         Raises:
             BadResponse: a figure is missing or no number, or the state is unknown.
@@ -257,7 +256,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return summarize(read_account(document_of(info)))
 
     def enable_demo_trading(self, enable: bool) -> None:
-        """Not served: these venues have no demo host."""
+        """Not supported: these venues have no demo host."""
         if enable:
             raise NotSupported(f"{self.id} has no demo host; for a local one see Sandbox")
 
@@ -268,13 +267,13 @@ class Face(CcxtExchange):  # type: ignore[misc]
         )
 
     def use_connections_of(self, other: "Face") -> None:
-        """Nothing, for bots that call it: connections of different keys are never shared."""
+        """Do nothing, for bots that call it: different keys never share connections."""
 
     def nonce(self) -> int:
-        """The time that requests are signed for, ms UTC: the venue's, as far as it is known."""
+        """The time to sign for, ms UTC: the venue's time, if its difference is known."""
         return int(time.time() * 1000) - int(self.options["timeDifference"])
 
-    # -- one call, in steps that need no network --------------------------------------------
+    # -- the steps of a call that need no network -------------------------------------------
 
     def _balance_call(self, params: Mapping[str, Any]) -> tuple[Call, FreePolicy]:
         options = self.options
@@ -303,7 +302,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         )
 
     def _time_call(self) -> Call:
-        # Any answer has the time; where there is no endpoint for it, a refusal does.
+        # Any answer has the time: without an endpoint for it, a refusal will do.
         path = self.venue.time or PATH_VARIANTS[self.venue.path_variant].balance
         return Call(path, self._address(), private=False)
 
@@ -331,7 +330,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return f"{call.address}{call.path}?{query}" if query else call.address + call.path
 
     def _current_credentials(self) -> Credentials:
-        # Keys may be set or changed at any time, as with every ccxt exchange.
+        # As with every ccxt exchange, the user may change keys at any time.
         keys = (self.apiKey, self.secret, self.privateKey)
         if self._credentials is None or self._credentials[0] != keys:
             signer: Signer
@@ -348,7 +347,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return {**ours, **self.headers}
 
     def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
-        # A user may add to commonCurrencies at any time.
+        # The user may change commonCurrencies at any time.
         if (
             self.commonCurrencies != self._codes.common
             or self.currencies_by_id is not self._codes.by_id
@@ -365,7 +364,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return markets
 
     def _connection_settings(self) -> ConnectionSettings:
-        """How to connect, by attributes that a user may set at any time."""
+        """How to connect, by attributes that the user may change at any time."""
         known = _connection_attributes(self)
         if self._settings is None or self._settings[0] != known:
             refused = next((name for name in REFUSED_PROXIES if getattr(self, name, None)), None)
@@ -378,7 +377,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
             self._settings = (known, ConnectionSettings(proxy, self.cafile, bool(trust_env)))
         return self._settings[1]
 
-    # -- what leaves: every text passes here ------------------------------------------------
+    # -- redaction: all text that leaves passes here ----------------------------------------
 
     def _cleaned(self, text: str, *signatures: str) -> str:
         urls = (self.options.get("rateLimitStorage"), *(getattr(self, p, None) for p in _PROXIES))
@@ -390,15 +389,14 @@ class Face(CcxtExchange):  # type: ignore[misc]
             self.logger.log(level, "%s", self._cleaned(f"{self.id}: {text}", *signatures))
 
     def _print(self, title: str, *parts: object, signature: str = "") -> None:
-        """What ``verbose`` shows, on ccxt's own way."""
+        """Print for ``verbose``, as ccxt does."""
         lines = "\n".join(self._cleaned(line, signature) for line in map(str, parts))
         self.log(f"\n{title}:", self.id, lines)
 
     def _failure(self, error: Exception, method: str) -> BaseError:
-        """The exception that the user sees: of the same class, with no secret in it or behind it.
+        """A copy of the exception for the user: of the same class, without secrets.
 
-        It is made anew, since the tracebacks of the original and of what caused it lead through
-        frames that hold the signed request.
+        The traceback of the original leads through frames that hold the signed request.
         """
         failure = as_ccxt(error, f"{self.id} {method}(): ")
         text = self._cleaned(str(failure))

@@ -74,7 +74,7 @@ def connect_fault(
 
 
 def as_ccxt(error: Exception, where: str = "") -> BaseError:
-    """The exception as one of ccxt's, with ``where`` before its text."""
+    """The exception as one of ccxt's, its text preceded by ``where``."""
     if isinstance(error, TransientError):
         error = error.error
     if isinstance(error, BaseError):
@@ -82,7 +82,7 @@ def as_ccxt(error: Exception, where: str = "") -> BaseError:
     return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
 
 
-def bare(error: BaseException) -> BaseException:
-    """The same exception without the frames that it went through, which may hold secrets."""
+def without_frames(error: BaseException) -> BaseException:
+    """The same exception without its frames, which may hold secrets."""
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)

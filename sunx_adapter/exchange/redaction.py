@@ -1,7 +1,7 @@
-"""The one gate for text: no secret passes it, and nothing that would steer a terminal.
+"""Redaction: all text that leaves the package passes :func:`cleaned`.
 
-Whatever leaves the package (exceptions, logs, statuses, the command line) passes :func:`cleaned`.
-It knows the secrets at hand and finds them in any spelling that a peer may repeat them in.
+That is text in exceptions, logs, statuses and on the command line. It loses its secrets, in any
+encoding that a peer may repeat them in, and the control characters that would steer a terminal.
 """
 
 import base64
@@ -18,7 +18,7 @@ from sunx_adapter.text import printable
 
 HIDDEN: Final = "***"
 
-# What is shorter is no venue's key or secret, and may be part of any word.
+# Anything shorter is no venue's key or secret, and may be part of any word.
 _SHORTEST_SECRET: Final = 6
 _SHORTEST_LINE: Final = 16
 
@@ -27,18 +27,18 @@ _WORDS: Final = re.compile(r"[A-Za-z0-9]+")
 _SIGNATURE: Final = re.compile(rf"""({_NAMED % "Signature"})[^&\s"'<>\\]+""", re.I)
 _ACCESS_KEY: Final = re.compile(rf"""({_NAMED % "AccessKeyId"})([^&\s"'<>\\]+)""", re.I)
 _ALSO: Final = {"+": "|-|&plus;", "/": r"|_|\\+/|&sol;", "=": "|&equals;", "&": "|&amp;"}
-"""Base64 as it is written in URLs, JSON that escapes slashes, HTML's names."""
+"""Other spellings: of Base64 in URLs, in JSON with escaped slashes, in HTML."""
 
 _USER_IN_URL: Final = re.compile(r"(\w://)[^/@\s]*@")
 
 
 def cleaned(text: str, *, api_key: str | None = None, secrets: Iterable[str | None] = ()) -> str:
-    """The text without secrets and signatures, with API keys masked, on one line.
+    """The text on one line, without secrets and signatures, with API keys masked.
 
     Args:
-        text: anything on its way out.
-        api_key: the key to look for, besides any value of ``AccessKeyId``.
-        secrets: values to take out, however they are encoded.
+        text: any text.
+        api_key: the key to mask, besides any value of ``AccessKeyId``.
+        secrets: values to remove in every encoding.
     """
     for secret in secrets:
         for part in _parts(secret or ""):
@@ -53,7 +53,7 @@ def cleaned(text: str, *, api_key: str | None = None, secrets: Iterable[str | No
 
 
 def passwords(*urls: object) -> list[str]:
-    """The passwords in URLs, as they are written and as they are meant."""
+    """The passwords in URLs, encoded and decoded."""
     found: list[str] = []
     for url in urls:
         if isinstance(url, str) and "@" in url:
@@ -77,7 +77,7 @@ def _parts(secret: str) -> list[str]:
 
 
 def _may_hold(text: str, secret: str) -> bool:
-    # A pattern costs milliseconds; in most spellings letters and digits stay as they are.
+    # A pattern takes milliseconds to compile; most encodings leave letters and digits alone.
     longest = max(_WORDS.findall(secret), key=len, default="")
     escaped = sum(map(text.count, ("%", "&#", "\\u")))
     return longest in text or escaped >= len(secret) // 2 or _hexadecimal(secret) in text.lower()
@@ -93,7 +93,7 @@ def _hexadecimal(secret: str) -> str:
 
 @lru_cache(maxsize=256)
 def _spellings(secret: str) -> re.Pattern[str]:
-    """Finds a secret: plain, percent-encoded once or twice, escaped for JSON or HTML, as hex."""
+    """A secret: plain, percent-encoded once or twice, escaped for JSON or HTML, or as hex."""
     bare = secret.rstrip("=")
     written = "".join(map(_letter, bare)) + f"(?:{_letter('=')})*" * (bare != secret)
     return re.compile(f"{written}|(?i:{re.escape(_hexadecimal(secret))})")
@@ -118,6 +118,6 @@ class _Redaction(logging.Filter):
 
 @cache
 def redact_logs() -> None:
-    """Mask keys and signatures in what HTTP libraries log, if a transport of theirs is used."""
+    """Mask keys and signatures in the logs of HTTP libraries, for a user's httpx transport."""
     for name in ("httpx", "httpcore.http11", "httpcore.connection", "httpcore.proxy"):
         logging.getLogger(name).addFilter(_Redaction())

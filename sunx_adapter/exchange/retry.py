@@ -1,4 +1,4 @@
-"""What a call does after a failure: wait and try again, go by the venue's clock, or give up."""
+"""What a call does after a failure: wait and try again, use the venue's clock, or give up."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from sunx_adapter.venue import READ_LIMIT
 
 DEFAULT_RETRIES: Final = 2
 CLOCK_OFF_MS: Final = 2000
-"""A clock that differs by less is not to blame for a refused time."""
+"""A difference of less is not the reason for a refused time."""
 
 _FIRST_BACKOFF: Final = 0.2
 _LAST_BACKOFF: Final = 5.0
@@ -24,32 +24,28 @@ def backoff(failures: int, first: float = _FIRST_BACKOFF) -> float:
 
     Args:
         failures: 1 or more.
-        first: the longest wait after the first.
+        first: the longest wait after the first failure.
     """
     ceiling = min(first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LAST_BACKOFF)
-    # Half of it at random, so that many clients of one venue do not come back as one.
+    # Half of it is random, so that many clients do not come back at the same moment.
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
 
 
 def clock_text(ahead_ms: float) -> str:
-    """What is logged when the venue's clock is used from now on.
-
-    Args:
-        ahead_ms: by how much ours is ahead of it, in ms.
-    """
+    """The log message when the venue's clock is used; ours is ahead of it by that many ms."""
     side = "ahead" if ahead_ms > 0 else "behind"
     return f"using the venue's clock: ours is {abs(ahead_ms) / 1000:.1f} s {side}"
 
 
 class Retries:
-    """The retries of one call, all before one deadline. A read is safe to repeat.
+    """The retries of one call, before one deadline. A read is safe to repeat.
 
     Args:
         deadline: on :func:`time.monotonic`'s clock.
-        retries: how many there may be.
-        use_clock: called with the venue's time (ms UTC) if it refused ours; returns by how many ms
-            what we signed for was ahead of it.
-        log: gets a line for each retry, with its reason.
+        retries: how many are allowed.
+        use_clock: called with the venue's time (ms UTC) if the venue refused ours; returns by how
+            many ms ours was ahead.
+        log: called with a line for each retry, with its reason.
     """
 
     def __init__(
@@ -71,10 +67,10 @@ class Retries:
         """Seconds to wait before the next try.
 
         Raises:
-            BaseError: there is none: no retry is left, or no time.
+            BaseError: no retry is left, or no time.
         """
         if failure.venue_time is not None:
-            if self._use_clock is None:  # once a call: a clock may jump about
+            if self._use_clock is None:  # only once per call
                 raise self.given_up(failure.error)
             ahead, self._use_clock = self._use_clock(failure.venue_time), None
             if abs(ahead) <= CLOCK_OFF_MS:
@@ -91,7 +87,7 @@ class Retries:
         return wait
 
     def given_up(self, error: BaseError) -> BaseError:
-        """The error, with the number of tries where there were several."""
+        """The final error, with the number of tries if there were several."""
         return error if self._tries == 1 else type(error)(f"{error} ({self._tries} tries)")
 
     def _wait(self, failure: TransientError) -> float:

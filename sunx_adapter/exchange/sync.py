@@ -8,7 +8,7 @@ from ccxt.base.errors import NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
-from sunx_adapter.exchange.faults import bare
+from sunx_adapter.exchange.faults import without_frames
 from sunx_adapter.exchange.waiting import ThreadWaiting
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.venue import HTX_FUTURES, SUNX
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class _NoSession:
-    """Stands where ccxt keeps its requests session, which is never made nor used."""
+    """Replaces ccxt's requests session, which is never made."""
 
     headers: ClassVar[dict[str, str]] = {}
 
@@ -34,7 +34,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
 
     session = _NoSession()
     _waiting: ThreadWaiting
-    # There from the start: ccxt closes also what could not be made.
+    # A class attribute: ccxt also closes an exchange that could not be made.
     _connections: ThreadConnections | None = None
 
     def _prepare(self) -> None:
@@ -45,7 +45,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         return ThreadConnections(self._connection_settings())
 
     def __enter__(self) -> Self:
-        # As ccxt's asynchronous exchanges, it may be opened again.
+        # Like ccxt's asynchronous exchanges, it can be opened again.
         if self._closed:
             self._connections = self._new_connections()
             self._closed = False
@@ -69,15 +69,15 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
             self.clean_rest_data()
 
     def _call(self, name: str, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a call gives; it fails with nothing but what the user may see."""
+        """The result of a call; all its exceptions are redacted copies."""
         failure: BaseException
         try:
             return run(work)
-        except Exception as error:  # noqa: BLE001 - nothing else reaches the user, see _failure()
+        except Exception as error:  # noqa: BLE001 - see _failure()
             failure = self._failure(error, name)
-        except BaseException as error:  # noqa: BLE001 - Ctrl-C: the same without its frames
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C
             work.close()
-            failure = bare(error)
+            failure = without_frames(error)
         raise failure
 
     def fetch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
@@ -114,10 +114,10 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         return self.fetch_partial_balance("total", params)
 
     def watch_balance(self, params: Mapping[str, Any] | None = None) -> Never:  # noqa: ARG002
-        """Not served.
+        """Not supported.
 
         Raises:
-            NotSupported: always; only asynchronous exchanges watch.
+            NotSupported: always; only asynchronous exchanges can watch.
         """
         raise NotSupported(
             f"{self.id} watch_balance() is asynchronous: use Async{type(self).__name__}"
@@ -131,7 +131,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
     watchBalance = watch_balance
 
     def fetch_account_summary(self, params: Mapping[str, Any] | None = None) -> AccountSummary:
-        """The account's state and figures as a whole; parameters as in ``fetch_balance``."""
+        """The account's state and totals; parameters as in ``fetch_balance``."""
         return self._call("fetch_account_summary", self._account_summary(params))
 
     def load_markets(
@@ -139,7 +139,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         reload: bool = False,  # noqa: ARG002
         params: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """The markets given in the configuration, else none: a balance needs none."""
+        """The markets of the configuration, if any: a balance needs none."""
         return self._given_markets()
 
     def fetch2(
@@ -151,7 +151,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         *_more: Any,
         **_rest: Any,
     ) -> Any:
-        """ccxt's way to an endpoint, taken by the implicit methods: the answer as it came."""
+        """Call an endpoint, as ccxt's implicit methods do; returns the answer unchanged."""
         return self._call("fetch2", self._endpoint(path, api, method, params))
 
     def fetch(
@@ -161,11 +161,11 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         headers: Mapping[str, str] | None = None,
         body: object = None,
     ) -> Any:
-        """ccxt's way to an address, for what :meth:`sign` gave: the answer as it came."""
+        """Send a request that :meth:`sign` made; returns the answer unchanged."""
         return self._call("fetch", self._fetched(url, method, headers, body))
 
     def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
-        """Measure, and go by from now on, how many ms our clock is ahead of the venue's."""
+        """Measure by how many ms our clock is ahead, and use the venue's clock from now on."""
         return self._call("load_time_difference", self._time_difference())
 
 

@@ -1,4 +1,4 @@
-"""How a call waits: the verbs in which threads and tasks differ."""
+"""How a call waits: everything in which threads and tasks differ."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class ThreadWaiting:
-    """Waits in a thread. Every wait ends with its deadline, or when the exchange is closed."""
+    """Waiting in threads. Every wait ends at its deadline, or when the exchange is closed."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -26,7 +26,7 @@ class ThreadWaiting:
     def closing(self) -> threading.Event:
         """Set once the exchange is closed.
 
-        The child of a fork gets its own: a thread that it does not have may hold a lock in it.
+        A forked child gets its own: a thread of the parent may hold the lock inside this one.
         """
         if self._process != os.getpid():
             self._closing, self._working = threading.Event(), set()
@@ -40,12 +40,12 @@ class ThreadWaiting:
             working.abort()
 
     async def pause(self, seconds: float) -> None:
-        """Wait for so long; raises ``ExchangeClosedByUser`` if it is closed meanwhile."""
+        """Wait; raises ``ExchangeClosedByUser`` if the exchange is closed meanwhile."""
         if self.closing.wait(seconds):
             raise ExchangeClosedByUser("the exchange was closed during the call")
 
     async def background(self, work: Callable[[], Result], deadline: float) -> Result:
-        """What blocking work gives; raises a TimeoutError if it gives nothing by the deadline."""
+        """The result of a blocking function; raises TimeoutError at the deadline."""
         working = Background(work)
         self._working.add(working)
         try:
@@ -56,15 +56,15 @@ class ThreadWaiting:
             self._working.discard(working)
 
     async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a coroutine gives; raises a TimeoutError if it gives nothing by the deadline."""
-        result = await work  # every wait in it ends with the deadline
-        if time.monotonic() > deadline:  # whatever the answer cost to decode
+        """The result of a coroutine; raises TimeoutError at the deadline."""
+        result = await work  # every wait in it ends at the deadline
+        if time.monotonic() > deadline:  # decoding takes time too
             raise TimeoutError
         return result
 
 
 class _TimedCall:
-    """A call that is to end by a moment, on the event loop's clock."""
+    """A call and its deadline, on the event loop's clock."""
 
     __slots__ = ("cancelling", "moment", "passed", "task")
 
@@ -75,7 +75,7 @@ class _TimedCall:
 
 
 class _LoopDeadlines:
-    """The calls under way in one event loop, and the one timer that ends them."""
+    """The calls under way in one event loop, and one timer for all their deadlines."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -83,7 +83,7 @@ class _LoopDeadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, call: _TimedCall) -> None:
-        """Watch a call."""
+        """End this call at its deadline."""
         self.calls.add(call)
         if self._timer is None or call.moment < self._timer.when():
             self._look()
@@ -102,25 +102,25 @@ class _LoopDeadlines:
 
 
 class TaskWaiting:
-    """Waits in a task, which closing the exchange cancels.
+    """Waiting in tasks, which closing the exchange cancels.
 
-    Deadlines are kept as :func:`asyncio.timeout` keeps them, but with one timer for all calls: a
-    timer for each is a sixth of what a call costs when many are under way.
+    Deadlines work as in :func:`asyncio.timeout`, but share one timer: with many calls under way, a
+    timer for each takes a sixth of a call's time.
     """
 
     def __init__(self) -> None:
         self._loops: dict[asyncio.AbstractEventLoop, _LoopDeadlines] = {}
 
     async def pause(self, seconds: float) -> None:
-        """Wait for so long."""
+        """Wait."""
         await asyncio.sleep(seconds)
 
     async def background(self, work: Callable[[], Result], deadline: float) -> Result:
-        """What blocking work gives; raises a TimeoutError if it gives nothing by the deadline."""
+        """The result of a blocking function; raises TimeoutError at the deadline."""
         return await self.within(deadline, Background(work).wait_async())
 
     async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a coroutine gives; raises a TimeoutError if it gives nothing by the deadline."""
+        """The result of a coroutine; raises TimeoutError at the deadline."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         deadlines = self._loops.get(loop)
@@ -132,13 +132,13 @@ class TaskWaiting:
         try:
             result = await work
         except asyncio.CancelledError:
-            # As asyncio.timeout(): unless somebody else cancelled the task, too.
+            # As asyncio.timeout(): unless the task was also cancelled by others.
             if call.passed and task.uncancel() <= call.cancelling:
                 raise TimeoutError from None
             raise
         finally:
             deadlines.calls.discard(call)
-        if loop.time() > call.moment:  # whatever the answer cost to decode
+        if loop.time() > call.moment:  # decoding takes time too
             raise TimeoutError
         return result
 
