@@ -43,21 +43,21 @@ _FREE_FIELDS: Final[dict[FreePolicy, str]] = {
 }
 FREE_POLICIES: Final[tuple[FreePolicy, ...]] = get_args(FreePolicy)
 
-# Room for any sum of amounts of MAX_DIGITS before and behind the point. Should it ever not be
-# enough, the traps make that an error: a figure is never rounded in silence.
+# Enough precision for any sum of amounts with MAX_DIGITS before and after the point. If it were
+# ever too little, the traps would raise: no figure is silently rounded.
 _EXACT = Context(
     prec=4 * MAX_DIGITS, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[InvalidOperation, Inexact]
 )
 _ZERO = Decimal(0)
-_NO_WORDS: Final = object()
-"""Equal to nothing."""
+_NO_TEXT: Final = object()
+"""Equal to nothing else."""
 
 
 def free_policy(value: object) -> FreePolicy:
     """The policy of that name.
 
     Raises:
-        NotSupported: there is none; the message lists those there are.
+        NotSupported: there is no such policy; the message lists the policies.
     """
     for policy in FREE_POLICIES:
         if value == policy:
@@ -79,7 +79,7 @@ def currency_balances(
     """The exact figures by unified currency code; rows that come out as one code are added.
 
     Args:
-        answer: the venue's.
+        answer: the venue's answer.
         policy: what ``free`` means.
         code_of: ccxt's ``safe_currency_code``.
 
@@ -93,17 +93,17 @@ def currency_balances(
         equity = row.get("equity", UNSET)
         total = exact_number(equity)
         if total is None:
-            total = amount(row, "equity", index)  # says what is wrong
-        # In most rows no margin is in use and the other amounts are the equity, in the same words.
-        words = equity if type(equity) is str else _NO_WORDS
-        told = row.get(field, UNSET)
-        if told == words:
+            total = amount(row, "equity", index)  # raises
+        # In most rows no margin is in use, and the other amounts are the same text as the equity.
+        text = equity if type(equity) is str else _NO_TEXT
+        sent = row.get(field, UNSET)
+        if sent == text:
             free = total
-        elif told is UNSET and policy == "margin":
+        elif sent is UNSET and policy == "margin":
             free = _EXACT.subtract(total, amount(row, "initial_margin", index))
         else:
             free = amount(row, field, index)
-        cash = total if row.get("available", UNSET) == words else amount(row, "available", index)
+        cash = total if row.get("available", UNSET) == text else amount(row, "available", index)
         debt = cash.copy_negate() if cash < _ZERO else _ZERO
         same = balances.get(code)
         if same is None:
@@ -125,15 +125,15 @@ def balance_structure(
     """ccxt's balance structure.
 
     Args:
-        answer: the venue's.
+        answer: the venue's answer.
         policy: what ``free`` means.
-        number: ``exchange.number``: what figures become, from exact text, at the very end.
+        number: ``exchange.number``, which converts exact text at the very end.
         code_of: ccxt's ``safe_currency_code``.
 
     Returns:
         Per currency code ``{"free", "used", "total"}`` (and ``"debt"``), the same figures under
         ``free``, ``used``, ``total`` (and ``debt``), and ``info``, ``timestamp`` (ms UTC),
-        ``datetime``; no other key, since bots take every other key for a currency.
+        ``datetime``; no other key, because bots read every other key as a currency.
 
     Raises:
         BadResponse: a needed amount or a currency is missing or unreadable.

@@ -1,4 +1,4 @@
-"""The built-in plugin through which a host serves every exchange that ccxt has."""
+"""The built-in plugin that offers all of ccxt's exchanges to a host."""
 
 import ast
 from functools import cache
@@ -24,8 +24,8 @@ def exchange_offers() -> tuple[ExchangeOffer, ...]:
 
 @cache
 def _exchange_ids() -> tuple[str, ...]:
-    # Importing ccxt takes a third of a second and 80 MB; its list of ids is a literal in its
-    # own __init__.py, so it can be read instead.
+    # Importing ccxt takes a third of a second and 80 MB. Its list of ids is a literal in its
+    # __init__.py, which is read instead.
     spec = find_spec("ccxt")
     if spec is None or spec.origin is None:
         return ()

@@ -1,4 +1,4 @@
-"""What a multi-exchange host asks of its plugins: one hook.
+"""The one hook between a multi-exchange host and its plugins.
 
 A plugin is any module (or object) with a function ``exchange_offers`` marked with
 :data:`hookimpl`, named in its distribution's entry-point group ``multi_exchange``.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pluggy
 
 PROJECT = "multi_exchange"
-"""The pluggy project name, and the entry-point group that hosts look into."""
+"""The pluggy project name and the entry-point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -18,7 +18,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True, slots=True)
 class ExchangeOffer:
-    """One exchange that a plugin can provide, as data: telling of it imports nothing.
+    """One exchange that a plugin provides, as data: offering it imports nothing.
 
     Attributes:
         id: ccxt-style id, lower case: ``"sunx"``.
@@ -37,4 +37,4 @@ class ExchangeOffer:
 
 @hookspec
 def exchange_offers() -> Sequence[ExchangeOffer]:  # type: ignore[empty-body]
-    """Tell which exchanges this plugin offers. Called at discovery, so it must be cheap."""
+    """The exchanges that this plugin offers. Called at discovery, so it must be cheap."""

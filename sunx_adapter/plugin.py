@@ -1,4 +1,4 @@
-"""What this package offers to hosts. Imports nothing heavier than pluggy."""
+"""This package's plugin for hosts. It imports nothing heavier than pluggy."""
 
 from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
 from sunx_adapter.venue import HTX_FUTURES, SUNX

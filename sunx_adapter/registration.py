@@ -1,4 +1,4 @@
-"""For bots that look for exchanges in ccxt alone: ours stand there beside its own."""
+"""Our exchanges inside ccxt, for bots that look for exchanges only there."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sunx_adapter.plugin import OFFERS
 try:
     import ccxt.pro
 except ModuleNotFoundError as error:
-    # A ccxt without its streams is whole; one of whose parts is missing is not.
+    # Some distributions of ccxt lack ccxt.pro; any other missing module is an error.
     if error.name != "ccxt.pro":
         raise
 
@@ -24,68 +24,66 @@ _lock: Final = Lock()
 
 
 def register_with_ccxt(*, replace: bool = False) -> tuple[str, ...]:
-    """Make ``ccxt.sunx`` and ``ccxt.htxfutures``, for bots that know only ccxt.
+    """Add ``ccxt.sunx`` and ``ccxt.htxfutures``, for bots that know only ccxt.
 
-    Afterwards ``ccxt`` has the synchronous classes, ``ccxt.async_support`` and (where ccxt has it)
-    ``ccxt.pro`` the asynchronous ones, and each of these modules lists the ids in its
-    ``exchanges``. They are the very classes that this package exports. Call it before the bot
-    looks for its exchange; it lasts as long as the process. Calling it again changes nothing, and
-    any thread may.
+    Afterwards ``ccxt`` has the synchronous classes, ``ccxt.async_support`` and ``ccxt.pro`` (if
+    there is one) have the asynchronous ones, and each module lists the ids in its ``exchanges``.
+    They are the classes that this package exports. Call it before the bot looks for its exchange.
+    It lasts for the process; calling it again changes nothing. It is thread-safe.
 
-    All three modules of ccxt are imported at once, so that neither the order nor the kind of the
-    bot's own imports matters. Against a bot that only ever imports ``ccxt``, that costs a quarter
-    of a second and 30 MB.
+    It imports all three modules of ccxt, so that the bot may import any of them in any order. For
+    a bot that only imports ``ccxt``, this costs a quarter of a second and 30 MB.
 
     Args:
-        replace: whether to take the place of an exchange that ccxt has of its own by then.
+        replace: whether to replace exchanges of ccxt's own with these ids.
 
     Returns:
         The ids: ``("sunx", "htxfutures")``.
 
     Raises:
-        ccxt.NotSupported: ccxt has one of the ids, and not from here; the message says where. Then
-            nothing at all has been changed.
+        ccxt.NotSupported: ccxt has an exchange of its own with such an id; the message says where.
+            Nothing has been changed then.
     """
     with _lock:
-        places = list(_places())
-        taken = [f"{place.module.__name__}.{place.id}" for place in places if place.is_taken()]
+        slots = list(_slots())
+        taken = [f"{slot.module.__name__}.{slot.id}" for slot in slots if slot.is_taken()]
         if taken and not replace:
             raise NotSupported(
-                f"ccxt {ccxt.__version__} already has {', '.join(taken)}, which may mean something "
-                "else by that name; register_with_ccxt(replace=True) puts this package's there"
+                f"ccxt {ccxt.__version__} already has {', '.join(taken)}, which may be another "
+                "exchange; register_with_ccxt(replace=True) puts this package's in its place"
             )
-        for place in places:
-            place.fill()
+        for slot in slots:
+            slot.fill()
     return tuple(offer.id for offer in OFFERS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where one class has to stand."""
+class _Slot:
+    """One class in one of ccxt's modules."""
 
     module: ModuleType
     id: str
     exchange_class: type[Any]
 
     def is_taken(self) -> bool:
-        """Whether something else stands there, or is announced."""
-        there = getattr(self.module, self.id, None)
-        known = there is not None or self.id in self.module.exchanges
-        return known and there is not self.exchange_class
+        """Whether ccxt has, or lists, another exchange with this id."""
+        present = getattr(self.module, self.id, None)
+        known = present is not None or self.id in self.module.exchanges
+        return known and present is not self.exchange_class
 
     def fill(self) -> None:
         setattr(self.module, self.id, self.exchange_class)
-        # In place, for those who hold the lists already; and what `import *` gives.
+        # In place, because others may hold these lists; the second one is for `import *`.
         for listed in (self.module.exchanges, getattr(self.module, "__all__", None)):
             if listed is not None and self.id not in listed:
                 listed.append(self.id)
 
 
-def _places() -> Iterator[_Place]:
+def _slots() -> Iterator[_Slot]:
     modules = [(ccxt, False), (ccxt.async_support, True)]
     if hasattr(ccxt, "pro"):
         modules.append((ccxt.pro, True))
     for offer in OFFERS:
         for module, asynchronous in modules:
             path = offer.async_class if asynchronous else offer.sync_class
-            yield _Place(module, offer.id, resolve_name(path))
+            yield _Slot(module, offer.id, resolve_name(path))

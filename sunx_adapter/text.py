@@ -1,4 +1,4 @@
-"""Text of others on its way to a person."""
+"""Text that may come from others, made printable."""
 
 
 def printable(text: str) -> str:

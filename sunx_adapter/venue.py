@@ -1,4 +1,4 @@
-"""Everything in which SunX and HTX differ, as data.
+"""All differences between SunX and HTX, as data.
 
 The rows come from the venues' own pages (``GET /sapi/v1/account/balance``,
 ``GET /v5/account/balance``) and HTX's older futures manual. A further venue of this family
@@ -50,10 +50,10 @@ class Venue:
         name: for people.
         hostname: host of the REST and push addresses.
         other_hostnames: further hosts of the venue's own that serve the same.
-        path_variant: the variant that the venue itself documents.
-        endpoints: the further GET endpoints, besides the balance of either variant.
-        time: path of the venue's clock, where it has one.
-        asset_mode: path that tells the account's collateral mode, where the venue has one.
+        path_variant: the variant that the venue documents.
+        endpoints: the GET endpoints besides the balance.
+        time: path of the venue's time, if it has one.
+        asset_mode: path of the account's collateral mode, if the venue has one.
         www: home page.
         doc: pages that the rules are taken from.
         env_prefix: prefix of the environment variables that hold its keys.

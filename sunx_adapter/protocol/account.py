@@ -189,12 +189,12 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
         BadResponse: a figure is missing or no number, or the state is unknown.
     """
     account = answer.data
-    told = account.get("state", UNSET)
+    sent = account.get("state", UNSET)
     try:
-        state = _STATES[_state_spelling(told)]
+        state = _STATES[_state_spelling(sent)]
     except (KeyError, TypeError):
         known = ", ".join(f"{state.value} {state.name}" for state in AccountState)
-        raise BadResponse(f"data.state {_what(told)}; known states: {known}") from None
+        raise BadResponse(f"data.state {_what(sent)}; known states: {known}") from None
     blank_voucher = account.get("voucher_value") in ("", None)
     return AccountSummary(
         state=state,

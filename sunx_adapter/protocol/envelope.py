@@ -1,7 +1,7 @@
-"""From an HTTP answer to the JSON object of a success, or to the exception that it means.
+"""From an HTTP answer to its JSON object, if it is a success, or to an exception.
 
-Every answer of both venues is wrapped alike; the shapes of errors are those seen in the venues'
-pages and in open clients: ``{"code":1003,"message":…}``, ``{"code":"4007","msg":…}``,
+Both venues wrap every answer alike. These forms of errors are in the venues' pages and in open
+clients: ``{"code":1003,"message":…}``, ``{"code":"4007","msg":…}``,
 ``{"status":"error","err_code":403,"err_msg":…}``, the same with ``err-code`` and ``err-msg``, and
 ``{"status":"maintain"}``. HTTP status is often 200 for an error.
 """
@@ -50,17 +50,17 @@ class HttpAnswer(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseError]]) -> Document:
-    """The decoded answer, if it tells of success.
+    """The decoded answer, if it is a success.
 
     Args:
-        answer: what came over HTTP.
+        answer: the HTTP answer.
         http_exceptions: ccxt's ``Exchange.httpExceptions``, by HTTP status.
 
     Raises:
-        BaseError: what :data:`~sunx_adapter.protocol.errors.ERROR_RULES` says of the code; where
-            there is no readable JSON or an unknown code, what ccxt makes of the HTTP status.
+        BaseError: by the code, as :data:`~sunx_adapter.protocol.errors.ERROR_RULES` says; without
+            readable JSON or with an unknown code, by the HTTP status, as ccxt maps it.
         BadResponse: HTTP 200 without readable JSON or without a code; a redirect.
-        TransientError: the same, where it may be gone at the next try.
+        TransientError: the same, if the next try may succeed.
     """
     status = answer.status
     if status in _REDIRECTS:
@@ -84,8 +84,8 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         said = f"{code} {message}".rstrip()
         refusal = rule.exception(f"{said} ({rule.meaning}: {rule.advice})")
         if rule.exception is InvalidNonce:
-            told = venue_time(answer)
-            raise refusal if told is None else TransientError(refusal, venue_time=told)
+            time = venue_time(answer)
+            raise refusal if time is None else TransientError(refusal, venue_time=time)
         transient = rule.transient
     elif failed:
         kind = http_exceptions.get(str(status), ExchangeError)
@@ -100,7 +100,7 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """How many seconds the venue, or a proxy before it, asks to wait; ``None`` if it does not."""
+    """The seconds that the venue or a proxy asks to wait; ``None`` if it does not ask."""
     for name, per_second in (("ratelimit-reset", 1000), ("retry-after", 1)):
         value = headers.get(name, "")
         if value.isascii() and value.isdigit() and len(value) < _MAX_WAIT_DIGITS:
@@ -109,14 +109,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def venue_time(answer: HttpAnswer) -> int | None:
-    """The venue's clock when it answered, ms UTC: ``ts`` of any JSON, else the header ``Date``."""
+    """The venue's time when it answered, ms UTC: ``ts`` of any JSON, else the header ``Date``."""
     try:
         content = decode_json(answer.body).exact
     except BadResponse:
         content = None
-    told = clock(content.get("ts")) if isinstance(content, dict) else None
-    if told is not None:
-        return told
+    time = clock(content.get("ts")) if isinstance(content, dict) else None
+    if time is not None:
+        return time
     try:
         date = parsedate_to_datetime(answer.headers.get("date", ""))
         return clock(int(date.timestamp() * 1000))
@@ -125,7 +125,7 @@ def venue_time(answer: HttpAnswer) -> int | None:
 
 
 def outcome(content: Any) -> tuple[str, str]:
-    """Code and message of an answer; the code is ``"200"`` only if nothing tells of failure.
+    """Code and message of an answer; the code is ``"200"`` only if no field shows a failure.
 
     Raises:
         BadResponse: it is no JSON object, or has neither code nor status.
@@ -134,15 +134,15 @@ def outcome(content: Any) -> tuple[str, str]:
         raise BadResponse(f"the answer is no JSON object but {type(content).__name__}")
     code, status = content.get("code"), content.get("status")
     if code == _SUCCESS_NUMBER and _RARE_KEYS.isdisjoint(content):
-        return SUCCESS_CODE, ""  # the usual case, told early
-    told = [content[key] for key in _CODE_KEYS if content.get(key) not in (None, 0, "0")]
-    told += [code] if code is not None and str(code) != SUCCESS_CODE else []
-    told += [status] if status not in (None, "ok") else []
-    told += [f"{key}: {content[key]}" for key in _SUCCESS_KEYS if _denied(content.get(key))]
-    told += ["error" for key in _ERROR_KEYS if content.get(key)]
-    if told:
+        return SUCCESS_CODE, ""  # the usual case first
+    failures = [content[key] for key in _CODE_KEYS if content.get(key) not in (None, 0, "0")]
+    failures += [code] if code is not None and str(code) != SUCCESS_CODE else []
+    failures += [status] if status not in (None, "ok") else []
+    failures += [f"{key}: {content[key]}" for key in _SUCCESS_KEYS if _denied(content.get(key))]
+    failures += ["error" for key in _ERROR_KEYS if content.get(key)]
+    if failures:
         message = next((content[key] for key in _MESSAGE_KEYS if content.get(key)), "")
-        return str(told[0])[:EXCERPT_BYTES], str(message)[:EXCERPT_BYTES]
+        return str(failures[0])[:EXCERPT_BYTES], str(message)[:EXCERPT_BYTES]
     if code is None and status is None:
         raise BadResponse("the answer has neither code nor status")
     return SUCCESS_CODE, ""
@@ -163,6 +163,6 @@ def _redirect_text(answer: HttpAnswer) -> str:
 
 
 def _excerpt(answer: HttpAnswer) -> str:
-    # Cut generously: what may be a key in it must stay whole until it is masked.
+    # Not cut short yet: a key in it must stay whole until it is masked.
     text = " ".join(answer.body[:EXCERPT_BYTES].decode("utf-8", "replace").split())
     return text or "no body"

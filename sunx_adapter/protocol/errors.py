@@ -29,7 +29,7 @@ class ErrorRule:
 
     Attributes:
         codes: as text; the venues send them as numbers or as strings.
-        meaning: in a few words, for the table in the README.
+        meaning: a few words for the table in the documentation.
         exception: the ccxt exception that is raised.
         advice: what the user can do; part of the exception's text.
         transient: whether the same request may succeed a moment later.
@@ -43,12 +43,12 @@ class ErrorRule:
 
 
 class TransientError(Exception):
-    """A failure that may be gone at the next try. It never reaches the user.
+    """A temporary failure: the next try may succeed. It never reaches the user.
 
     Attributes:
-        error: what the user sees if it is not gone.
-        retry_after: seconds to wait first, where the answer tells; else ``None``.
-        venue_time: set if the venue refused the request's time: its own clock, ms UTC.
+        error: what the user gets if no try succeeds.
+        retry_after: seconds to wait first, if the answer says so; else ``None``.
+        venue_time: if the venue refused the request's time, the venue's own, ms UTC.
     """
 
     def __init__(

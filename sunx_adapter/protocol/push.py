@@ -1,8 +1,7 @@
-"""The private push channel as pure functions: what is said over it, and what an answer means.
+"""The messages of the private push channel, as pure functions.
 
-Sources: HTX's futures manual ("WebSocket Notification"; SunX uses the same channel under a path of
-its own) and messages seen in open clients. A message is a JSON object with ``op``; what compresses
-it, and what carries it, is none of this module's business.
+Sources: HTX's futures manual ("WebSocket Notification"; SunX has the same channel under another
+path) and messages seen in open clients. A message is a JSON object with ``op``.
 """
 
 import json
@@ -87,8 +86,8 @@ PUSH_ERROR_RULES: Final = (
         transient=True,
     ),
 )
-"""The push channel's own codes; 1006 means something else over REST. A code that is not here means
-what it means over REST, and ``ExchangeError`` if it is not there either."""
+"""The push channel's own codes; 1006 means something else over REST. Any other code means the same
+as over REST; a code unknown there too raises ``ExchangeError``."""
 
 PUSH_RULE_BY_CODE: Final[dict[str, ErrorRule]] = {
     code: rule for rule in PUSH_ERROR_RULES for code in rule.codes
@@ -100,7 +99,7 @@ _MAX_PING: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """The venue's heartbeat: ``ts`` as it came, which the answer repeats."""
+    """The venue's heartbeat; the answer repeats its ``ts``."""
 
     ts: str | int | float | None
 
@@ -115,8 +114,8 @@ class Refusal:
     """A code that is not success.
 
     Attributes:
-        error: what it means.
-        transient: whether the same may succeed a moment later.
+        error: the exception for it.
+        transient: whether the same message may succeed a moment later.
     """
 
     error: BaseError
@@ -125,12 +124,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one of our messages, or an error out of nowhere.
+    """The answer to one of our messages, or an error that answers none.
 
     Attributes:
         op: ``"auth"``, ``"sub"``, ``"unsub"`` or ``"error"``.
-        refusal: ``None`` if it was accepted; an ``"error"`` always has one.
-        ts: the venue's clock, ms UTC, where it is told.
+        refusal: ``None`` if our message was accepted; an ``"error"`` always has one.
+        ts: the venue's time, ms UTC, if the message has one.
     """
 
     op: str
@@ -143,8 +142,8 @@ class AccountNews:
     """The whole account, pushed.
 
     Attributes:
-        answer: the same as over REST; ``info`` is the message as it came.
-        version: counts up with each state; ``None`` where the message has none.
+        answer: the same as over REST; ``info`` is the whole message.
+        version: increases with each change; ``None`` if the message has none.
     """
 
     answer: AccountAnswer
@@ -153,7 +152,7 @@ class AccountNews:
 
 @dataclass(frozen=True, slots=True)
 class OtherTopic:
-    """A notification that nobody asked for."""
+    """A notification of another topic."""
 
 
 Message = Ping | Closing | Reply | AccountNews | OtherTopic
@@ -162,7 +161,7 @@ Message = Ping | Closing | Reply | AccountNews | OtherTopic
 def auth_message(
     credentials: Credentials, *, host: str, path: str, milliseconds: int
 ) -> tuple[str, str]:
-    """The login and its signature, which is not percent-encoded here as it would be in a URL.
+    """The login message and its signature, which is not percent-encoded as in a URL.
 
     Args:
         credentials: key and signer.
@@ -174,29 +173,29 @@ def auth_message(
     text = signature_text("GET", host, path, encode_query(parameters))
     signature = credentials.signer.sign(text)
     message = {"op": "auth", "type": "api", **parameters, "Signature": signature}
-    return _text(message), signature
+    return _json(message), signature
 
 
 def subscribe_message() -> str:
-    """Asks for the account, now and at each change."""
-    return _text({"op": "sub", "cid": "1", "topic": TOPIC})
+    """The message that subscribes to the account."""
+    return _json({"op": "sub", "cid": "1", "topic": TOPIC})
 
 
 def pong_message(ping: Ping) -> str:
-    """The answer to a heartbeat; five without one, and the venue hangs up."""
-    return _text({"op": "pong", "ts": ping.ts})
+    """The answer to a heartbeat; the venue closes the connection after five without one."""
+    return _json({"op": "pong", "ts": ping.ts})
 
 
 def read_message(body: bytes) -> Message:
-    """What a message means.
+    """Parse a message.
 
     Args:
         body: JSON, decompressed.
 
     Raises:
-        BadResponse: it is no JSON object, has no known ``op``, or tells of an account that is none
-            (see :func:`~sunx_adapter.protocol.account.read_account`) or has a row without a
-            currency, equity or cash.
+        BadResponse: it is no JSON object, its ``op`` is unknown, its account is invalid (see
+            :func:`~sunx_adapter.protocol.account.read_account`), or a row lacks its currency,
+            equity or cash.
     """
     try:
         return _message(decode_json(body))
@@ -233,7 +232,7 @@ def _repeatable(ts: object) -> str | int | float | None:
 
 
 def _check_rows(answer: AccountAnswer) -> None:
-    """Refuse now what would be refused later whatever ``free`` means to whoever asks."""
+    """Refuse rows from which no policy for ``free`` could make a balance."""
     for index, row in enumerate(answer.rows):
         currency_id(row, index)
         amount(row, "equity", index)
@@ -254,7 +253,7 @@ def _refusal(op: str, message: dict[str, Any]) -> Refusal | None:
     said = str(message.get("err-msg", message.get("err_msg", "")))[:_MAX_MESSAGE]
     rule = PUSH_RULE_BY_CODE.get(str(code)) or RULE_BY_CODE.get(str(code))
     if rule is None:
-        # An internal error may be gone on the next connection; an unknown no to a login is a no.
+        # The next connection may have no internal error; an unknown refusal is permanent.
         return Refusal(ExchangeError(f"{op}: {code} {said}"), transient=op == "error")
     text = f"{op}: {code} {said} ({rule.meaning}: {rule.advice})"
     return Refusal(rule.exception(text), rule.transient)
@@ -269,5 +268,5 @@ def _version(value: object) -> int | None:
     return number
 
 
-def _text(message: dict[str, object]) -> str:
+def _json(message: dict[str, object]) -> str:
     return json.dumps(message, separators=(",", ":"))

@@ -28,7 +28,7 @@ ED25519_KEY_BYTES = 32
 
 
 class Signer(Protocol):
-    """Something that holds a secret and signs texts with it; its repr tells only the method."""
+    """Signs texts with a secret. Its repr shows only the method."""
 
     @property
     def method(self) -> SignatureMethod:
@@ -46,7 +46,7 @@ class HmacSigner:
     method: SignatureMethod = "HmacSHA256"
 
     def __init__(self, secret: str) -> None:
-        # Copied for each text: what a secret costs is paid once.
+        # Copied for each text, so that the secret is processed only once.
         self._mac = hmac.new(secret.encode(), digestmod="sha256")
 
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class Credentials:
 
 
 def mask(api_key: str) -> str:
-    """The API key as it may be shown: its first four characters, for telling keys apart."""
+    """The API key, masked: its first four characters distinguish keys."""
     return f"{api_key[:4]}***" if len(api_key) > 8 else "***"  # noqa: PLR2004
 
 
@@ -136,7 +136,7 @@ def encode_query(parameters: Mapping[str, object]) -> str:
         parameters: values are text, numbers or booleans; ``None`` means not given.
 
     Raises:
-        BadRequest: a value of another type, for which no encoding is agreed.
+        BadRequest: a value of another type.
     """
     return "&".join(
         [
@@ -149,7 +149,7 @@ def encode_query(parameters: Mapping[str, object]) -> str:
 
 @lru_cache(maxsize=4096)
 def _pair(name: str, value: str) -> str:
-    # Cached, since all but the time stays the same; no secret and no signature comes here.
+    # Cached, since only the time changes. No secret and no signature passes through here.
     return f"{quote(name, safe='')}={quote(value, safe='')}"
 
 
@@ -168,7 +168,7 @@ def signature_text(method: str, host: str, path: str, query: str) -> str:
 
     Args:
         method: ``"GET"``.
-        host: a port and capitals are taken out, as the venues demand.
+        host: it is signed in lower case and without port, as the venues require.
         path: with its leading slash.
         query: as :func:`encode_query` gives it.
     """
@@ -177,7 +177,7 @@ def signature_text(method: str, host: str, path: str, query: str) -> str:
 
 @lru_cache(maxsize=256)
 def signed_host(host: str) -> str:
-    """The host as it stands in the text to sign: lower case, without port."""
+    """The host in the text to sign: lower case, without port."""
     name, colon, port = host.rpartition(":")
     if colon and port.isdigit() and not name.endswith(":"):
         host = name
@@ -185,7 +185,7 @@ def signed_host(host: str) -> str:
 
 
 def authentication_parameters(credentials: Credentials, milliseconds: int) -> dict[str, object]:
-    """The parameters that a signed request has besides its own, without the signature."""
+    """The parameters that signing adds to a request, except the signature."""
     return {
         "AccessKeyId": credentials.api_key,
         "SignatureMethod": credentials.signer.method,
@@ -214,15 +214,16 @@ def signed_query(
         method: the HTTP method.
 
     Raises:
-        BadRequest: a parameter has no agreed encoding, or bears an authentication parameter's name.
+        BadRequest: a parameter's type cannot be encoded, or it has an authentication parameter's
+            name.
     """
     signed = authentication_parameters(credentials, milliseconds)
     if parameters:
         if reserved := (signed.keys() | {"Signature"}) & parameters.keys():
-            raise BadRequest(f"parameter {min(reserved)!r} is set by the signing itself")
+            raise BadRequest(f"parameter {min(reserved)!r} is set by signing")
         signed.update(parameters)
     query = encode_query(signed)
     signature = credentials.signer.sign(signature_text(method, host, path, query))
-    # Base64 has but three characters that a URL cannot hold.
+    # Only these three of Base64's characters need encoding.
     encoded = signature.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
     return f"{query}&Signature={encoded}"

@@ -1,6 +1,6 @@
 """The push channel: the newest account, kept current by one connection per exchange.
 
-This module holds the words that its parts share. The parts: ``account`` (one connection after
+This module holds the types that its parts share. The parts: ``account`` (one connection after
 the other, and the newest account), ``cursor`` (which caller has seen which account) and ``watch``
 (one exchange's stream).
 """
