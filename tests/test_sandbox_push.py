@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import json
-import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
@@ -24,7 +24,6 @@ from sunx_adapter import AsyncHtxFutures, Sandbox, Sunx
 from sunx_adapter.protocol.push import auth_message
 from sunx_adapter.protocol.signing import Credentials, HmacSigner
 from sunx_adapter.sandbox import DEFAULT_ACCOUNTS, Holding, balance_data
-from sunx_adapter.sandbox.life import Life, next_moment
 from sunx_adapter.sandbox.push import MAX_CONNECTIONS
 from tests.conftest import CLASSES
 from tests.pushing import asynchronous, take
@@ -55,7 +54,7 @@ async def raw(venue: Sandbox, login: bool = False) -> AsyncIterator[Any]:
             if login:
                 account = venue.account("main")
                 credentials = Credentials(account.api_key, HmacSigner(account.secret or ""))
-                now = round(venue._clock() * 1000)
+                now = round(time.time() * 1000)
                 message = auth_message(credentials, host="127.0.0.1", path=path, milliseconds=now)
                 await socket.send_str(message[0])
                 assert (await answer(socket, "auth"))["err-code"] == 0

@@ -8,31 +8,23 @@ words; and it goes wrong on demand::
             exchange.fetch_balance()
 
 The modules: ``accounts`` (what an account is), ``holdings`` (consistent amounts from a few
-figures), ``defaults`` (the accounts that are there without a file), ``accounts_file`` (accounts
-from JSON), ``checks`` (who may read, pure), ``answers`` (what is answered, pure), ``faults`` (what
-can go wrong, as data), ``fault_plan`` (when it does), ``spoiling`` (wrong answers, pure), ``wire``
-(what goes wrong below HTTP), ``push`` (the push channel), ``life`` (accounts that change),
-``port`` (the listening port), ``server`` (the thread behind it).
-
-The names below are loaded on first use: the table of faults, for a help text, costs nothing.
+figures), ``life`` (how they change), ``defaults`` (accounts without a file), ``accounts_file``
+(accounts from JSON), ``answers`` (what HTTP answers look like), ``signatures`` (who may read),
+``responder`` (what is answered), ``delivery`` (how bytes go out), ``fault_table`` (what can go
+wrong, and how it is played), ``faults`` (how that is written), ``fault_plan`` (when it happens),
+``push`` (the push channel), ``http_server`` (the port and its thread), ``server`` (all together).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sunx_adapter.sandbox.accounts import AccountRefusal, SandboxAccount
+from sunx_adapter.sandbox.accounts_file import AccountsFileError, dump_accounts, load_accounts
+from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS
+from sunx_adapter.sandbox.fault_table import FaultRule
+from sunx_adapter.sandbox.faults import Fault, FaultError, fault_kinds, parse_fault
+from sunx_adapter.sandbox.holdings import Holding, balance_data
 
 if TYPE_CHECKING:
-    from sunx_adapter.sandbox.accounts import AccountRefusal, SandboxAccount
-    from sunx_adapter.sandbox.accounts_file import AccountsFileError, dump_accounts, load_accounts
-    from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS
-    from sunx_adapter.sandbox.faults import (
-        Fault,
-        FaultError,
-        FaultKind,
-        FaultRule,
-        fault_kinds,
-        parse_fault,
-    )
-    from sunx_adapter.sandbox.holdings import Holding, balance_data
     from sunx_adapter.sandbox.server import Sandbox, SandboxRequest
 
 __all__ = [
@@ -41,7 +33,6 @@ __all__ = [
     "AccountsFileError",
     "Fault",
     "FaultError",
-    "FaultKind",
     "FaultRule",
     "Holding",
     "Sandbox",
@@ -54,31 +45,11 @@ __all__ = [
     "parse_fault",
 ]
 
-_HOMES = {
-    "AccountRefusal": "accounts",
-    "AccountsFileError": "accounts_file",
-    "DEFAULT_ACCOUNTS": "defaults",
-    "Fault": "faults",
-    "FaultError": "faults",
-    "FaultKind": "faults",
-    "FaultRule": "faults",
-    "Holding": "holdings",
-    "Sandbox": "server",
-    "SandboxAccount": "accounts",
-    "SandboxRequest": "server",
-    "balance_data": "holdings",
-    "dump_accounts": "accounts_file",
-    "fault_kinds": "faults",
-    "load_accounts": "accounts_file",
-    "parse_fault": "faults",
-}
 
+def __getattr__(name: str) -> Any:
+    """Load the server on first use: a help text needs the faults' names only."""
+    if name in {"Sandbox", "SandboxRequest"}:
+        from sunx_adapter.sandbox import server  # noqa: PLC0415 - aiohttp is slow to load
 
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(server, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

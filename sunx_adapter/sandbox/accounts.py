@@ -1,17 +1,23 @@
-"""What the sandbox knows of one account: its key, its state of affairs, its balance."""
+"""What the sandbox knows of its accounts: keys, states of affairs, balances."""
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Final, Literal
 
-from sunx_adapter.protocol.signing import ED25519_KEY_BYTES, SignatureMethod, mask
 from sunx_adapter.sandbox.holdings import balance_data
 
+SignatureMethod = Literal["HmacSHA256", "Ed25519"]
+
+SINGLE_ASSET_MODE: Final = 0
 MULTI_ASSETS_MODE: Final = 1
-ASSET_MODES: Final = (0, MULTI_ASSETS_MODE, 2)
-"""``data.asset_mode``: 0 single-asset (old), 1 multi-assets, 2 single-asset."""
+
+_ED25519_KEY_BYTES: Final = 32
+_MOST_NAMES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class AccountRefusal:
 
 @dataclass(frozen=True, slots=True)
 class SandboxAccount:
-    """One account of the sandbox, with one API key. Its secrets are not in its repr.
+    """One account of the sandbox, with one API key. Neither key nor secrets are in its repr.
 
     Attributes:
         name: what :meth:`Sandbox.config` is asked for; nothing of it is sent.
@@ -39,22 +45,23 @@ class SandboxAccount:
         private_key: signs with Ed25519, Base64 of the raw 32 bytes; ``None`` as above.
         balance: ``data`` of the balance answer, sent as it is; amounts are decimal text.
             :func:`~sunx_adapter.sandbox.holdings.balance_data` makes a consistent one.
-        asset_mode: collateral mode, see :data:`ASSET_MODES`; with 0 the v5 balance is refused.
+        asset_mode: collateral mode: 0 single-asset (old), 1 multi-assets, 2 single-asset. With 0
+            the v5 balance is refused.
         extra_row_fields: whether v5 sends the undocumented row fields that the balance has, as
             live answers do; SunX never does.
         refusal: set where every signed request is to be refused.
 
     Raises:
-        ValueError: a value cannot be; the text begins with the attribute's name.
+        ValueError: a value is invalid; the text begins with the attribute's name.
     """
 
     name: str
     uid: str
-    api_key: str
-    secret: str | None = None
-    private_key: str | None = None
-    balance: Mapping[str, Any] = field(default_factory=balance_data, hash=False)
-    asset_mode: int = MULTI_ASSETS_MODE
+    api_key: str = field(repr=False)
+    secret: str | None = field(default=None, repr=False)
+    private_key: str | None = field(default=None, repr=False)
+    balance: Mapping[str, Any] = field(default_factory=balance_data, hash=False, repr=False)
+    asset_mode: Literal[0, 1, 2] = MULTI_ASSETS_MODE
     extra_row_fields: bool = True
     refusal: AccountRefusal | None = None
 
@@ -66,25 +73,14 @@ class SandboxAccount:
             raise ValueError("secret: a key needs a secret, a private_key or both")
         if self.private_key is not None and _raw_key(self.private_key) is None:
             raise ValueError("private_key: must be Base64 of the raw 32 bytes of an Ed25519 key")
-        if self.asset_mode not in ASSET_MODES:
+        if self.asset_mode not in (0, 1, 2):
             raise ValueError("asset_mode: must be 0, 1 or 2")
-
-    def __repr__(self) -> str:
-        return (
-            f"SandboxAccount(name={self.name!r}, uid={self.uid!r}, api_key={mask(self.api_key)}, "
-            f"signature_methods={self.signature_methods!r}, asset_mode={self.asset_mode!r}, "
-            f"extra_row_fields={self.extra_row_fields!r}, refusal={self.refusal!r})"
-        )
 
     @property
     def signature_methods(self) -> tuple[SignatureMethod, ...]:
         """The methods that the key is enabled for."""
-        methods: tuple[SignatureMethod, ...] = ()
-        if self.secret:
-            methods += ("HmacSHA256",)
-        if self.private_key:
-            methods += ("Ed25519",)
-        return methods
+        hmac: tuple[SignatureMethod, ...] = ("HmacSHA256",) if self.secret else ()
+        return (*hmac, "Ed25519") if self.private_key else hmac
 
     @property
     def raw_private_key(self) -> bytes:
@@ -104,7 +100,7 @@ def _raw_key(text: str) -> bytes | None:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return raw if len(raw) == ED25519_KEY_BYTES else None
+    return raw if len(raw) == _ED25519_KEY_BYTES else None
 
 
 def checked_accounts(accounts: Iterable[SandboxAccount]) -> tuple[SandboxAccount, ...]:
@@ -116,10 +112,72 @@ def checked_accounts(accounts: Iterable[SandboxAccount]) -> tuple[SandboxAccount
     checked = tuple(accounts)
     if not checked:
         raise ValueError("a sandbox needs at least one account")
-    names = [account.name for account in checked]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two accounts have the name {twice[0]!r}")
-    keys = [account.api_key for account in checked]
-    if same := [account.name for account in checked if keys.count(account.api_key) > 1]:
-        raise ValueError(f"the accounts {', '.join(same)} share an api_key: each needs its own")
+    name, count = Counter(account.name for account in checked).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"two accounts have the name {name!r}")
+    key, count = Counter(account.api_key for account in checked).most_common(1)[0]
+    if count > 1:
+        same = ", ".join(account.name for account in checked if account.api_key == key)
+        raise ValueError(f"the accounts {same} share an api_key: each needs its own")
     return checked
+
+
+class AccountBook:
+    """The accounts as they are now, by name and by API key. Safe to use from any thread.
+
+    Args:
+        accounts: with names and keys that differ.
+
+    Attributes:
+        on_change: called with each new state of an account, one at a time.
+
+    Raises:
+        ValueError: as :func:`checked_accounts`.
+    """
+
+    def __init__(self, accounts: Iterable[SandboxAccount]) -> None:
+        self._by_name = {account.name: account for account in checked_accounts(accounts)}
+        self._names = {account.api_key: account.name for account in self._by_name.values()}
+        self.on_change: Callable[[SandboxAccount], None] = lambda _: None
+        self._changing = threading.Lock()
+
+    def all(self) -> tuple[SandboxAccount, ...]:
+        """All accounts, in the order given."""
+        return tuple(self._by_name.values())
+
+    def first(self) -> SandboxAccount:
+        """The account that is meant where none is named."""
+        return next(iter(self._by_name.values()))
+
+    def with_key(self, api_key: str) -> SandboxAccount | None:
+        """The account of that API key, if there is one."""
+        name = self._names.get(api_key)
+        return None if name is None else self._by_name[name]
+
+    def named(self, name: str) -> SandboxAccount:
+        """The account of that name.
+
+        Raises:
+            ValueError: there is none; the text lists those that there are.
+        """
+        if name in self._by_name:
+            return self._by_name[name]
+        raise ValueError(f"the sandbox has no account {name!r}; it has: {self.names()}")
+
+    def names(self) -> str:
+        """The names for a text; of many accounts the first few."""
+        more = len(self._by_name) - _MOST_NAMES
+        known = ", ".join(islice(self._by_name, _MOST_NAMES))
+        return f"{known} and {more} more" if more > 0 else known
+
+    def update(self, name: str, balance: Mapping[str, Any]) -> SandboxAccount:
+        """Give an account another balance.
+
+        Raises:
+            ValueError: there is no such account.
+        """
+        with self._changing:
+            account = replace(self.named(name), balance=balance)
+            self._by_name[name] = account
+            self.on_change(account)
+        return account

@@ -18,82 +18,70 @@ Amounts are decimal text of up to 18 places (vouchers may be ``""``). A balance 
 fields; it is sent as it stands.
 """
 
-import json
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from sunx_adapter.sandbox.accounts import AccountRefusal, SandboxAccount, checked_accounts
+from sunx_adapter.sandbox.accounts import SandboxAccount, checked_accounts
 from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS
 
 _AMOUNT: Final = re.compile(r"-?[0-9]+(\.[0-9]{1,18})?")
-_FIELDS: Final = tuple(SandboxAccount.__dataclass_fields__)
+_FIELDS: Final = tuple(field.name for field in fields(SandboxAccount))
 
 
 class AccountsFileError(ValueError):
-    """An accounts file says something that cannot be; the text names the file and the place."""
+    """An accounts file is invalid; the text names the file and the place."""
+
+
+class _Accounts(msgspec.Struct, forbid_unknown_fields=True):
+    accounts: list[SandboxAccount]
 
 
 class _Amount:
     """Decimal text."""
 
 
-class _Row(msgspec.Struct):
-    currency: Annotated[str, msgspec.Meta(min_length=1)]
+class _Amounts(msgspec.Struct, kw_only=True):
+    """What an account and each of its rows have, besides further fields."""
+
     equity: _Amount
-    available: _Amount
-    withdraw_available: _Amount
-    profit_unreal: _Amount
     initial_margin: _Amount
     maintenance_margin: _Amount
     maintenance_margin_rate: _Amount
-    initial_margin_rate: _Amount
-    available_margin: _Amount | None = None
-    isolated_equity: _Amount | None = None
-    isolated_profit_unreal: _Amount | None = None
+    profit_unreal: _Amount
     voucher: str | None = None
     voucher_value: str | None = None
     created_time: int | None = None
     updated_time: int | None = None
 
 
-class _Balance(msgspec.Struct):
+class _Row(_Amounts, kw_only=True):
+    currency: Annotated[str, msgspec.Meta(min_length=1)]
+    available: _Amount
+    withdraw_available: _Amount
+    initial_margin_rate: _Amount
+    available_margin: _Amount | None = None
+    isolated_equity: _Amount | None = None
+    isolated_profit_unreal: _Amount | None = None
+
+
+class _Balance(_Amounts, kw_only=True):
     state: str
-    equity: _Amount
-    initial_margin: _Amount
-    maintenance_margin: _Amount
-    maintenance_margin_rate: _Amount
-    profit_unreal: _Amount
     available_margin: _Amount
     details: list[_Row]
-    voucher_value: str | None = None
-    created_time: int | None = None
-    updated_time: int | None = None
 
 
-class _Refusal(msgspec.Struct, forbid_unknown_fields=True):
-    code: int
-    message: str
-
-
-class _Account(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    uid: str
-    api_key: str
-    secret: str | None = None
-    private_key: str | None = None
+class _HasBalance(msgspec.Struct):
     balance: _Balance | None = None
-    asset_mode: Literal[0, 1, 2] = 1
-    extra_row_fields: bool = True
-    refusal: _Refusal | None = None
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    accounts: list[_Account]
+class _Balances(msgspec.Struct):
+    accounts: list[_HasBalance]
 
 
 def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
@@ -104,47 +92,34 @@ def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
             the place, ``accounts[0].balance.details[1].equity``, and quotes nothing of a secret.
         OSError: it cannot be read.
     """
+    content = Path(path).read_bytes()
     try:
-        return _accounts(json.loads(Path(path).read_bytes()))
+        return _accounts(msgspec.json.decode(content))
     except (ValueError, RecursionError) as error:
         reason = f"{path}: {_reason(error)}"
-    # Raised outside the handler: the parser's own exception holds the whole text, secrets too.
+    # Raised outside the handler: what was caught may quote the file, secrets too.
     raise AccountsFileError(reason)
 
 
 def dump_accounts(accounts: Iterable[SandboxAccount] = DEFAULT_ACCOUNTS) -> str:
     """The accounts as the text of such a file, keys and secrets included."""
-    entries = [_entry(account) for account in checked_accounts(accounts)]
-    return json.dumps({"accounts": entries}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _entry(account: SandboxAccount) -> dict[str, Any]:
-    values = {name: getattr(account, name) for name in _FIELDS}
-    if account.refusal is not None:
-        values["refusal"] = {"code": account.refusal.code, "message": account.refusal.message}
-    return {name: value for name, value in values.items() if value is not None}
+    entries = msgspec.to_builtins({"accounts": checked_accounts(accounts)})
+    for entry in entries["accounts"]:
+        for name in [name for name, value in entry.items() if value is None]:
+            del entry[name]
+    return msgspec.json.format(msgspec.json.encode(entries), indent=2).decode() + "\n"
 
 
 def _accounts(document: Any) -> list[SandboxAccount]:
-    declared = msgspec.convert(document, _File, dec_hook=_amount).accounts
-    accounts = []
-    for index, (entry, raw) in enumerate(zip(declared, document["accounts"], strict=True)):
-        try:
-            accounts.append(_account(entry, raw))
-        except ValueError as error:
-            raise ValueError(f"accounts[{index}].{error}") from None
+    accounts = msgspec.convert(document, _Accounts).accounts
+    msgspec.convert(document, _Balances, dec_hook=_amount)
+    for index, entry in enumerate(document["accounts"]):
+        if unknown := [name for name in entry if name not in _FIELDS]:
+            raise ValueError(f"accounts[{index}]: unknown field `{unknown[0]}`")
     try:
         return list(checked_accounts(accounts))
     except ValueError as error:
         raise ValueError(f"accounts: {error}") from None
-
-
-def _account(entry: _Account, raw: dict[str, Any]) -> SandboxAccount:
-    refusal = entry.refusal
-    given = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
-    if refusal is not None:
-        given["refusal"] = AccountRefusal(refusal.code, refusal.message)
-    return SandboxAccount(**given)
 
 
 def _amount(_type: type, value: Any) -> _Amount:
@@ -157,7 +132,12 @@ def _reason(error: Exception) -> str:
     """The place first: msgspec gives it at the end, as ``- at `$.accounts[0].uid```."""
     if isinstance(error, msgspec.ValidationError):
         problem, _, place = str(error).partition(" - at `$")
-        return f"{place.strip('.`') or 'the whole text'}: {problem}"
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
+        place = place.strip(".`")
+        # What SandboxAccount refuses begins with the name of an attribute.
+        attribute, colon, rest = problem.partition(": ")
+        if colon and attribute in _FIELDS:
+            place, problem = f"{place}.{attribute}", rest
+        return f"{place or 'the whole text'}: {problem}"
+    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError | RecursionError):
         return f"no readable JSON: {error}"
     return str(error)

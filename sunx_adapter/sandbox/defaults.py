@@ -1,13 +1,15 @@
-"""The accounts of a sandbox that is given none. Keys and amounts are made up."""
+"""The accounts of a sandbox that is given none, or a number. Keys and amounts are made up."""
 
 import base64
-from typing import Final
+from typing import Final, Literal
 
-from sunx_adapter.sandbox.accounts import AccountRefusal, SandboxAccount
-from sunx_adapter.sandbox.holdings import Holding, balance_data
-
-_BTC: Final = "64000"
-_ETH: Final = "2600"
+from sunx_adapter.sandbox.accounts import (
+    MULTI_ASSETS_MODE,
+    SINGLE_ASSET_MODE,
+    AccountRefusal,
+    SandboxAccount,
+)
+from sunx_adapter.sandbox.holdings import PRICES, Holding, balance_data
 
 
 def _account(
@@ -15,7 +17,7 @@ def _account(
     name: str,
     *holdings: Holding,
     state: str = "normal",
-    asset_mode: int = 1,
+    asset_mode: Literal[0, 1, 2] = MULTI_ASSETS_MODE,
     refusal: AccountRefusal | None = None,
 ) -> SandboxAccount:
     return SandboxAccount(
@@ -43,14 +45,14 @@ DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
             initial_margin="3210.75",
             maintenance_margin="642.15",
         ),
-        Holding("BTC", cash="0.40000001", price=_BTC),
+        Holding("BTC", cash="0.40000001", price=PRICES["BTC"]),
         Holding(
             "ETH",
             cash="5.2",
             profit_unreal="-0.035",
             initial_margin="0.75",
             maintenance_margin="0.15",
-            price=_ETH,
+            price=PRICES["ETH"],
         ),
     ),
     # SunX's printed example.
@@ -82,7 +84,7 @@ DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
         ),
         state="liquidating",
     ),
-    # The pages' table tells states by number; the examples by name.
+    # A state may be a number, as in the pages' table, or a name, as in their examples.
     _account(
         6,
         "adl",
@@ -105,11 +107,32 @@ DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
             initial_margin="150",
             maintenance_margin="90",
         ),
-        Holding("ETH", cash="0.01", price=_ETH),
+        Holding("ETH", cash="0.01", price=PRICES["ETH"]),
         state="open_limit",
     ),
     _account(8, "locked", refusal=AccountRefusal(12009, "The user was locked or does not exist")),
     _account(9, "unopened", refusal=AccountRefusal(4002, "Futures trading is not opened")),
     # SunX knows no other mode than multi-assets, so only v5 refuses this one.
-    _account(10, "single_asset", Holding("USDT", cash="100"), asset_mode=0),
+    _account(10, "single_asset", Holding("USDT", cash="100"), asset_mode=SINGLE_ASSET_MODE),
 )
+
+
+def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
+    """``account-1`` to ``account-COUNT``, each with a user, a key and an amount of its own.
+
+    The cash of ``account-7`` is 1007 USDT, so that no two accounts can be taken for each other.
+    """
+    return tuple(
+        _account(
+            1000 + number,
+            f"account-{number}",
+            Holding(
+                "USDT",
+                cash=str(1000 + number),
+                profit_unreal="12.5",
+                initial_margin="100",
+                maintenance_margin="20",
+            ),
+        )
+        for number in range(1, count + 1)
+    )

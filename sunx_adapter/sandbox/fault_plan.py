@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sunx_adapter.sandbox.faults import Fault, FaultError, FaultKind, as_faults
+from sunx_adapter.sandbox.faults import Fault, FaultError, as_faults
 
 _ROUNDING: Final = 1e-9
 
@@ -40,69 +40,85 @@ class FaultPlan:
         seed: of the draws; ``None`` draws differently each time.
 
     Raises:
-        FaultError: a text means no fault, or probabilities add up to more than 1.
+        FaultError: a text is no fault, or probabilities add up to more than 1.
     """
 
     def __init__(self, faults: Iterable[Fault | str] = (), seed: int | None = None) -> None:
-        self._lock = threading.Lock()
+        self._fault_lock = threading.Lock()
         self._random = random.Random(seed)  # noqa: S311 - no secret is made of it
         self._standing = _checked(faults)
         self._steps: deque[Fault] = deque()
 
     @property
-    def standing(self) -> tuple[Fault, ...]:
-        """The standing faults."""
-        with self._lock:
-            return self._standing
+    def faults(self) -> tuple[Fault, ...]:
+        """The standing faults, without those scheduled."""
+        return self._standing
 
     @property
-    def steps(self) -> tuple[Fault, ...]:
-        """What is left of the schedule."""
-        with self._lock:
+    def scheduled(self) -> tuple[Fault, ...]:
+        """The steps of the schedule that no request has used up yet."""
+        with self._fault_lock:
             return tuple(self._steps)
 
-    def replace(self, faults: Iterable[Fault | str], seed: int | None = None) -> None:
-        """Put other standing faults in place; a seed starts the draws anew.
+    def set_faults(self, faults: Iterable[Fault | str], seed: int | None = None) -> None:
+        """Put other standing faults in place, for the requests that come from now on.
+
+        Args:
+            faults: as for the constructor.
+            seed: starts the draws anew.
 
         Raises:
-            FaultError: as for the constructor; then nothing changes.
+            FaultError: a fault is invalid, or probabilities add up to more than 1; then nothing
+                changes.
         """
         standing = _checked(faults)
-        with self._lock:
+        with self._fault_lock:
             self._standing = standing
             if seed is not None:
                 self._random.seed(seed)
 
     def schedule(self, steps: Iterable[Fault | str]) -> None:
-        """Add steps, each for one request.
+        """Add steps to the schedule: each request uses up the first that is for its path.
+
+        ``"ok"`` is a right answer. When no step is left, the standing faults count again.
+
+        Args:
+            steps: faults without a probability, or their texts: ``["reset", "ok", "code=1004"]``.
 
         Raises:
-            FaultError: a text means no fault, or a step has a probability; then none is added.
+            FaultError: a step is invalid; then none is added.
         """
         added = as_faults(steps)
         for step in added:
             if step.probability is not None:
                 raise FaultError(f"{step}: a step of a schedule has no probability")
-        with self._lock:
+        with self._fault_lock:
             self._steps.extend(added)
 
-    def clear(self) -> None:
-        """No fault any more, neither standing nor scheduled."""
-        with self._lock:
+    def clear_faults(self) -> None:
+        """End all faults, standing and scheduled, for the requests that come from now on."""
+        with self._fault_lock:
             self._standing = ()
             self._steps.clear()
 
     def draw(self, path: str) -> Draw:
         """What a request of that path gets; a step of the schedule is used up by it."""
-        with self._lock:
-            clocks = [fault for fault in self._standing if _is_always(fault, path)]
+        with self._fault_lock:
+            clocks = self._clocks(path)
             fault = self._next_step(path) or self._drawn(path)
-        if fault is not None and fault.kind == FaultKind.CLOCK:
+        if fault is not None and fault.kind == "clock":
             clocks = [fault]
-        if fault is not None and fault.kind in (FaultKind.OK, FaultKind.CLOCK):
+        if fault is not None and fault.kind in {"ok", "clock"}:
             fault = None
-        seconds = sum(float(clock.value) for clock in clocks)
-        return Draw(fault, clocks[0] if clocks else None, seconds)
+        return Draw(fault, clocks[0] if clocks else None, _seconds(clocks))
+
+    def clock_seconds(self, path: str) -> float:
+        """How far the clock is always ahead for that path, whatever is drawn."""
+        return _seconds(self._clocks(path))
+
+    def _clocks(self, path: str) -> list[Fault]:
+        # A clock that is off goes with every request, and with any other fault.
+        return [fault for fault in self._standing if _is_always(fault) and fault.is_for(path)]
 
     def _next_step(self, path: str) -> Fault | None:
         step = next((step for step in self._steps if step.is_for(path)), None)
@@ -111,20 +127,22 @@ class FaultPlan:
         return step
 
     def _drawn(self, path: str) -> Fault | None:
-        faults = [f for f in self._standing if f.is_for(path) and not _is_always(f, path)]
+        faults = [f for f in self._standing if f.is_for(path) and not _is_always(f)]
         if not faults:
             return None
-        given = _total(faults)
-        left = max(0.0, 1.0 - given)
+        left = max(0.0, 1.0 - _total(faults))
         without = sum(fault.probability is None for fault in faults)
         weights = [left / without if f.probability is None else f.probability for f in faults]
         nothing = 0.0 if without else left
         return self._random.choices([*faults, None], [*weights, nothing])[0]
 
 
-def _is_always(fault: Fault, path: str) -> bool:
-    """A clock that is off is no matter of single requests, and does not exclude other faults."""
-    return fault.kind == FaultKind.CLOCK and fault.probability is None and fault.is_for(path)
+def _is_always(fault: Fault) -> bool:
+    return fault.kind == "clock" and fault.probability is None
+
+
+def _seconds(clocks: Iterable[Fault]) -> float:
+    return sum(float(clock.value) for clock in clocks)
 
 
 def _total(faults: Iterable[Fault]) -> float:

@@ -13,11 +13,14 @@ from typing import Any, Final
 EXTRA_ROW_FIELDS: Final = ("available_margin", "isolated_equity", "isolated_profit_unreal")
 """What HTX sends in each row without documenting it (seen in live answers)."""
 
+PRICES: Final = {"BTC": "64000", "ETH": "2600"}
+"""What one unit is worth as collateral, in USDT, where the sandbox chooses the price."""
+
 _CREATED_MS: Final = 1757472792969
 _UPDATED_MS: Final = 1758895045039
 
 _NO_TRANSFERS_OUT: Final = frozenset({"liquidating", "3", "adl", "5", "open_limit", "6"})
-"""By the pages' table of states; a state is told by name or by number."""
+"""From the pages' table of states; a state is sent as a name or as a number."""
 
 _EXACT: Final = Context(prec=80, rounding=ROUND_DOWN)
 _PLACES: Final = Decimal("1e-18")
@@ -61,73 +64,52 @@ def balance_data(
         created_time: ms UTC.
         updated_time: ms UTC.
     """
+    times = {"created_time": created_time, "updated_time": updated_time}
+    equity = profit = initial = maintenance = Decimal(0)
+    rows = []
     with localcontext(_EXACT):
-        rows = [_Row.of(holding) for holding in holdings]
-        equity = sum((row.equity * row.price for row in rows), Decimal(0))
-        initial = sum((row.initial_margin * row.price for row in rows), Decimal(0))
-        maintenance = sum((row.maintenance_margin * row.price for row in rows), Decimal(0))
-        times = {"created_time": created_time, "updated_time": updated_time}
+        for holding in holdings:
+            price, cash = Decimal(holding.price), Decimal(holding.cash)
+            row_profit = Decimal(holding.profit_unreal)
+            row_initial = Decimal(holding.initial_margin)
+            row_maintenance = Decimal(holding.maintenance_margin)
+            row_equity = cash + row_profit
+            free = row_equity - row_initial
+            movable = Decimal(0) if state in _NO_TRANSFERS_OUT else max(Decimal(0), min(cash, free))
+            rows.append(
+                {
+                    "currency": holding.currency,
+                    "equity": _text(row_equity),
+                    "available": _text(cash),
+                    "profit_unreal": _text(row_profit),
+                    "initial_margin": _text(row_initial),
+                    "maintenance_margin": _text(row_maintenance),
+                    "maintenance_margin_rate": _rate(row_maintenance, row_equity),
+                    "initial_margin_rate": _rate(row_initial, row_equity),
+                    "available_margin": _text(free),
+                    "voucher": holding.voucher,
+                    "voucher_value": holding.voucher,
+                    "withdraw_available": _text(movable),
+                    **times,
+                    "isolated_equity": "0",
+                    "isolated_profit_unreal": "0",
+                }
+            )
+            equity += row_equity * price
+            profit += row_profit * price
+            initial += row_initial * price
+            maintenance += row_maintenance * price
         return {
             "state": state,
             "equity": _text(equity),
-            "details": [
-                row.details(times, transfers_out=state not in _NO_TRANSFERS_OUT) for row in rows
-            ],
+            "details": rows,
             "initial_margin": _text(initial),
             "maintenance_margin": _text(maintenance),
             "maintenance_margin_rate": _rate(maintenance, equity),
-            "profit_unreal": _text(
-                sum((row.profit_unreal * row.price for row in rows), Decimal(0))
-            ),
+            "profit_unreal": _text(profit),
             "available_margin": _text(equity - initial),
             "voucher_value": "0",
             **times,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    holding: Holding
-    cash: Decimal
-    profit_unreal: Decimal
-    initial_margin: Decimal
-    maintenance_margin: Decimal
-    price: Decimal
-
-    @classmethod
-    def of(cls, holding: Holding) -> "_Row":
-        return cls(
-            holding,
-            Decimal(holding.cash),
-            Decimal(holding.profit_unreal),
-            Decimal(holding.initial_margin),
-            Decimal(holding.maintenance_margin),
-            Decimal(holding.price),
-        )
-
-    @property
-    def equity(self) -> Decimal:
-        return self.cash + self.profit_unreal
-
-    def details(self, times: dict[str, int], *, transfers_out: bool) -> dict[str, Any]:
-        free = self.equity - self.initial_margin
-        movable = max(Decimal(0), min(self.cash, free)) if transfers_out else Decimal(0)
-        return {
-            "currency": self.holding.currency,
-            "equity": _text(self.equity),
-            "available": _text(self.cash),
-            "profit_unreal": _text(self.profit_unreal),
-            "initial_margin": _text(self.initial_margin),
-            "maintenance_margin": _text(self.maintenance_margin),
-            "maintenance_margin_rate": _rate(self.maintenance_margin, self.equity),
-            "initial_margin_rate": _rate(self.initial_margin, self.equity),
-            "available_margin": _text(free),
-            "voucher": self.holding.voucher,
-            "voucher_value": self.holding.voucher,
-            "withdraw_available": _text(movable),
-            **times,
-            "isolated_equity": "0",
-            "isolated_profit_unreal": "0",
         }
 
 

@@ -3,27 +3,29 @@
 import asyncio
 import contextlib
 import gzip
-import json
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote
 
+import msgspec
 from aiohttp import WSMsgType, web
 
-from sunx_adapter.protocol.signing import encode_query
-from sunx_adapter.sandbox.accounts import SandboxAccount
-from sunx_adapter.sandbox.answers import json_text
-from sunx_adapter.sandbox.checks import Refused, Request, authenticate
-from sunx_adapter.sandbox.fault_plan import Draw, FaultPlan
-from sunx_adapter.sandbox.faults import PUSH_LOGIN, PUSH_NEWS, FaultKind
+from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
+from sunx_adapter.sandbox.answers import HttpRequest, Refused
+from sunx_adapter.sandbox.delivery import Delivery, deliver
+from sunx_adapter.sandbox.fault_plan import FaultPlan
+from sunx_adapter.sandbox.fault_table import PUSH_LOGIN, PUSH_NEWS
+from sunx_adapter.sandbox.responder import check_multi_assets
+from sunx_adapter.sandbox.signatures import authenticate, canonical_query
 from sunx_adapter.venue import PATH_VARIANTS, PathVariantName
 
 STREAM_VARIANTS: Final[dict[str, PathVariantName]] = {
     variant.stream: name for name, variant in PATH_VARIANTS.items()
 }
 MAX_CONNECTIONS: Final = 30
-"""At most so many connections of one user, the venues say."""
+"""How many connections of one user the venues allow."""
 
 HEARTBEAT_SECONDS: Final = 5.0
 MAX_UNANSWERED: Final = 5
@@ -32,11 +34,11 @@ _TOPIC: Final = "account"
 _MAX_MESSAGE: Final = 64 * 1024
 _MAX_PENDING: Final = 10_000
 _TIMES: Final = ("created_time", "updated_time")
-_UNPUSHED: Final = ("available_margin",)
 _AUTHENTICATION: Final = (
     *("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp", "Signature"),
 )
-_GARBAGE: Final = bytes(range(256))
+
+_logger = logging.getLogger("sunx_adapter.sandbox")
 
 
 def pushed_data(balance: Mapping[str, Any], version: int) -> dict[str, Any]:
@@ -47,13 +49,11 @@ def pushed_data(balance: Mapping[str, Any], version: int) -> dict[str, Any]:
     data = {**_with_text_times(balance), "version": version}
     rows = data.get("details")
     if isinstance(rows, list):
-        data["details"] = [_pushed_row(row) if isinstance(row, Mapping) else row for row in rows]
+        data["details"] = [_with_text_times(r) if isinstance(r, Mapping) else r for r in rows]
+        for row in data["details"]:
+            if isinstance(row, dict):
+                row.pop("available_margin", None)
     return data
-
-
-def _pushed_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in row.items() if name not in _UNPUSHED}
-    return _with_text_times(kept)
 
 
 def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,256 +66,234 @@ def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(eq=False)
 class _Connection:
     socket: web.WebSocketResponse
-    transport: asyncio.Transport | None
+    transport: asyncio.Transport
     path: str
     host: str
     account: SandboxAccount | None = None
     subscribed: bool = False
     silent: bool = False
     unanswered: int = 0
-    last: dict[str, Any] | None = None
-    news: "asyncio.Queue[dict[str, Any]]" = field(
-        default_factory=lambda: asyncio.Queue(_MAX_PENDING)
-    )
+    latest: bytes | None = None
+    news: "asyncio.Queue[bytes]" = field(default_factory=lambda: asyncio.Queue(_MAX_PENDING))
 
-    async def send(self, message: Mapping[str, object]) -> None:
-        await self.send_bytes(gzip.compress(json_text(message), compresslevel=1, mtime=0))
-
-    async def send_bytes(self, message: bytes) -> None:
+    async def send(self, message: bytes) -> None:
         if not self.silent:
             with contextlib.suppress(ConnectionError):
                 await self.socket.send_bytes(message)
 
-    def tell(self, message: dict[str, Any]) -> None:
-        if self.subscribed and not self.news.full():
+    def add_news(self, message: bytes) -> None:
+        if not self.news.full():
             self.news.put_nowait(message)
-
-    def reset(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
 
 
 class PushChannel:
     """Serves the push channel of both venues. For the server's event loop, unless said otherwise.
 
     Args:
-        accounts: gives the accounts as they are now.
-        clock: seconds UTC.
+        accounts: as they are now.
         plan: what goes wrong.
+        clock: seconds UTC.
         heartbeat: seconds between two pings.
+        life: seconds between two changes of an account that is watched; ``None`` for no changes.
+        as_read: gives an account as it is when it is looked at.
     """
 
     def __init__(
         self,
-        accounts: Callable[[], Iterable[SandboxAccount]],
+        accounts: AccountBook,
+        plan: FaultPlan,
         *,
         clock: Callable[[], float],
-        plan: FaultPlan,
-        heartbeat: float = HEARTBEAT_SECONDS,
+        heartbeat: float,
+        life: float | None,
+        as_read: Callable[[SandboxAccount], SandboxAccount],
     ) -> None:
         self._accounts = accounts
-        self._clock = clock
         self._plan = plan
+        self._clock = clock
         self._heartbeat = heartbeat
-        self._versions: dict[str, int] = {}
-        self._connections: set[_Connection] = set()
+        self._life = life
+        self._as_read = as_read
+        self._versions: Counter[str] = Counter()
+        self._users: Counter[str] = Counter()
+        self._subscribed: defaultdict[str, set[_Connection]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def changed(self, account: SandboxAccount) -> None:
-        """Tell all who subscribed. For any thread, one at a time."""
-        self._versions[account.name] = self._versions.get(account.name, 0) + 1
-        message = self._notification(account)
-        loop = self._loop
-        if loop is not None:
-            # A sandbox that is closed has nobody to tell.
+        """Send the new state to all who subscribed. For any thread, one at a time."""
+        self._versions[account.name] += 1
+        if self._loop is not None and self._subscribed.get(account.name):
+            # A sandbox that is closed has no subscribers.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._tell, account.name, message)
+                self._loop.call_soon_threadsafe(
+                    self._publish, account.name, self._notification(account)
+                )
 
-    def _tell(self, name: str, message: dict[str, Any]) -> None:
-        for connection in self._connections:
-            if connection.account is not None and connection.account.name == name:
-                connection.tell(message)
+    def _publish(self, name: str, message: bytes) -> None:
+        _logger.debug("push: account %r has changed", name)
+        for connection in self._subscribed[name]:
+            connection.add_news(message)
 
-    async def talk(self, request: web.BaseRequest, ending: asyncio.Event) -> web.StreamResponse:
+    async def talk(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one connection until it is over."""
         self._loop = asyncio.get_running_loop()
         socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=_MAX_MESSAGE)
         await socket.prepare(request)
-        transport = request.transport
-        path, host = request.raw_path.partition("?")[0], request.headers.get("Host", "")
-        connection = _Connection(
-            socket, transport if isinstance(transport, asyncio.Transport) else None, path, host
-        )
-        self._connections.add(connection)
-        helpers = [
-            asyncio.create_task(work)
-            for work in (self._push(connection), self._beat(connection), _end(socket, ending))
-        ]
+        assert isinstance(request.transport, asyncio.Transport)
+        path = request.raw_path.partition("?")[0]
+        connection = _Connection(socket, request.transport, path, request.headers.get("Host", ""))
+        work = (self._send_news(connection), self._beat(connection), self._live(connection))
+        helpers = [asyncio.create_task(coroutine) for coroutine in work]
         try:
             async for frame in socket:
                 if frame.type is not WSMsgType.TEXT:
                     break
                 await self._hear(connection, frame.data)
         finally:
-            self._connections.discard(connection)
+            if connection.account is not None:
+                self._users[connection.account.uid] -= 1
+                self._subscribed[connection.account.name].discard(connection)
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
         return socket
 
-    # -- what it hears ----------------------------------------------------------------------
+    # -- what clients send ------------------------------------------------------------------
 
     async def _hear(self, connection: _Connection, text: str) -> None:
         try:
-            message = json.loads(text)
-            op = message["op"]
-        except (ValueError, TypeError, KeyError):
-            message, op = {}, None
-        match op:
-            case "auth":
-                await self._reply(connection, {"op": op, "type": "api"}, self._auth, message)
-            case "sub":
-                echo = {"op": op, "cid": message.get("cid"), "topic": message.get("topic")}
-                await self._reply(connection, echo, self._subscribe, message)
-            case "unsub":
-                echo = {"op": op, "cid": message.get("cid"), "topic": message.get("topic")}
-                await self._reply(connection, echo, self._unsubscribe, message)
-            case "pong":
-                connection.unanswered = 0
-            case _:
-                refusal = {"err-code": 2040, "err-msg": "Missing required parameter: op"}
-                await connection.send({"op": "error", **refusal, "ts": self._milliseconds()})
-
-    async def _reply(
-        self,
-        connection: _Connection,
-        echo: dict[str, object],
-        act: Callable[[_Connection, dict[str, Any]], Mapping[str, object]],
-        message: dict[str, Any],
-    ) -> None:
-        outcome: Mapping[str, object]
+            message = msgspec.json.decode(text, type=dict[str, Any])
+        except msgspec.DecodeError:
+            message = {}
+        op = str(message.get("op"))
+        if op == "pong":
+            connection.unanswered = 0
+            return
+        acts = {"auth": self._log_in, "sub": self._subscribe, "unsub": self._unsubscribe}
+        echo: dict[str, object] = {"op": op}
+        if op == "auth":
+            echo["type"] = "api"
+        elif op in acts:
+            echo |= {"cid": message.get("cid"), "topic": message.get("topic")}
+        else:
+            echo["op"] = "error"
         try:
-            outcome = {"err-code": 0, **act(connection, message)}
+            if op not in acts:
+                raise Refused(2040, "Missing required parameter: op")
+            outcome: dict[str, object] = {"err-code": 0, **acts[op](connection, message)}
         except Refused as refusal:
             outcome = {"err-code": refusal.code, "err-msg": refusal.message}
-        await connection.send({**echo, **outcome, "ts": self._milliseconds()})
-        if echo["op"] == "sub" and outcome["err-code"] == 0 and connection.account is not None:
-            # Nothing can have come in between: only this event loop puts news there.
-            connection.subscribed = True
-            connection.tell(self._notification(self._now(connection.account)))
+        _logger.debug("push: %s: %s", echo["op"], outcome["err-code"])
+        ts = self._milliseconds(connection.path)
+        await connection.send(_message({**echo, **outcome, "ts": ts}))
+        account = connection.account
+        if op == "sub" and account is not None and outcome["err-code"] == 0:
+            # Sent behind the reply, and before any later change: both come from this event loop.
+            self._subscribed[account.name].add(connection)
+            connection.add_news(self._notification(self._accounts.named(account.name)))
 
-    def _auth(self, connection: _Connection, message: dict[str, Any]) -> Mapping[str, object]:
+    def _log_in(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
         if connection.account is not None:
             raise Refused(2005, "Already authenticated")
         fault = self._plan.draw(PUSH_LOGIN).fault
-        if fault is not None and fault.kind == FaultKind.MAINTENANCE:
-            raise Refused(1006, "System is in maintenance")
-        if fault is not None and fault.kind == FaultKind.PUSH_CODE:
-            raise Refused(int(fault.value), "refused on purpose")
+        if fault is not None and fault.rule.login is not None:
+            raise fault.rule.login(fault.value)
         if missing := [name for name in _AUTHENTICATION if not message.get(name)]:
             raise Refused(2040, f"Missing required parameter: {missing[0]}")
-        account = self._authenticated(connection, message)
-        if account.refusal is not None:
-            raise Refused(account.refusal.code, account.refusal.message)
-        others = [c for c in self._connections if c.account and c.account.uid == account.uid]
-        if len(others) >= MAX_CONNECTIONS:
-            raise Refused(2030, "Exceed the maximum number of connections of one user")
-        connection.account = account
-        return {"data": {"user-id": account.uid}}
-
-    def _authenticated(self, connection: _Connection, message: dict[str, Any]) -> SandboxAccount:
-        values = {name: str(message[name]) for name in _AUTHENTICATION}
-        signature = quote(values.pop("Signature"), safe="")
-        query = f"{encode_query(values)}&Signature={signature}"
+        query = canonical_query((name, str(message[name])) for name in _AUTHENTICATION)
         try:
-            return authenticate(
-                Request("GET", connection.path, query, connection.host),
-                {account.api_key: account for account in self._accounts()},
+            account = authenticate(
+                HttpRequest("GET", connection.path, query, connection.host),
+                self._accounts.with_key,
                 variant=STREAM_VARIANTS[connection.path],
-                milliseconds=self._milliseconds(),
+                milliseconds=self._milliseconds(connection.path),
             )
         except Refused as refusal:
             raise Refused(2003, f"Authentication failed: {refusal.message}") from None
+        if account.refusal is not None:
+            raise Refused(account.refusal.code, account.refusal.message)
+        if self._users[account.uid] >= MAX_CONNECTIONS:
+            raise Refused(2030, "Exceed the maximum number of connections of one user")
+        self._users[account.uid] += 1
+        connection.account = account
+        return {"data": {"user-id": account.uid}}
 
-    def _subscribe(self, connection: _Connection, message: dict[str, Any]) -> Mapping[str, object]:
-        self._check_topic(connection, message)
+    def _subscribe(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
+        account = _checked_account(connection, message)
         if connection.subscribed:
             raise Refused(2014, "Repeated subscription")
-        account = connection.account
-        if account and STREAM_VARIANTS[connection.path] == "v5" and account.asset_mode == 0:
-            raise Refused(4002, "The account is not in the multi-assets collateral mode")
+        check_multi_assets(account, STREAM_VARIANTS[connection.path])
+        self._as_read(account)
+        connection.subscribed = True
         return {}
 
-    def _unsubscribe(
-        self, connection: _Connection, message: dict[str, Any]
-    ) -> Mapping[str, object]:
-        self._check_topic(connection, message)
+    def _unsubscribe(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
+        account = _checked_account(connection, message)
         if not connection.subscribed:
             raise Refused(2012, "Not subscribed")
         connection.subscribed = False
+        self._subscribed[account.name].discard(connection)
         return {}
 
-    def _check_topic(self, connection: _Connection, message: dict[str, Any]) -> None:
-        if connection.account is None:
-            raise Refused(2002, "Authentication required")
-        if not message.get("topic"):
-            raise Refused(2040, "Missing required parameter: topic")
-        if message["topic"] != _TOPIC:
-            raise Refused(2010, "Topic error")
+    # -- what clients get -------------------------------------------------------------------
 
-    # -- what it says -----------------------------------------------------------------------
+    def _milliseconds(self, path: str) -> int:
+        return round((self._clock() + self._plan.clock_seconds(path)) * 1000)
 
-    def _now(self, account: SandboxAccount) -> SandboxAccount:
-        return next(other for other in self._accounts() if other.name == account.name)
-
-    def _milliseconds(self) -> int:
-        ahead = self._clock_ahead()
-        return round((self._clock() + ahead) * 1000)
-
-    def _clock_ahead(self) -> float:
-        return sum(
-            float(fault.value) for fault in self._plan.standing if fault.kind == FaultKind.CLOCK
+    def _notification(self, account: SandboxAccount) -> bytes:
+        return _message(
+            {
+                "op": "notify",
+                "topic": _TOPIC,
+                "contract_code": "",
+                "ts": self._milliseconds(PUSH_NEWS),
+                "uid": account.uid,
+                "event": "snapshot",
+                "data": pushed_data(account.balance, self._versions[account.name]),
+            }
         )
 
-    def _notification(self, account: SandboxAccount) -> dict[str, Any]:
-        return {
-            "op": "notify",
-            "topic": _TOPIC,
-            "contract_code": "",
-            "ts": self._milliseconds(),
-            "uid": account.uid,
-            "event": "snapshot",
-            "data": pushed_data(account.balance, self._versions.get(account.name, 0)),
-        }
-
-    async def _push(self, connection: _Connection) -> None:
+    async def _send_news(self, connection: _Connection) -> None:
         while True:
             message = await connection.news.get()
-            await self._deliver(connection, message, self._plan.draw(PUSH_NEWS))
-            connection.last = message
-
-    async def _deliver(self, connection: _Connection, message: dict[str, Any], draw: Draw) -> None:
-        match draw.fault and draw.fault.kind:
-            case FaultKind.PUSH_RESET:
-                connection.reset()
-            case FaultKind.PUSH_SILENCE:
+            delivery = Delivery([message], end="keep")
+            if (fault := self._plan.draw(PUSH_NEWS).fault) is not None:
+                _logger.info("push: a message (fault: %s)", fault)
+                if fault.rule.push is not None:
+                    delivery = fault.rule.push(message, connection.latest)
+                delivery = fault.rule.instead or delivery
+            connection.latest = message
+            for piece in delivery.pieces:
+                await connection.send(piece)
+            if delivery.end == "reset":
+                await deliver(Delivery(end="reset"), connection.transport)
+            elif delivery.end == "stall":
                 connection.silent = True
-            case FaultKind.PUSH_GARBAGE:
-                await connection.send_bytes(_GARBAGE)
-            case FaultKind.PUSH_ORDER if connection.last is not None:
-                await connection.send(message)
-                await connection.send(connection.last)
-            case _:
-                await connection.send(message)
 
     async def _beat(self, connection: _Connection) -> None:
         while connection.unanswered < MAX_UNANSWERED:
             await asyncio.sleep(self._heartbeat)
             connection.unanswered += 1
-            await connection.send({"op": "ping", "ts": str(self._milliseconds())})
+            ping = {"op": "ping", "ts": str(self._milliseconds(connection.path))}
+            await connection.send(_message(ping))
         await connection.socket.close()
 
+    async def _live(self, connection: _Connection) -> None:
+        while self._life is not None:
+            await asyncio.sleep(self._life)
+            if connection.subscribed and connection.account is not None:
+                self._as_read(self._accounts.named(connection.account.name))
 
-async def _end(socket: web.WebSocketResponse, ending: asyncio.Event) -> None:
-    await ending.wait()
-    await socket.close()
+
+def _checked_account(connection: _Connection, message: dict[str, Any]) -> SandboxAccount:
+    if connection.account is None:
+        raise Refused(2002, "Authentication required")
+    if not message.get("topic"):
+        raise Refused(2040, "Missing required parameter: topic")
+    if message["topic"] != _TOPIC:
+        raise Refused(2010, "Topic error")
+    return connection.account
+
+
+def _message(content: Mapping[str, object]) -> bytes:
+    return gzip.compress(msgspec.json.encode(content), compresslevel=1, mtime=0)

@@ -1,0 +1,188 @@
+"""The port that a sandbox listens on: aiohttp's server on a thread and event loop of its own."""
+
+import asyncio
+import contextlib
+import gzip
+import logging
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from email.utils import formatdate
+from typing import Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpProcessingError
+
+from sunx_adapter.sandbox.answers import HttpAnswer, status_phrase
+from sunx_adapter.sandbox.delivery import Delivery, deliver
+from sunx_adapter.sandbox.faults import Fault
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_BACKLOG: Final = 1024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be listened on; the text says what to do.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise OSError(
+            error.errno,
+            f"the sandbox cannot listen on {host} port {port} ({reason}): choose another port, "
+            f"or 0 for a free one",
+        ) from error
+
+
+def address(listener: socket.socket) -> str:
+    """``"127.0.0.1:8080"``, ``"[::1]:8080"``."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class ServerThread:
+    """An HTTP server on a listening socket, with its own thread and event loop.
+
+    Returns from the constructor when it serves; whatever kept it from that is raised there.
+
+    Args:
+        handler: gives the response to a request; it is cancelled when the client leaves.
+        listener: the socket; this closes it.
+    """
+
+    def __init__(self, handler: Handler, listener: socket.socket) -> None:
+        self._handler = handler
+        self._listener = listener
+        self._ending = asyncio.Event()
+        self._serving: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=self._run, name="sunx-adapter-sandbox", daemon=True)
+        self._thread.start()
+        try:
+            self._loop = self._serving.result()
+        except Exception:
+            self._thread.join()
+            raise
+
+    def stop(self) -> None:
+        """End every connection and the thread; returns when nothing of it is left."""
+        self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._serving.done():
+                raise
+            # The constructor raises it in the thread that waits there.
+            self._serving.set_exception(error)
+        finally:
+            self._listener.close()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = web.Server(
+            self._handler, handler_cancellation=True, access_log=None, logger=_server_logger()
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=0)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self._listener, backlog=_BACKLOG).start()
+            self._serving.set_result(loop)
+            await self._ending.wait()
+            # asyncio loses a connection that was accepted just before its server is closed, and
+            # leaves its socket open; so accepting ends first, and what was accepted has begun.
+            with contextlib.suppress(NotImplementedError):  # an event loop that has no readers
+                loop.remove_reader(self._listener)
+            await asyncio.sleep(0)
+            # An orderly close would wait for clients to read what was sent, or to hang up.
+            for connection in server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
+        finally:
+            await runner.cleanup()
+
+
+def _server_logger() -> logging.Logger:
+    """A logger for aiohttp, which passes on what goes wrong inside the sandbox."""
+    logger = logging.Logger("sunx_adapter.sandbox.http_server")
+    logger.parent = logging.getLogger("sunx_adapter.sandbox")
+    # A client's bad HTTP is left out: its text quotes the request, with key and signature.
+    logger.addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    )
+    return logger
+
+
+class _RawResponse(web.StreamResponse):
+    """Writes bytes to the connection that need not be HTTP; the connection ends with it."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__()
+        self.force_close()
+        self._delivery = delivery
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send everything; there is no head besides."""
+        if isinstance(request.transport, asyncio.Transport):
+            await deliver(self._delivery, request.transport)
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send nothing more."""
+
+
+async def respond(
+    answer: HttpAnswer,
+    fault: Fault | None,
+    *,
+    accept_encoding: str | None,
+    now: float,
+) -> web.StreamResponse:
+    """What goes out for an answer.
+
+    Args:
+        answer: what to send; compressed where the client takes it.
+        fault: may send it otherwise than it should be.
+        accept_encoding: the request's header.
+        now: seconds UTC, for the ``Date``.
+    """
+    headers = {
+        **answer.headers,
+        "Date": formatdate(now, usegmt=True),
+        "Server": "sunx-adapter-sandbox",
+        "Vary": "Accept-Encoding",
+    }
+    body = answer.body
+    if body and "Content-Encoding" not in headers and accepts_gzip(accept_encoding):
+        headers["Content-Encoding"] = "gzip"
+        body = gzip.compress(body, mtime=0)
+    if fault is not None and fault.rule.instead is not None:
+        return _RawResponse(fault.rule.instead)
+    if fault is not None and fault.rule.delivery is not None:
+        lines = [f"HTTP/1.1 {answer.status} {status_phrase(answer.status)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"Content-Length: {len(body)}", "", ""]
+        delivery = fault.rule.delivery("\r\n".join(lines).encode(), body, fault.value)
+        if delivery.end != "keep":
+            return _RawResponse(delivery)
+        await asyncio.sleep(delivery.delay)
+    return web.Response(status=answer.status, body=body, headers=headers)
+
+
+def accepts_gzip(header: str | None) -> bool:
+    """Whether an ``Accept-Encoding`` header takes gzip (RFC 9110, 12.5.3)."""
+    weights: dict[str, bool] = {}
+    for item in (header or "").lower().split(","):
+        coding, _, weight = item.partition(";")
+        weights[coding.strip()] = weight.strip().rstrip("0") not in {"q=", "q=0."}
+    return weights.get("gzip", weights.get("*", False))

@@ -1,0 +1,137 @@
+"""Who may read: the checks of a signed request, in the venues' order. No I/O, no clock.
+
+The rules are HTX's ("Authentication" in its futures manual; SunX uses the same). This code is the
+sandbox's own: it shares nothing with the client's signing, so a mistake made there is found here.
+"""
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Final
+from urllib.parse import parse_qsl
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sunx_adapter.sandbox.accounts import SandboxAccount
+from sunx_adapter.sandbox.answers import HttpRequest, Refused
+from sunx_adapter.venue import VENUES, PathVariantName
+
+CLOCK_TOLERANCE_MS: Final = 5 * 60 * 1000
+"""How far a request's ``Timestamp`` may be off the venue's clock, either way."""
+
+VENUE_HOSTS: Final = tuple(
+    host for venue in VENUES.values() for host in (venue.hostname, *venue.other_hostnames)
+)
+"""A request that came through a gateway is signed for one of these."""
+
+_UNRESERVED: Final = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+)
+_PORT: Final = re.compile(r":[0-9]+$")
+
+
+def authenticate(
+    request: HttpRequest,
+    account_with_key: Callable[[str], SandboxAccount | None],
+    *,
+    variant: PathVariantName,
+    milliseconds: int,
+) -> SandboxAccount:
+    """The account whose key signed the request.
+
+    Args:
+        request: as it came in.
+        account_with_key: gives the account of an API key.
+        variant: of the path; the two name a wrong signature differently.
+        milliseconds: the venue's time, ms UTC.
+
+    Raises:
+        Refused: the first check that failed, in this order: key, signature version, signature
+            method, timestamp, signature.
+    """
+    parameters = parse_qsl(request.query, keep_blank_values=True)
+    values = dict(parameters)
+    account = account_with_key(values.get("AccessKeyId", ""))
+    if account is None:
+        raise Refused(403, "Incorrect Access key [Access key错误]", "status")
+    if values.get("SignatureVersion") != "2":
+        raise Refused(12002, "Incorrect signature version")
+    method = values.get("SignatureMethod", "")
+    if method not in account.signature_methods:
+        raise Refused(12003, "Incorrect signature method")
+    _check_time(values.get("Timestamp", ""), milliseconds)
+    if len(values) < len(parameters) or not _is_signed(request, values, account, method):
+        wrong = (1003, "invalid signature") if variant == "v5" else (12008, "Verification failed")
+        raise Refused(*wrong)
+    return account
+
+
+def _is_signed(
+    request: HttpRequest, values: dict[str, str], account: SandboxAccount, method: str
+) -> bool:
+    signature = values.pop("Signature", "")
+    query = canonical_query(values.items())
+    # What was sent must itself be in the form that the rule demands: a client that neither
+    # encodes what it signs nor what it sends would agree with itself, but not with a venue.
+    sent = [part for part in request.query.split("&") if part.partition("=")[0] != "Signature"]
+    if sorted(filter(None, sent)) != sorted(query.split("&")):
+        return False
+    hosts = [host for host in (request.host, *VENUE_HOSTS) if host.isascii()]
+    texts = [_text_to_sign(request, host, query) for host in hosts]
+    return any(_is_signature(signature, text, account, method) for text in texts)
+
+
+def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
+    """The parameters as they are signed: sorted by name, percent-encoded (RFC 3986, UTF-8)."""
+    return "&".join(
+        f"{percent_encoded(name)}={percent_encoded(value)}"
+        for name, value in sorted(parameters, key=itemgetter(0))
+    )
+
+
+def percent_encoded(text: str) -> str:
+    """``"a:b"`` gives ``"a%3Ab"``."""
+    return "".join(
+        chr(byte) if byte in _UNRESERVED else f"%{byte:02X}"
+        for byte in text.encode(errors="replace")
+    )
+
+
+def _check_time(text: str, milliseconds: int) -> None:
+    if not text:
+        raise Refused(12006, "Submission time can not be empty")
+    try:
+        sent = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        sent = None
+    # The parser also takes "2025-9-6T7:16:15"; the venues do not.
+    if sent is None or sent.isoformat() != f"{text}+00:00":
+        raise Refused(12001, "Invalid submission time")
+    if abs(milliseconds - sent.timestamp() * 1000) > CLOCK_TOLERANCE_MS:
+        raise Refused(12001, "Invalid submission time")
+
+
+def _text_to_sign(request: HttpRequest, host: str, query: str) -> bytes:
+    lines = (request.method, _PORT.sub("", host).lower(), request.path, query)
+    return "\n".join(lines).encode()
+
+
+def _is_signature(signature: str, text: bytes, account: SandboxAccount, method: str) -> bool:
+    try:
+        given = base64.b64decode(signature, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    if method == "HmacSHA256":
+        expected = hmac.digest((account.secret or "").encode(), text, "sha256")
+        return hmac.compare_digest(given, expected)
+    key = Ed25519PrivateKey.from_private_bytes(account.raw_private_key)
+    try:
+        key.public_key().verify(given, text)
+    except InvalidSignature:
+        return False
+    return True
