@@ -1,10 +1,11 @@
 """Servers that answer wrongly on the level of TCP and HTTP, which no proper server can do."""
 
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from sunx_adapter.sandbox.delivery import Delivery, reset_when_closed
 
 Play = Callable[[socket.socket, threading.Event], None]
 
@@ -72,27 +73,31 @@ def faulty_server(play: Play) -> Iterator[str]:
             ending.set()
 
 
+def delivering(delivery: Delivery) -> Play:
+    """Sends what the delivery says, and does with the connection what it says."""
+
+    def play(connection: socket.socket, ending: threading.Event) -> None:
+        for piece in delivery.pieces:
+            connection.sendall(piece)
+            if delivery.pause and ending.wait(delivery.pause):
+                return
+        if delivery.end == "reset":
+            reset_when_closed(connection)
+        elif delivery.end == "stall":
+            ending.wait()
+
+    return play
+
+
 def answering(text: bytes) -> Play:
     """Sends these bytes and closes."""
-    return lambda connection, _: connection.sendall(text)
+    return delivering(Delivery([text]))
 
 
-def silent(_: socket.socket, ending: threading.Event) -> None:
-    """Never answers."""
-    ending.wait()
-
-
-def resetting(connection: socket.socket, _: threading.Event) -> None:
-    """Resets the connection instead of answering."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+silent = delivering(Delivery(end="stall"))
+resetting = delivering(Delivery(end="reset"))
 
 
 def dripping(head: bytes) -> Play:
     """Sends ``head``, then a byte now and then for ever."""
-
-    def play(connection: socket.socket, ending: threading.Event) -> None:
-        connection.sendall(head)
-        while not ending.wait(0.02):
-            connection.sendall(b"x")
-
-    return play
+    return delivering(Delivery([head, *[b"x"] * 100_000], pause=0.02))

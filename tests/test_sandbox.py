@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 
+from sunx_adapter import Sunx
 from sunx_adapter.protocol.signing import (
     Credentials,
     Ed25519Signer,
@@ -532,6 +533,24 @@ def test_refuses_targets_that_are_not_ascii(
     assert not caplog.records
 
 
+def test_refuses_targets_that_are_not_ascii_in_pure_python() -> None:
+    """So it does with the parser that aiohttp has in Python, which lets such targets through."""
+    process = run_script(
+        "import socket\n"
+        "from sunx_adapter.sandbox import Sandbox\n"
+        "with Sandbox() as sandbox:\n"
+        "    port = int(sandbox.url.rpartition(':')[2])\n"
+        "    for target in (b'/\\xc3\\xa9', b'/heartbeat/?\\xff'):\n"
+        "        with socket.create_connection(('127.0.0.1', port)) as connection:\n"
+        "            connection.sendall(b'GET ' + target + b' HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
+        "            print(connection.recv(12).decode())\n",
+        AIOHTTP_NO_EXTENSIONS="1",
+    )
+    with process:
+        output, errors = process.communicate(timeout=60)
+    assert (output, errors) == ("HTTP/1.1 400\n" * 2, "")
+
+
 def test_takes_any_host_header(reader: Reader) -> None:
     """A Host header that is no host's name does not matter where the signature is for a venue."""
     query = reader.query(V5_BALANCE, host="api.hbdm.com").encode()
@@ -716,6 +735,23 @@ def test_refuses_accounts_that_cannot_be_told_apart(
         Sandbox(accounts)
 
 
+def test_serves_ten_thousand_accounts() -> None:
+    """A number makes that many accounts, each with a key, a user and money of its own."""
+    with Sandbox(10_000) as sandbox:
+        configs = sandbox.configs("sunx")
+        assert list(configs)[::9999] == ["account-1", "account-10000"]
+        assert configs["account-7"] == sandbox.config("sunx", "account-7")
+        for attribute in ("apiKey", "secret", "uid"):
+            assert len({config[attribute] for config in configs.values()}) == 10_000
+        for number in (1, 5000, 10_000):
+            with Sunx({**configs[f"account-{number}"], "number": str}) as exchange:
+                assert exchange.fetch_balance()["USDT"]["total"] == f"{1012 + number}.5"
+        with pytest.raises(ValueError, match=r"account-20 and 9980 more") as caught:
+            sandbox.account("nobody")
+        assert len(str(caught.value)) < 1000
+        assert len(repr(sandbox)) < 1000
+
+
 # Accounts from a file
 
 
@@ -885,6 +921,24 @@ def test_logs_requests_without_secrets(reader: Reader) -> None:
     assert reader.sandbox.request_count == 4
 
 
+def test_logs_through_logging(reader: Reader, caplog: pytest.LogCaptureFixture) -> None:
+    """Each request is a line at INFO, with its fault, and nothing of key, signature or secret."""
+    caplog.set_level("DEBUG", logger="sunx_adapter.sandbox")
+    reader.read(V5_BALANCE, "small")
+    reader.sandbox.schedule(["code=1004"])
+    reader.read(SAPI_BALANCE, "main")
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert {record.name for record in caplog.records} >= {"sunx_adapter.sandbox"}
+    assert lines[:2] == [
+        f"GET {V5_BALANCE}: status 200, code 200, uid 100000002",
+        f"GET {SAPI_BALANCE}: status 200, code 1004, uid 100000001 (fault: code=1004)",
+    ]
+    main = reader.sandbox.account("main")
+    for secret in (main.api_key, main.secret, main.private_key, "Signature"):
+        assert secret is not None
+        assert secret not in "".join(lines)
+
+
 def test_the_log_is_bounded() -> None:
     """Only the latest requests are kept, while all are counted."""
     with Sandbox(kept_requests=3) as sandbox, httpx.Client(trust_env=False) as client:
@@ -1049,10 +1103,11 @@ def test_waits_until_closed() -> None:
     assert not waiting.is_alive()
 
 
-def run_script(script: str) -> subprocess.Popen[str]:
+def run_script(script: str, **environment: str) -> subprocess.Popen[str]:
     """A Python of its own, in which every warning is an error."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

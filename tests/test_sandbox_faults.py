@@ -23,7 +23,7 @@ import pytest
 from sunx_adapter import HtxFutures, Sandbox, Sunx
 from sunx_adapter.protocol.errors import ERROR_RULES
 from sunx_adapter.sandbox import Fault, FaultError, fault_kinds, parse_fault
-from sunx_adapter.sandbox.fault_plan import FaultPlan
+from sunx_adapter.sandbox.faults import FaultPlan
 from tests.conftest import Caller
 from tests.test_sandbox import (
     BALANCES,

@@ -2,10 +2,12 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -23,7 +25,7 @@ from ccxt.base.errors import (
 from sunx_adapter import AsyncHtxFutures, Sandbox, Sunx
 from sunx_adapter.protocol.push import auth_message
 from sunx_adapter.protocol.signing import Credentials, HmacSigner
-from sunx_adapter.sandbox import DEFAULT_ACCOUNTS, Holding, balance_data
+from sunx_adapter.sandbox import DEFAULT_ACCOUNTS, Holding, SandboxAccount, balance_data
 from sunx_adapter.sandbox.push import MAX_CONNECTIONS
 from tests.conftest import CLASSES
 from tests.pushing import asynchronous, take
@@ -351,27 +353,56 @@ def consistent(data: dict[str, Any]) -> bool:
     return account == Decimal(data["available_margin"])
 
 
-@pytest.mark.parametrize("seed", range(20))
+AT_ONCE = 1e-9
+"""A life that goes on with every read."""
+
+
+def read_many(account: SandboxAccount, seed: int, count: int) -> list[dict[str, Any]]:
+    """An account's balances, one read after the other, if it changes each time."""
+    moments = itertools.count(1_700_000_000)
+    config: dict[str, Any] = {"enableRateLimit": False}
+    with Sandbox([account], life=AT_ONCE, seed=seed, clock=lambda: next(moments)) as living:
+        config |= {**living.config("htxfutures"), "options": {"adjustForTimeDifference": True}}
+        with Sunx(config) as exchange:
+            return [exchange.fetch_balance()["info"]["data"] for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_life_is_consistent(seed: int) -> None:
     """Whatever happens to an account, its amounts agree; the same seed gives the same life."""
-    chances = (random.Random(seed), random.Random(seed))  # noqa: S311 - no secret is made of them
-    life = twin = Life.of(DEFAULT_ACCOUNTS[0].balance)
-    for _ in range(500):
-        life, twin = next_moment(life, chances[0]), next_moment(twin, chances[1])
-        assert life == twin
-        assert consistent(balance_data(life.holdings, state=life.state))
+    balances = read_many(DEFAULT_ACCOUNTS[0], seed, 100)
+    assert all(consistent(data) for data in balances)
+    amounts = [data["equity"] for data in balances]
+    assert len(set(amounts)) > 90
+    assert [data["equity"] for data in read_many(DEFAULT_ACCOUNTS[0], seed, 20)] == amounts[:20]
+    assert [data["equity"] for data in read_many(DEFAULT_ACCOUNTS[0], 99, 20)] != amounts[:20]
 
 
 def test_a_position_under_water_is_liquidated() -> None:
     """An account that cannot keep its margin is liquidated, and normal again afterwards."""
-    life = Life((Holding("USDT", "10", "-9", "8", "2"),))
-    states = []
-    chance = random.Random(1)  # noqa: S311 - no secret is made of it
-    for _ in range(2):
-        life = next_moment(life, chance)
-        states.append(life.state)
-    assert states == ["liquidating", "normal"]
-    assert life.holdings[0].initial_margin == "0"
+    sinking = replace(
+        DEFAULT_ACCOUNTS[0], balance=balance_data([Holding("USDT", "10", "-60", "8", "2")])
+    )
+    before, liquidating, after = read_many(sinking, 1, 3)
+    assert [data["state"] for data in (before, liquidating, after)] == [
+        *("normal", "liquidating", "normal"),
+    ]
+    assert after["details"][0]["initial_margin"] == "0"
+
+
+def test_accounts_that_nobody_looks_at_stay() -> None:
+    """Only an account that is read or watched changes, and only one that is normal then."""
+    with Sandbox(life=AT_ONCE, seed=1) as living:
+        for name in ("main", "liquidating"):
+            with Sunx(living.config("sunx", name)) as exchange:
+                exchange.fetch_balance()
+                exchange.fetch_balance()
+        changed = [
+            account.name
+            for account, default in zip(living.accounts, DEFAULT_ACCOUNTS, strict=True)
+            if account.balance != default.balance
+        ]
+    assert changed == ["main"]
 
 
 def test_life_is_seen() -> None:

@@ -7,22 +7,21 @@ know nothing but an address. All of them live in one thread, which ends with the
 import asyncio
 import contextlib
 import socket
-import struct
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 from suite.vectors import SERVER, TARGET, Answer, Transport, Vector
+from sunx_adapter.sandbox.delivery import Delivery, deliver, in_pieces
 
 HOST: Final = "127.0.0.1"
 PATIENCE: Final = 30.0
 """Seconds after which a client that waits for nothing is sent away, and a play that does not open
 or close has failed."""
 
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _GREETING: Final = Answer(HTTPStatus.OK, {"Content-Type": "application/json"}, b"{}")
 
 T = TypeVar("T")
@@ -117,31 +116,23 @@ class Play:
         self.requests.append(request)
         other = self._others.get(request.path)
         transport = self._transport if other is None else Transport()
-        if transport.connection == "silent":
+        delivery = self._delivery(other or self._answer, transport, request)
+        await deliver(delivery, writer.transport)
+        if delivery.end == "stall":
             await _hang_up(reader)
-            return False
-        if transport.connection == "reset":
-            _reset(writer)
-            return False
-        if transport.connection == "close":
-            return False
-        if transport.raw is not None:
-            async for piece in _in_pieces(transport.raw, transport):
-                writer.write(piece)
-                await writer.drain()
-            return False
-        await self._send(other or self._answer, transport, request, writer)
-        if transport.cut_after is None:
-            return transport.framing != "until-close"
-        if transport.cut_by == "stall":
-            await _hang_up(reader)
-        elif transport.cut_by == "reset":
-            _reset(writer)
-        return False
+        return delivery.end == "keep"
 
-    async def _send(
-        self, answer: Answer, transport: Transport, request: Request, writer: asyncio.StreamWriter
-    ) -> None:
+    def _delivery(self, answer: Answer, transport: Transport, request: Request) -> Delivery:
+        match transport.connection:
+            case "silent":
+                return Delivery(end="stall")
+            case "reset":
+                return Delivery(end="reset")
+            case "close":
+                return Delivery()
+        if transport.raw is not None:
+            raw = in_pieces(transport.raw, transport.piece or len(transport.raw) or 1)
+            return Delivery(raw, transport.pause)
         headers = {name: self._fill(text, request) for name, text in answer.headers.items()}
         body = answer.body
         if answer.text_body:
@@ -153,14 +144,15 @@ class Play:
                 headers["Transfer-Encoding"] = "chunked"
             case "until-close":
                 headers["Connection"] = "close"
-        writer.write(_head(answer.status, headers))
-        chunked = transport.framing == "chunked"
-        async for piece in _in_pieces(body[: transport.cut_after], transport):
-            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            await writer.drain()
-        if chunked and transport.cut_after is None:
-            writer.write(b"0\r\n\r\n")
-        await writer.drain()
+        pieces = in_pieces(body[: transport.cut_after], transport.piece or len(body) or 1) or [b""]
+        if transport.framing == "chunked":
+            pieces = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece]
+            pieces = [*pieces, b"0\r\n\r\n"] if transport.cut_after is None else pieces or [b""]
+        pieces[0] = _head(answer.status, headers) + pieces[0]
+        if transport.cut_after is not None:
+            return Delivery(pieces, transport.pause, end=transport.cut_by)
+        end: Literal["keep", "close"] = "close" if transport.framing == "until-close" else "keep"
+        return Delivery(pieces, transport.pause, end)
 
     def _fill(self, text: str, request: Request) -> str:
         return text.replace(SERVER, self.address).replace(TARGET, request.target)
@@ -186,24 +178,10 @@ def _head(status: int, headers: Mapping[str, str]) -> bytes:
     return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1")
 
 
-async def _in_pieces(whole: bytes, transport: Transport) -> AsyncIterator[bytes]:
-    size = max(transport.piece or len(whole), 1)
-    for start in range(0, len(whole), size):
-        if start and transport.pause:
-            await asyncio.sleep(transport.pause)
-        yield whole[start : start + size]
-
-
 async def _hang_up(reader: asyncio.StreamReader) -> None:
     """Wait until the client leaves, though not for ever: it may have no timeout."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(reader.read(), PATIENCE)
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    writer.transport.abort()
 
 
 class Playback:

@@ -11,7 +11,7 @@ The modules: ``accounts`` (what an account is), ``holdings`` (consistent amounts
 figures), ``life`` (how they change), ``defaults`` (accounts without a file), ``accounts_file``
 (accounts from JSON), ``answers`` (what HTTP answers look like), ``signatures`` (who may read),
 ``responder`` (what is answered), ``delivery`` (how bytes go out), ``fault_table`` (what can go
-wrong, and how it is played), ``faults`` (how that is written), ``fault_plan`` (when it happens),
+wrong, and how it is played), ``faults`` (how that is written, and when it happens),
 ``push`` (the push channel), ``http_server`` (the port and its thread), ``server`` (all together).
 """
 

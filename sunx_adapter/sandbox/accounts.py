@@ -3,13 +3,13 @@
 import base64
 import binascii
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Literal
 
 from sunx_adapter.sandbox.holdings import balance_data
+from sunx_adapter.sandbox.life import Life
 
 SignatureMethod = Literal["HmacSHA256", "Ed25519"]
 
@@ -71,7 +71,7 @@ class SandboxAccount:
                 raise ValueError(f"{attribute}: must not be empty")
         if not self.signature_methods:
             raise ValueError("secret: a key needs a secret, a private_key or both")
-        if self.private_key is not None and _raw_key(self.private_key) is None:
+        if self.private_key is not None and raw_private_key(self.private_key) is None:
             raise ValueError("private_key: must be Base64 of the raw 32 bytes of an Ed25519 key")
         if self.asset_mode not in (0, 1, 2):
             raise ValueError("asset_mode: must be 0, 1 or 2")
@@ -82,20 +82,9 @@ class SandboxAccount:
         hmac: tuple[SignatureMethod, ...] = ("HmacSHA256",) if self.secret else ()
         return (*hmac, "Ed25519") if self.private_key else hmac
 
-    @property
-    def raw_private_key(self) -> bytes:
-        """The 32 bytes of the Ed25519 key.
 
-        Raises:
-            ValueError: the key is not enabled for Ed25519.
-        """
-        raw = _raw_key(self.private_key or "")
-        if raw is None:
-            raise ValueError(f"account {self.name!r} has no private_key")
-        return raw
-
-
-def _raw_key(text: str) -> bytes | None:
+def raw_private_key(text: str) -> bytes | None:
+    """The 32 bytes of an Ed25519 key that is written in Base64; ``None`` if the text is no key."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -103,51 +92,39 @@ def _raw_key(text: str) -> bytes | None:
     return raw if len(raw) == _ED25519_KEY_BYTES else None
 
 
-def checked_accounts(accounts: Iterable[SandboxAccount]) -> tuple[SandboxAccount, ...]:
-    """The accounts, which can be told apart.
-
-    Raises:
-        ValueError: there is none, or two have one name or one API key.
-    """
-    checked = tuple(accounts)
-    if not checked:
-        raise ValueError("a sandbox needs at least one account")
-    name, count = Counter(account.name for account in checked).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"two accounts have the name {name!r}")
-    key, count = Counter(account.api_key for account in checked).most_common(1)[0]
-    if count > 1:
-        same = ", ".join(account.name for account in checked if account.api_key == key)
-        raise ValueError(f"the accounts {same} share an api_key: each needs its own")
-    return checked
-
-
 class AccountBook:
     """The accounts as they are now, by name and by API key. Safe to use from any thread.
 
-    Args:
-        accounts: with names and keys that differ.
-
     Attributes:
+        life: changes accounts that are looked at; ``None`` if nothing does.
         on_change: called with each new state of an account, one at a time.
 
     Raises:
-        ValueError: as :func:`checked_accounts`.
+        ValueError: there is no account, or two have one name or one API key.
     """
 
-    def __init__(self, accounts: Iterable[SandboxAccount]) -> None:
-        self._by_name = {account.name: account for account in checked_accounts(accounts)}
-        self._names = {account.api_key: account.name for account in self._by_name.values()}
+    def __init__(self, accounts: Iterable[SandboxAccount], life: Life | None = None) -> None:
+        self._by_name: dict[str, SandboxAccount] = {}
+        self._names: dict[str, str] = {}
+        for account in accounts:
+            name, other = account.name, self._names.get(account.api_key)
+            if name in self._by_name:
+                raise ValueError(f"two accounts have the name {name!r}")
+            if other is not None:
+                raise ValueError(
+                    f"the accounts {other}, {name} share an api_key: each needs its own"
+                )
+            self._by_name[name] = account
+            self._names[account.api_key] = name
+        if not self._by_name:
+            raise ValueError("a sandbox needs at least one account")
+        self.life = life
         self.on_change: Callable[[SandboxAccount], None] = lambda _: None
         self._changing = threading.Lock()
 
     def all(self) -> tuple[SandboxAccount, ...]:
         """All accounts, in the order given."""
         return tuple(self._by_name.values())
-
-    def first(self) -> SandboxAccount:
-        """The account that is meant where none is named."""
-        return next(iter(self._by_name.values()))
 
     def with_key(self, api_key: str) -> SandboxAccount | None:
         """The account of that API key, if there is one."""
@@ -181,3 +158,9 @@ class AccountBook:
             self._by_name[name] = account
             self.on_change(account)
         return account
+
+    def looked_at(self, name: str) -> SandboxAccount:
+        """The account of that name, after its next change by itself if one is due."""
+        account = self.named(name)
+        balance = self.life.next(name, account.balance) if self.life else None
+        return account if balance is None else self.update(name, balance)

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from sunx_adapter.sandbox.accounts import SandboxAccount, checked_accounts
+from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS
 
 _AMOUNT: Final = re.compile(r"-?[0-9]+(\.[0-9]{1,18})?")
@@ -47,17 +47,13 @@ class _Amount:
 
 
 class _Amounts(msgspec.Struct, kw_only=True):
-    """What an account and each of its rows have, besides further fields."""
+    """What an account and each of its rows must have, besides further fields."""
 
     equity: _Amount
     initial_margin: _Amount
     maintenance_margin: _Amount
     maintenance_margin_rate: _Amount
     profit_unreal: _Amount
-    voucher: str | None = None
-    voucher_value: str | None = None
-    created_time: int | None = None
-    updated_time: int | None = None
 
 
 class _Row(_Amounts, kw_only=True):
@@ -66,8 +62,6 @@ class _Row(_Amounts, kw_only=True):
     withdraw_available: _Amount
     initial_margin_rate: _Amount
     available_margin: _Amount | None = None
-    isolated_equity: _Amount | None = None
-    isolated_profit_unreal: _Amount | None = None
 
 
 class _Balance(_Amounts, kw_only=True):
@@ -103,7 +97,7 @@ def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
 
 def dump_accounts(accounts: Iterable[SandboxAccount] = DEFAULT_ACCOUNTS) -> str:
     """The accounts as the text of such a file, keys and secrets included."""
-    entries = msgspec.to_builtins({"accounts": checked_accounts(accounts)})
+    entries = msgspec.to_builtins({"accounts": AccountBook(accounts).all()})
     for entry in entries["accounts"]:
         for name in [name for name, value in entry.items() if value is None]:
             del entry[name]
@@ -117,7 +111,7 @@ def _accounts(document: Any) -> list[SandboxAccount]:
         if unknown := [name for name in entry if name not in _FIELDS]:
             raise ValueError(f"accounts[{index}]: unknown field `{unknown[0]}`")
     try:
-        return list(checked_accounts(accounts))
+        return list(AccountBook(accounts).all())
     except ValueError as error:
         raise ValueError(f"accounts: {error}") from None
 

@@ -19,14 +19,7 @@ RefusalShape = Literal["status", "message", "msg", "hyphen"]
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request as it came in.
-
-    Attributes:
-        method: ``"GET"``.
-        path: as sent, up to the question mark.
-        query: as sent, after it; percent-encoding untouched. Not in the repr: it has the key.
-        host: the Host header, or empty.
-    """
+    """A request as it came in, percent-encoding untouched; ``host`` is the header, or empty."""
 
     method: str
     path: str

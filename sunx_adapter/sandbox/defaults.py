@@ -33,87 +33,40 @@ def _account(
     )
 
 
+# A holding's figures: cash, unrealised PnL, initial margin, maintenance margin.
 DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
     # Three currencies, margin in use, a profit here and a loss there, all 18 places.
     _account(
         1,
         "main",
-        Holding(
-            "USDT",
-            cash="12480.250075113264418803",
-            profit_unreal="186.4",
-            initial_margin="3210.75",
-            maintenance_margin="642.15",
-        ),
-        Holding("BTC", cash="0.40000001", price=PRICES["BTC"]),
-        Holding(
-            "ETH",
-            cash="5.2",
-            profit_unreal="-0.035",
-            initial_margin="0.75",
-            maintenance_margin="0.15",
-            price=PRICES["ETH"],
-        ),
+        Holding("USDT", "12480.250075113264418803", "186.4", "3210.75", "642.15"),
+        Holding("BTC", "0.40000001", price=PRICES["BTC"]),
+        Holding("ETH", "5.2", "-0.035", "0.75", "0.15", price=PRICES["ETH"]),
     ),
     # SunX's printed example.
-    _account(2, "small", Holding("USDT", cash="0.004015101942876636")),
+    _account(2, "small", Holding("USDT", "0.004015101942876636")),
     # HTX's printed example: cash below zero, held up by a bitcoin; vouchers are sent as "".
     _account(
         3,
         "indebted",
-        Holding(
-            "USDT",
-            cash="-0.0050448676",
-            profit_unreal="-0.091875",
-            initial_margin="2.8999998",
-            maintenance_margin="0.05437499625",
-            voucher="",
-        ),
-        Holding("BTC", cash="1", price="75000", voucher=""),
+        Holding("USDT", "-0.0050448676", "-0.091875", "2.8999998", "0.05437499625", voucher=""),
+        Holding("BTC", "1", price="75000", voucher=""),
     ),
     _account(4, "empty"),
-    _account(
-        5,
-        "liquidating",
-        Holding(
-            "USDT",
-            cash="950",
-            profit_unreal="-880.25",
-            initial_margin="400",
-            maintenance_margin="80",
-        ),
-        state="liquidating",
-    ),
+    _account(5, "liquidating", Holding("USDT", "950", "-880.25", "400", "80"), state="liquidating"),
     # A state may be a number, as in the pages' table, or a name, as in their examples.
-    _account(
-        6,
-        "adl",
-        Holding(
-            "USDT",
-            cash="2000",
-            profit_unreal="1500.5",
-            initial_margin="900",
-            maintenance_margin="180",
-        ),
-        state="5",
-    ),
+    _account(6, "adl", Holding("USDT", "2000", "1500.5", "900", "180"), state="5"),
     _account(
         7,
         "open_limit",
-        Holding(
-            "USDT",
-            cash="300",
-            profit_unreal="-120",
-            initial_margin="150",
-            maintenance_margin="90",
-        ),
-        Holding("ETH", cash="0.01", price=PRICES["ETH"]),
+        Holding("USDT", "300", "-120", "150", "90"),
+        Holding("ETH", "0.01", price=PRICES["ETH"]),
         state="open_limit",
     ),
     _account(8, "locked", refusal=AccountRefusal(12009, "The user was locked or does not exist")),
     _account(9, "unopened", refusal=AccountRefusal(4002, "Futures trading is not opened")),
     # SunX knows no other mode than multi-assets, so only v5 refuses this one.
-    _account(10, "single_asset", Holding("USDT", cash="100"), asset_mode=SINGLE_ASSET_MODE),
+    _account(10, "single_asset", Holding("USDT", "100"), asset_mode=SINGLE_ASSET_MODE),
 )
 
 
@@ -126,13 +79,7 @@ def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
         _account(
             1000 + number,
             f"account-{number}",
-            Holding(
-                "USDT",
-                cash=str(1000 + number),
-                profit_unreal="12.5",
-                initial_margin="100",
-                maintenance_margin="20",
-            ),
+            Holding("USDT", str(1000 + number), "12.5", "100", "20"),
         )
         for number in range(1, count + 1)
     )

@@ -43,11 +43,8 @@ def reset_when_closed(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
 
-async def deliver(delivery: Delivery, transport: asyncio.Transport) -> None:
-    """Send it, and reset or stall; closing is left to the caller, who owns the connection.
-
-    A stalled delivery never returns: it is cancelled when the client leaves or the server ends.
-    """
+async def deliver(delivery: Delivery, transport: asyncio.WriteTransport) -> None:
+    """Send it, and reset. To close or to stall is left to the caller, who owns the connection."""
     if delivery.delay:
         await asyncio.sleep(delivery.delay)
     for number, piece in enumerate(delivery.pieces):
@@ -59,5 +56,3 @@ async def deliver(delivery: Delivery, transport: asyncio.Transport) -> None:
     if delivery.end == "reset":
         reset_when_closed(transport.get_extra_info("socket"))
         transport.abort()
-    elif delivery.end == "stall":
-        await asyncio.Event().wait()

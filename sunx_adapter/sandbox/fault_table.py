@@ -10,9 +10,8 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -162,18 +161,14 @@ _URL: Final = Parameter(
     "https://elsewhere.invalid",
 )
 _MEBIBYTES: Final = Parameter(
-    "MIB",
-    f"a whole number of MiB from 1 to {_MAX_MEBIBYTES}",
-    _whole(1, _MAX_MEBIBYTES),
-    "64",
+    "MIB", f"a whole number of MiB from 1 to {_MAX_MEBIBYTES}", _whole(1, _MAX_MEBIBYTES), "64"
 )
 _PLACE: Final = Parameter(
     "PLACE",
     "a place in the answer, like data.details[0].equity",
     re.compile(r"\w+(\.\w+|\[[0-9]{1,6}\])*", re.ASCII).fullmatch,
-    "data.details[0].equity",
 )
-_PLACE_STEP: Final = re.compile(r"(\w+)|\[([0-9]+)\]", re.ASCII)
+_PLACE_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
 
 
 # -- other answers --------------------------------------------------------------------------
@@ -246,34 +241,29 @@ def _bomb(exchange: Exchange, mebibytes: str) -> HttpAnswer:
     return replace(answer, body=head + block * count + rest + tail, headers=headers)
 
 
-def _edited(
-    edit: Literal["null", "missing", "blank", "wrong-type"], exchange: Exchange, place: str
-) -> HttpAnswer | None:
-    """The right answer but for one place; ``None`` if it does not have that place."""
-    document = msgspec.json.decode(exchange.answer.body)
-    steps = [int(index) if index else name for name, index in _PLACE_STEP.findall(place)]
-    holder: Any = {"answer": document}
-    last: Any = "answer"
-    for step in steps:
-        holder, last = holder[last], step
-        if not _has(holder, last):
-            return None
-    match edit:
-        case "null":
-            holder[last] = None
-        case "missing":
+def _at_place(
+    kind: str, does: str, edit: Callable[[Any], object], default: str = "data.details[0].equity"
+) -> FaultRule:
+    """A fault of one place in an accepted answer; ``edit`` gives what stands there instead."""
+
+    def answer(exchange: Exchange, place: str) -> HttpAnswer | None:
+        holder: Any = [msgspec.json.decode(exchange.answer.body)]
+        document, last = holder, 0
+        for index, name in _PLACE_STEP.findall(place):
+            holder, last = holder[last], int(index) if index else name
+            steps = dict(enumerate(holder)) if isinstance(holder, list) and index else holder
+            if not isinstance(steps, dict) or last not in steps:
+                return None
+        spoiled = edit(holder[last])
+        if spoiled is msgspec.UNSET:
             del holder[last]
-        case "blank":
-            holder[last] = ""
-        case "wrong-type":
-            holder[last] = "unexpected" if isinstance(holder[last], dict | list) else {}
-    return replace(exchange.answer, body=msgspec.json.encode(document))
+        else:
+            holder[last] = spoiled
+        return replace(exchange.answer, body=msgspec.json.encode(document[0]))
 
-
-def _has(holder: object, step: str | int) -> bool:
-    if isinstance(step, int):
-        return isinstance(holder, list) and step < len(holder)
-    return isinstance(holder, dict) and step in holder
+    return FaultRule(
+        kind, does, replace(_PLACE, default=default), accepted_only=True, answer=answer
+    )
 
 
 # -- the table ------------------------------------------------------------------------------
@@ -283,20 +273,12 @@ _NEWS: Final = frozenset({PUSH_NEWS})
 
 _RULES: Final = (
     FaultRule("ok", "answers rightly"),
+    FaultRule("refuse", "closes the connection without a byte", instead=Delivery()),
     FaultRule(
-        "refuse",
-        "closes the connection without a byte",
-        instead=Delivery(),
+        "reset", "resets the connection (RST) instead of answering", instead=Delivery(end="reset")
     ),
     FaultRule(
-        "reset",
-        "resets the connection (RST) instead of answering",
-        instead=Delivery(end="reset"),
-    ),
-    FaultRule(
-        "silence",
-        "never answers, and keeps the connection open",
-        instead=Delivery(end="stall"),
+        "silence", "never answers, and keeps the connection open", instead=Delivery(end="stall")
     ),
     FaultRule(
         "slow",
@@ -317,11 +299,7 @@ _RULES: Final = (
         "announces the whole body, sends half of it and closes",
         delivery=lambda head, body, _: Delivery([head, body[: len(body) // 2]]),
     ),
-    FaultRule(
-        "garbage",
-        "sends bytes that are no HTTP, and closes",
-        instead=Delivery([_GARBAGE]),
-    ),
+    FaultRule("garbage", "sends bytes that are no HTTP, and closes", instead=Delivery([_GARBAGE])),
     FaultRule(
         "html",
         "sends the HTML page of a proxy in front, with HTTP STATUS",
@@ -375,33 +353,13 @@ _RULES: Final = (
     FaultRule(
         "bomb", "sends the answer behind MIB mebibytes of blanks, as gzip", _MEBIBYTES, answer=_bomb
     ),
-    FaultRule(
-        "null",
-        "puts null at PLACE",
-        replace(_PLACE, default="data"),
-        accepted_only=True,
-        answer=partial(_edited, "null"),
-    ),
-    FaultRule(
-        "missing",
-        "leaves out PLACE",
-        _PLACE,
-        accepted_only=True,
-        answer=partial(_edited, "missing"),
-    ),
-    FaultRule(
-        "blank",
-        "puts blank text at PLACE",
-        _PLACE,
-        accepted_only=True,
-        answer=partial(_edited, "blank"),
-    ),
-    FaultRule(
+    _at_place("null", "puts null at PLACE", lambda _: None, default="data"),
+    _at_place("missing", "leaves out PLACE", lambda _: msgspec.UNSET),
+    _at_place("blank", "puts blank text at PLACE", lambda _: ""),
+    _at_place(
         "wrong-type",
         "puts an object at PLACE, or text where an object or a list belongs",
-        _PLACE,
-        accepted_only=True,
-        answer=partial(_edited, "wrong-type"),
+        lambda value: "unexpected" if isinstance(value, dict | list) else {},
     ),
     FaultRule(
         "push-code",

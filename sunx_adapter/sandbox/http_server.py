@@ -14,7 +14,6 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpProcessingError
 
 from sunx_adapter.sandbox.answers import HttpAnswer, status_phrase
 from sunx_adapter.sandbox.delivery import Delivery, deliver
@@ -41,12 +40,6 @@ def listen(host: str, port: int) -> socket.socket:
             f"the sandbox cannot listen on {host} port {port} ({reason}): choose another port, "
             f"or 0 for a free one",
         ) from error
-
-
-def address(listener: socket.socket) -> str:
-    """``"127.0.0.1:8080"``, ``"[::1]:8080"``."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class ServerThread:
@@ -90,8 +83,10 @@ class ServerThread:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
+        # What aiohttp logs of a client's bad HTTP quotes the request, with key and signature.
+        silent = logging.Logger("aiohttp", level=logging.CRITICAL + 1)
         server = web.Server(
-            self._handler, handler_cancellation=True, access_log=None, logger=_server_logger()
+            self._handler, handler_cancellation=True, access_log=None, logger=silent
         )
         runner = web.ServerRunner(server, shutdown_timeout=0)
         await runner.setup()
@@ -112,17 +107,6 @@ class ServerThread:
             await runner.cleanup()
 
 
-def _server_logger() -> logging.Logger:
-    """A logger for aiohttp, which passes on what goes wrong inside the sandbox."""
-    logger = logging.Logger("sunx_adapter.sandbox.http_server")
-    logger.parent = logging.getLogger("sunx_adapter.sandbox")
-    # A client's bad HTTP is left out: its text quotes the request, with key and signature.
-    logger.addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-    )
-    return logger
-
-
 class _RawResponse(web.StreamResponse):
     """Writes bytes to the connection that need not be HTTP; the connection ends with it."""
 
@@ -135,6 +119,8 @@ class _RawResponse(web.StreamResponse):
         """Send everything; there is no head besides."""
         if isinstance(request.transport, asyncio.Transport):
             await deliver(self._delivery, request.transport)
+            if self._delivery.end == "stall":
+                await asyncio.Event().wait()  # until the client leaves, which cancels this
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -142,11 +128,7 @@ class _RawResponse(web.StreamResponse):
 
 
 async def respond(
-    answer: HttpAnswer,
-    fault: Fault | None,
-    *,
-    accept_encoding: str | None,
-    now: float,
+    answer: HttpAnswer, fault: Fault | None, *, accept_encoding: str | None, now: float
 ) -> web.StreamResponse:
     """What goes out for an answer.
 

@@ -1,9 +1,9 @@
 """Accounts that change by themselves: a seeded random walk from one balance to the next."""
 
+import os
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -12,16 +12,11 @@ from sunx_adapter.sandbox.holdings import PRICES, Holding, balance_data
 _NORMAL: Final = "normal"
 _LIQUIDATING: Final = "liquidating"
 _MAINTENANCE_SHARE: Final = Decimal("0.2")
-
-
-@dataclass(slots=True)
-class _Walk:
-    chance: random.Random
-    changed: float
+_PLACES: Final = Decimal("1e-12")
 
 
 class Life:
-    """Decides when an account changes, and how.
+    """Decides when an account changes, and how. For one thread at a time.
 
     An account begins to change when it is first read or watched, so accounts that nobody looks at
     cost nothing. Only an account that is in the normal state then, and has something, changes.
@@ -29,34 +24,30 @@ class Life:
     Args:
         seconds: the least time between two changes of an account.
         seed: of the walks; each account has one of its own. ``None`` walks differently each time.
+        clock: seconds UTC, for the balances' ``updated_time``.
     """
 
-    def __init__(self, seconds: float, seed: int | None = None) -> None:
+    def __init__(self, seconds: float, seed: int | None, clock: Callable[[], float]) -> None:
         self.seconds = seconds
-        self._seed = random.SystemRandom().random() if seed is None else seed
-        self._walks: dict[str, _Walk | None] = {}
+        self._seed = os.urandom(8) if seed is None else seed
+        self._clock = clock
+        self._walks: dict[str, random.Random | None] = {}
+        self._changed: dict[str, float] = {}
 
-    def next(
-        self, name: str, balance: Mapping[str, Any], milliseconds: int
-    ) -> dict[str, Any] | None:
-        """The next balance of an account that is looked at; ``None`` if it stays as it is.
-
-        Args:
-            name: of the account.
-            balance: as it is now.
-            milliseconds: ``updated_time`` of the next balance, ms UTC.
-        """
+    def next(self, name: str, balance: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The next balance of an account; ``None`` if it stays as it is."""
         now = time.monotonic()
         if name not in self._walks:
-            alive = balance.get("state") == _NORMAL and balance.get("details")
-            chance = random.Random(f"{self._seed} {name}")  # noqa: S311 - no secret is made of it
-            self._walks[name] = _Walk(chance, now) if alive else None
+            walks = balance.get("state") == _NORMAL and balance.get("details")
+            # No secret is made of it.
+            self._walks[name] = random.Random(f"{self._seed!r} {name}") if walks else None  # noqa: S311
+            self._changed[name] = now
         walk = self._walks[name]
-        if walk is None or now - walk.changed < self.seconds:
+        if walk is None or now - self._changed[name] < self.seconds:
             return None
-        walk.changed = now
+        self._changed[name] = now
         try:
-            return next_balance(balance, walk.chance, milliseconds)
+            return next_balance(balance, walk, round(self._clock() * 1000))
         except (KeyError, TypeError, ValueError, ArithmeticError):
             return None  # a balance that no venue would send has no next one
 
@@ -68,9 +59,6 @@ def next_balance(
 
     An account that cannot keep its maintenance margin is ``liquidating``; its next balance is
     without positions, at a loss, and normal again.
-
-    Raises:
-        KeyError, TypeError, ValueError, ArithmeticError: it is no balance of a venue's form.
     """
     liquidated = balance["state"] == _LIQUIDATING
     holdings = []
@@ -90,20 +78,16 @@ def next_balance(
             cash += realised + cash * _share(chance, 0.01)
         maintenance = margin * _MAINTENANCE_SHARE
         surplus += (cash + profit - maintenance) * Decimal(price)
-        holdings.append(
-            Holding(
-                row["currency"],
-                cash=str(cash),
-                profit_unreal=str(profit),
-                initial_margin=str(margin),
-                maintenance_margin=str(maintenance),
-                price=price,
-                voucher=row["voucher"],
-            )
-        )
+        amounts = (_rounded(cash), _rounded(profit), _rounded(margin), _rounded(maintenance))
+        holdings.append(Holding(row["currency"], *amounts, price, row["voucher"]))
     state = _LIQUIDATING if surplus < 0 and not liquidated else _NORMAL
     return balance_data(holdings, state=state, updated_time=milliseconds)
 
 
 def _share(chance: random.Random, most: float) -> Decimal:
     return Decimal(repr(chance.uniform(-most, most)))
+
+
+def _rounded(amount: Decimal) -> str:
+    """So that sums, and values at a price, have no more than the venues' 18 places."""
+    return str(amount.quantize(_PLACES))

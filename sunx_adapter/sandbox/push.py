@@ -15,8 +15,8 @@ from aiohttp import WSMsgType, web
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
 from sunx_adapter.sandbox.delivery import Delivery, deliver
-from sunx_adapter.sandbox.fault_plan import FaultPlan
 from sunx_adapter.sandbox.fault_table import PUSH_LOGIN, PUSH_NEWS
+from sunx_adapter.sandbox.faults import FaultPlan
 from sunx_adapter.sandbox.responder import check_multi_assets
 from sunx_adapter.sandbox.signatures import authenticate, canonical_query
 from sunx_adapter.venue import PATH_VARIANTS, PathVariantName
@@ -82,7 +82,7 @@ class _Connection:
                 await self.socket.send_bytes(message)
 
     def add_news(self, message: bytes) -> None:
-        if not self.news.full():
+        if self.subscribed and not self.news.full():
             self.news.put_nowait(message)
 
 
@@ -94,45 +94,35 @@ class PushChannel:
         plan: what goes wrong.
         clock: seconds UTC.
         heartbeat: seconds between two pings.
-        life: seconds between two changes of an account that is watched; ``None`` for no changes.
-        as_read: gives an account as it is when it is looked at.
     """
 
     def __init__(
         self,
         accounts: AccountBook,
         plan: FaultPlan,
-        *,
         clock: Callable[[], float],
-        heartbeat: float,
-        life: float | None,
-        as_read: Callable[[SandboxAccount], SandboxAccount],
+        heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._accounts = accounts
         self._plan = plan
         self._clock = clock
         self._heartbeat = heartbeat
-        self._life = life
-        self._as_read = as_read
+        accounts.on_change = self._publish
         self._versions: Counter[str] = Counter()
         self._users: Counter[str] = Counter()
         self._subscribed: defaultdict[str, set[_Connection]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def changed(self, account: SandboxAccount) -> None:
+    def _publish(self, account: SandboxAccount) -> None:
         """Send the new state to all who subscribed. For any thread, one at a time."""
         self._versions[account.name] += 1
-        if self._loop is not None and self._subscribed.get(account.name):
+        subscribed = tuple(self._subscribed.get(account.name, ()))
+        if self._loop is not None and subscribed:
+            message = self._notification(account)
             # A sandbox that is closed has no subscribers.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(
-                    self._publish, account.name, self._notification(account)
-                )
-
-    def _publish(self, name: str, message: bytes) -> None:
-        _logger.debug("push: account %r has changed", name)
-        for connection in self._subscribed[name]:
-            connection.add_news(message)
+                for connection in subscribed:
+                    self._loop.call_soon_threadsafe(connection.add_news, message)
 
     async def talk(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one connection until it is over."""
@@ -190,7 +180,7 @@ class PushChannel:
         if op == "sub" and account is not None and outcome["err-code"] == 0:
             # Sent behind the reply, and before any later change: both come from this event loop.
             self._subscribed[account.name].add(connection)
-            connection.add_news(self._notification(self._accounts.named(account.name)))
+            connection.add_news(self._notification(self._accounts.looked_at(account.name)))
 
     def _log_in(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
         if connection.account is not None:
@@ -223,7 +213,6 @@ class PushChannel:
         if connection.subscribed:
             raise Refused(2014, "Repeated subscription")
         check_multi_assets(account, STREAM_VARIANTS[connection.path])
-        self._as_read(account)
         connection.subscribed = True
         return {}
 
@@ -279,10 +268,10 @@ class PushChannel:
         await connection.socket.close()
 
     async def _live(self, connection: _Connection) -> None:
-        while self._life is not None:
-            await asyncio.sleep(self._life)
+        while self._accounts.life is not None:
+            await asyncio.sleep(self._accounts.life.seconds)
             if connection.subscribed and connection.account is not None:
-                self._as_read(self._accounts.named(connection.account.name))
+                self._accounts.looked_at(connection.account.name)
 
 
 def _checked_account(connection: _Connection, message: dict[str, Any]) -> SandboxAccount:

@@ -3,13 +3,13 @@
 Nothing goes wrong here on purpose; :mod:`~sunx_adapter.sandbox.fault_table` changes the answers.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
-from sunx_adapter.sandbox.accounts import SINGLE_ASSET_MODE, SandboxAccount
+from sunx_adapter.sandbox.accounts import SINGLE_ASSET_MODE, AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import (
     SUCCESS_CODE,
     SUCCESS_STATUS,
@@ -24,44 +24,44 @@ from sunx_adapter.sandbox.answers import (
 )
 from sunx_adapter.sandbox.holdings import EXTRA_ROW_FIELDS
 from sunx_adapter.sandbox.signatures import authenticate
-from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName, ReadLimit
+from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
 
 MULTI_ASSETS: Final = ("BTC", "USDT", "ETH")
 """Assets usable as collateral, as both variants list them."""
+
+_WINDOW_MS: Final = READ_LIMIT.seconds * 1000
 
 
 class ReadLimiter:
     """Counts reads per uid in a moving window; a refused read does not count."""
 
-    def __init__(self, limit: ReadLimit = READ_LIMIT) -> None:
-        self._limit = limit
-        self._reads: dict[str, deque[int]] = {}
+    def __init__(self) -> None:
+        self._reads: defaultdict[str, deque[int]] = defaultdict(deque)
 
     def take(self, uid: str, milliseconds: int) -> None:
-        """Count one read.
+        """Count one read, ``milliseconds`` being now.
 
         Raises:
             Refused: there is none left.
         """
         reads = self._counted(uid, milliseconds)
-        if len(reads) >= self._limit.requests:
+        if len(reads) >= READ_LIMIT.requests:
             raise too_many_reads()
         reads.append(milliseconds)
 
     def headers(self, uid: str, milliseconds: int) -> dict[str, str]:
         """What the user has left, in the older futures manual's headers."""
         reads = self._counted(uid, milliseconds)
-        window_ms = self._limit.seconds * 1000
         return {
-            "ratelimit-limit": str(self._limit.requests),
-            "ratelimit-interval": str(window_ms),
-            "ratelimit-remaining": str(self._limit.requests - len(reads)),
-            "ratelimit-reset": str(reads[0] + window_ms - milliseconds if reads else 0),
+            "ratelimit-limit": str(READ_LIMIT.requests),
+            "ratelimit-interval": str(_WINDOW_MS),
+            "ratelimit-remaining": str(READ_LIMIT.requests - len(reads)),
+            "ratelimit-reset": str(reads[0] + _WINDOW_MS - milliseconds if reads else 0),
         }
 
     def _counted(self, uid: str, milliseconds: int) -> deque[int]:
-        reads = self._reads.setdefault(uid, deque())
-        while reads and milliseconds - reads[0] >= self._limit.seconds * 1000:
+        reads = self._reads[uid]
+        while reads and milliseconds - reads[0] >= _WINDOW_MS:
             reads.popleft()
         return reads
 
@@ -90,21 +90,13 @@ def _documented(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in EXTRA_ROW_FIELDS}
 
 
-def _multi_assets(_account: SandboxAccount, _variant: PathVariantName) -> object:
-    return {"multi_assets": MULTI_ASSETS}
-
-
-def _asset_mode(account: SandboxAccount, _variant: PathVariantName) -> object:
-    return {"asset_mode": account.asset_mode}
-
-
 _Data = Callable[[SandboxAccount, PathVariantName], object]
 _SIGNED: Final[dict[str, tuple[PathVariantName, _Data]]] = {
     PATH_VARIANTS["sapi/v1"].balance: ("sapi/v1", _balance),
     PATH_VARIANTS["v5"].balance: ("v5", _balance),
-    "/sapi/v1/public/multi_assets_margin": ("sapi/v1", _multi_assets),
-    "/v5/market/multi_assets_margin": ("v5", _multi_assets),
-    "/v5/account/asset_mode": ("v5", _asset_mode),
+    "/sapi/v1/public/multi_assets_margin": ("sapi/v1", lambda *_: {"multi_assets": MULTI_ASSETS}),
+    "/v5/market/multi_assets_margin": ("v5", lambda *_: {"multi_assets": MULTI_ASSETS}),
+    "/v5/account/asset_mode": ("v5", lambda account, _: {"asset_mode": account.asset_mode}),
 }
 _PUBLIC: Final[dict[str, dict[str, object]]] = {
     "/api/v1/timestamp": {},
@@ -119,20 +111,10 @@ _PUBLIC: Final[dict[str, dict[str, object]]] = {
 
 
 class Responder:
-    """Answers requests. Its only state is who has read how often.
+    """Answers requests. Its only state is who has read how often."""
 
-    Args:
-        account_with_key: gives the account of an API key.
-        as_read: gives an account as it is when it is read.
-    """
-
-    def __init__(
-        self,
-        account_with_key: Callable[[str], SandboxAccount | None],
-        as_read: Callable[[SandboxAccount], SandboxAccount] = lambda account: account,
-    ) -> None:
-        self._account_with_key = account_with_key
-        self._as_read = as_read
+    def __init__(self, accounts: AccountBook) -> None:
+        self._accounts = accounts
         self._limiter = ReadLimiter()
 
     def answer(self, request: HttpRequest, milliseconds: int, *, ahead_ms: int = 0) -> HttpAnswer:
@@ -140,9 +122,8 @@ class Responder:
 
         Args:
             request: as it came in.
-            milliseconds: the time, ms UTC; the read limit goes by it.
-            ahead_ms: how far the venue's clock is ahead; requests are checked against that clock,
-                and answers have its time.
+            milliseconds: the time, ms UTC, for the read limit.
+            ahead_ms: how far the venue's clock is ahead of that.
         """
         if not (request.path.isascii() and request.query.isascii()):
             return page(HTTPStatus.BAD_REQUEST)
@@ -159,7 +140,7 @@ class Responder:
         variant, data_of = _SIGNED[request.path]
         try:
             account = authenticate(
-                request, self._account_with_key, variant=variant, milliseconds=venue_ms
+                request, self._accounts.with_key, variant=variant, milliseconds=venue_ms
             )
         except Refused as refusal:
             return refusal_answer(refusal, venue_ms)
@@ -167,7 +148,7 @@ class Responder:
             if account.refusal is not None:
                 shape: RefusalShape = "msg" if variant == "v5" else "message"
                 raise Refused(account.refusal.code, account.refusal.message, shape)
-            data = data_of(self._as_read(account), variant)
+            data = data_of(self._accounts.looked_at(account.name), variant)
             self._limiter.take(account.uid, milliseconds)
             answer = json_answer(_success(variant, data, venue_ms), SUCCESS_CODE)
         except Refused as refusal:

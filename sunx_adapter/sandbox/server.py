@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, Final, Self
 
 from aiohttp import web
@@ -16,11 +15,10 @@ from aiohttp import web
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount, SignatureMethod
 from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest
 from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS, numbered_accounts
-from sunx_adapter.sandbox.fault_plan import FaultPlan
 from sunx_adapter.sandbox.fault_table import Exchange
-from sunx_adapter.sandbox.faults import Fault
+from sunx_adapter.sandbox.faults import Fault, FaultPlan
 from sunx_adapter.sandbox.holdings import Holding, balance_data
-from sunx_adapter.sandbox.http_server import ServerThread, address, listen, respond
+from sunx_adapter.sandbox.http_server import ServerThread, listen, respond
 from sunx_adapter.sandbox.life import Life
 from sunx_adapter.sandbox.push import HEARTBEAT_SECONDS, STREAM_VARIANTS, PushChannel
 from sunx_adapter.sandbox.responder import Responder
@@ -60,6 +58,11 @@ class SandboxRequest:
     status: int | None
     code: int | str | None
     fault: Fault | None = None
+
+    def __str__(self) -> str:
+        fault = f" (fault: {self.fault})" if self.fault else ""
+        outcome = f"status {self.status}, code {self.code}, uid {self.uid}"
+        return f"{self.method} {self.path}: {outcome}{fault}"
 
 
 class Sandbox(FaultPlan):
@@ -111,18 +114,9 @@ class Sandbox(FaultPlan):
             accounts = numbered_accounts(accounts)
         self._host, self._port = host, port
         self._clock = clock
-        self._life = None if life is None else Life(life, seed)
-        self._accounts = AccountBook(accounts)
-        self._responder = Responder(self._accounts.with_key, self._as_read)
-        self._push = PushChannel(
-            self._accounts,
-            self,
-            clock=clock,
-            heartbeat=heartbeat,
-            life=life,
-            as_read=self._as_read,
-        )
-        self._accounts.on_change = self._push.changed
+        self._accounts = AccountBook(accounts, None if life is None else Life(life, seed, clock))
+        self._responder = Responder(self._accounts)
+        self._push = PushChannel(self._accounts, self, clock, heartbeat)
         self._log: deque[SandboxRequest] = deque(maxlen=kept_requests)
         self._request_count = 0
         self._log_lock = threading.Lock()
@@ -138,12 +132,7 @@ class Sandbox(FaultPlan):
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> Self:
@@ -155,9 +144,9 @@ class Sandbox(FaultPlan):
         with self._lock:
             if self._server is None:
                 listener = listen(self._host, self._port)
-                listening_on = address(listener)
+                host, port = listener.getsockname()[:2]
                 self._server = ServerThread(self._handle, listener)
-                self._address = listening_on
+                self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 self._closed.clear()
                 # A sandbox that nobody closed must not keep the interpreter from ending.
                 atexit.register(self.close)
@@ -226,11 +215,7 @@ class Sandbox(FaultPlan):
         return self._accounts.named(name)
 
     def update(
-        self,
-        account: str,
-        balance: Mapping[str, Any] | Iterable[Holding],
-        *,
-        state: str = "normal",
+        self, account: str, balance: Mapping[str, Any] | Iterable[Holding], *, state: str = "normal"
     ) -> SandboxAccount:
         """Change an account: reads give the new balance from now on, and it is pushed.
 
@@ -267,7 +252,7 @@ class Sandbox(FaultPlan):
         """
         if venue not in VENUES:
             raise ValueError(f"no venue {venue!r}; there are: {', '.join(VENUES)}")
-        chosen = self._accounts.first() if account is None else self.account(account)
+        chosen = self.accounts[0] if account is None else self.account(account)
         method = signature_method or chosen.signature_methods[0]
         if method not in chosen.signature_methods:
             enabled = ", ".join(chosen.signature_methods)
@@ -301,14 +286,14 @@ class Sandbox(FaultPlan):
             raise RuntimeError("the sandbox was never started: use `with Sandbox() as sandbox:`")
         return self._address
 
-    def _as_read(self, account: SandboxAccount) -> SandboxAccount:
-        """An account that is looked at, after its next change if one is due."""
-        if self._life is None:
-            return account
-        balance = self._life.next(account.name, account.balance, round(self._clock() * 1000))
-        return account if balance is None else self._accounts.update(account.name, balance)
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        except Exception:
+            _logger.exception("the sandbox itself has failed")
+            raise
 
-    async def _handle(self, http_request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, http_request: web.BaseRequest) -> web.StreamResponse:
         now = self._clock()
         headers = http_request.headers
         path, _, query = http_request.raw_path.partition("?")
@@ -351,12 +336,4 @@ class Sandbox(FaultPlan):
         with self._log_lock:
             self._log.append(entry)
             self._request_count += 1
-        _logger.info(
-            "%s %s uid %s: status %s, code %s%s",
-            entry.method,
-            printable(entry.path),
-            entry.uid,
-            entry.status,
-            entry.code,
-            f" (fault: {fault})" if fault else "",
-        )
+        _logger.info("%s", printable(str(entry)))

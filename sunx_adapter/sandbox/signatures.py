@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sunx_adapter.sandbox.accounts import SandboxAccount
+from sunx_adapter.sandbox.accounts import SandboxAccount, raw_private_key
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
 from sunx_adapter.venue import VENUES, PathVariantName
 
@@ -47,12 +47,11 @@ def authenticate(
     Args:
         request: as it came in.
         account_with_key: gives the account of an API key.
-        variant: of the path; the two name a wrong signature differently.
+        variant: the two name a wrong signature differently.
         milliseconds: the venue's time, ms UTC.
 
     Raises:
-        Refused: the first check that failed, in this order: key, signature version, signature
-            method, timestamp, signature.
+        Refused: the first check that failed.
     """
     parameters = parse_qsl(request.query, keep_blank_values=True)
     values = dict(parameters)
@@ -129,7 +128,7 @@ def _is_signature(signature: str, text: bytes, account: SandboxAccount, method: 
     if method == "HmacSHA256":
         expected = hmac.digest((account.secret or "").encode(), text, "sha256")
         return hmac.compare_digest(given, expected)
-    key = Ed25519PrivateKey.from_private_bytes(account.raw_private_key)
+    key = Ed25519PrivateKey.from_private_bytes(raw_private_key(account.private_key or "") or b"")
     try:
         key.public_key().verify(given, text)
     except InvalidSignature:
