@@ -154,13 +154,16 @@ class AccountBook:
             ValueError: there is no such account.
         """
         with self._changing:
-            account = replace(self.named(name), balance=balance)
-            self._by_name[name] = account
-            self.on_change(account)
-        return account
+            return self._put(self.named(name), balance)
 
     def looked_at(self, name: str) -> SandboxAccount:
         """The account of that name, after its next change by itself if one is due."""
-        account = self.named(name)
-        balance = self.life.next(name, account.balance) if self.life else None
-        return account if balance is None else self.update(name, balance)
+        with self._changing:
+            account = self.named(name)
+            balance = self.life.next(name, account.balance) if self.life else None
+            return account if balance is None else self._put(account, balance)
+
+    def _put(self, account: SandboxAccount, balance: Mapping[str, Any]) -> SandboxAccount:
+        changed = self._by_name[account.name] = replace(account, balance=balance)
+        self.on_change(changed)
+        return changed

@@ -19,12 +19,18 @@ RefusalShape = Literal["status", "message", "msg", "hyphen"]
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request as it came in, percent-encoding untouched; ``host`` is the header, or empty."""
+    """A request as it came in, percent-encoding untouched.
+
+    Attributes:
+        host: the Host header, or empty.
+        milliseconds: the venue's time when it came, ms UTC.
+    """
 
     method: str
     path: str
     query: str = field(repr=False)
     host: str
+    milliseconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +82,9 @@ def too_many_reads() -> Refused:
     return Refused(TOO_MANY_READS, "The number of access exceeded limit")
 
 
-def refusal_answer(refusal: Refused, milliseconds: int) -> HttpAnswer:
+def refusal_answer(refusal: Refused, request: HttpRequest) -> HttpAnswer:
     """A refusal in its shape; HTTP 429 where it is for too many reads, else 200."""
-    code, message = refusal.code, refusal.message
+    code, message, milliseconds = refusal.code, refusal.message, request.milliseconds
     body: dict[str, object]
     match refusal.shape:
         case "status":

@@ -63,21 +63,6 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request and its right answer, which a fault changes.
-
-    Attributes:
-        request: as it came in.
-        answer: the right one.
-        milliseconds: the time that the venue goes by, ms UTC.
-    """
-
-    request: HttpRequest
-    answer: HttpAnswer
-    milliseconds: int
-
-
-@dataclass(frozen=True, slots=True)
 class FaultRule:
     """A kind of fault.
 
@@ -88,8 +73,8 @@ class FaultRule:
         accepted_only: it replaces or changes the answer of an accepted request, while a refused
             one (wrong key or signature, too many reads) gets its refusal; other kinds do not ask.
         paths: the requests that it is for, unless :attr:`Fault.path` says otherwise.
-        answer: gives the answer instead of the right one; ``None`` if this answer cannot get the
-            fault. It gets the right one and the parameter.
+        answer: gives the answer from the request, its right answer and the parameter; ``None`` if
+            this answer cannot get the fault.
         instead: what goes out instead of an answer or a push message, whatever that is.
         delivery: gives how the answer goes out, from its head, its body and the parameter.
         login: gives the refusal of a login to the push channel, from the parameter.
@@ -101,7 +86,7 @@ class FaultRule:
     parameter: Parameter | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[Exchange, str], HttpAnswer | None] | None = None
+    answer: Callable[[HttpRequest, HttpAnswer, str], HttpAnswer | None] | None = None
     instead: Delivery | None = None
     delivery: Callable[[bytes, bytes, str], Delivery] | None = None
     login: Callable[[str], Refused] | None = None
@@ -112,9 +97,8 @@ class FaultRule:
         """How it is written, ``"html[=STATUS]"``."""
         if self.parameter is None:
             return self.kind
-        if self.parameter.default is None:
-            return f"{self.kind}={self.parameter.name}"
-        return f"{self.kind}[={self.parameter.name}]"
+        equals = f"={self.parameter.name}"
+        return f"{self.kind}{equals if self.parameter.default is None else f'[{equals}]'}"
 
     @property
     def sentence(self) -> str:
@@ -174,36 +158,35 @@ _PLACE_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
 # -- other answers --------------------------------------------------------------------------
 
 
-def _redirect(exchange: Exchange, url: str) -> HttpAnswer:
-    request = exchange.request
+def _redirect(request: HttpRequest, _right: HttpAnswer, url: str) -> HttpAnswer:
     location = f"{url}{request.path}{'?' if request.query else ''}{request.query}"
     # A header is ASCII, whatever was asked for.
     return page(HTTPStatus.FOUND, {"Location": location.encode("ascii", "ignore").decode()})
 
 
-def _maintenance(_exchange: Exchange, _value: str) -> HttpAnswer:
+def _maintenance(_request: HttpRequest, _right: HttpAnswer, _value: str) -> HttpAnswer:
     return json_answer({"status": "maintain"}, "maintain")
 
 
-def _too_many(exchange: Exchange, seconds: str) -> HttpAnswer:
+def _too_many(request: HttpRequest, right: HttpAnswer, seconds: str) -> HttpAnswer:
     """Says to wait, in the older manual's headers and in HTTP's own, which has whole seconds."""
     headers = {
-        **exchange.answer.headers,
+        **right.headers,
         "ratelimit-remaining": "0",
         "ratelimit-reset": str(math.ceil(float(seconds) * 1000)),
         "Retry-After": str(math.ceil(float(seconds))),
     }
-    return replace(refusal_answer(too_many_reads(), exchange.milliseconds), headers=headers)
+    return replace(refusal_answer(too_many_reads(), request), headers=headers)
 
 
-def _error_code(exchange: Exchange, code: str) -> HttpAnswer:
+def _error_code(request: HttpRequest, right: HttpAnswer, code: str) -> HttpAnswer:
     """The venue's error of that code, in the shape that the path's variant has for it."""
     from sunx_adapter.protocol.errors import RULE_BY_CODE  # noqa: PLC0415 - ccxt is slow to load
 
     if code == "maintain":
-        return _maintenance(exchange, code)
+        return _maintenance(request, right, code)
     rule = RULE_BY_CODE.get(code)
-    path = exchange.request.path
+    path = request.path
     shape: RefusalShape
     if not code.isdecimal():
         shape = "hyphen"
@@ -215,30 +198,29 @@ def _error_code(exchange: Exchange, code: str) -> HttpAnswer:
     refusal = Refused(
         int(code) if code.isdecimal() else code, rule.meaning if rule else "unknown error", shape
     )
-    return refusal_answer(refusal, exchange.milliseconds)
+    return refusal_answer(refusal, request)
 
 
-def _truncated(exchange: Exchange, _value: str) -> HttpAnswer:
-    body = exchange.answer.body
-    return replace(exchange.answer, body=body[: len(body) // 2])
+def _truncated(_request: HttpRequest, right: HttpAnswer, _value: str) -> HttpAnswer:
+    return replace(right, body=right.body[: len(right.body) // 2])
 
 
-def _bomb(exchange: Exchange, mebibytes: str) -> HttpAnswer:
+def _bomb(_request: HttpRequest, right: HttpAnswer, mebibytes: str) -> HttpAnswer:
     """The body behind blanks, as a gzip text that is about a thousandth of what it unpacks to."""
-    answer, count = exchange.answer, int(mebibytes)
+    count = int(mebibytes)
     blanks = b" " * _MEBIBYTE
     deflater = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
     # After a full flush nothing refers to what was before, so the same bytes may follow each other.
     block = deflater.compress(blanks) + deflater.flush(zlib.Z_FULL_FLUSH)
-    rest = deflater.compress(answer.body) + deflater.flush()
+    rest = deflater.compress(right.body) + deflater.flush()
     checksum = 0
     for _ in range(count):
         checksum = zlib.crc32(blanks, checksum)
-    size = (count * _MEBIBYTE + len(answer.body)) % 2**32
+    size = (count * _MEBIBYTE + len(right.body)) % 2**32
     head = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
-    tail = struct.pack("<II", zlib.crc32(answer.body, checksum), size)
-    headers = {**answer.headers, "Content-Encoding": "gzip"}
-    return replace(answer, body=head + block * count + rest + tail, headers=headers)
+    tail = struct.pack("<II", zlib.crc32(right.body, checksum), size)
+    headers = {**right.headers, "Content-Encoding": "gzip"}
+    return replace(right, body=head + block * count + rest + tail, headers=headers)
 
 
 def _at_place(
@@ -246,8 +228,8 @@ def _at_place(
 ) -> FaultRule:
     """A fault of one place in an accepted answer; ``edit`` gives what stands there instead."""
 
-    def answer(exchange: Exchange, place: str) -> HttpAnswer | None:
-        holder: Any = [msgspec.json.decode(exchange.answer.body)]
+    def answer(_: HttpRequest, right: HttpAnswer, place: str) -> HttpAnswer | None:
+        holder: Any = [msgspec.json.decode(right.body)]
         document, last = holder, 0
         for index, name in _PLACE_STEP.findall(place):
             holder, last = holder[last], int(index) if index else name
@@ -259,7 +241,7 @@ def _at_place(
             del holder[last]
         else:
             holder[last] = spoiled
-        return replace(exchange.answer, body=msgspec.json.encode(document[0]))
+        return replace(right, body=msgspec.json.encode(document[0]))
 
     return FaultRule(
         kind, does, replace(_PLACE, default=default), accepted_only=True, answer=answer
@@ -304,13 +286,13 @@ _RULES: Final = (
         "html",
         "sends the HTML page of a proxy in front, with HTTP STATUS",
         replace(_STATUS, default="502"),
-        answer=lambda _, status: page(int(status)),
+        answer=lambda _request, _right, status: page(int(status)),
     ),
     FaultRule(
         "status",
         "sends HTTP STATUS without a body",
         _STATUS,
-        answer=lambda _, status: HttpAnswer(int(status), b"", int(status)),
+        answer=lambda _request, _right, status: HttpAnswer(int(status), b"", int(status)),
     ),
     FaultRule(
         "redirect",

@@ -24,8 +24,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sunx_adapter.sandbox.answers import HttpAnswer
-from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, Exchange, FaultRule, number
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest
+from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultRule, number
 
 _GRAMMAR: Final = re.compile(
     r"(?P<kind>[^=@]*)(=(?P<parameter>.*?))?(@(?P<probability>[^@]*))?", re.DOTALL
@@ -92,14 +92,13 @@ class Fault:
         """Its kind."""
         return FAULT_RULES[self.kind]
 
-    def changed(self, exchange: Exchange) -> HttpAnswer | None:
+    def changed(self, request: HttpRequest, right: HttpAnswer) -> HttpAnswer | None:
         """What a request is answered with this fault; ``None`` if it cannot get this fault."""
-        right = exchange.answer
         if self.rule.accepted_only and not right.accepted:
             return None
         if self.rule.answer is None:
             return right
-        answer = self.rule.answer(exchange, self.value)
+        answer = self.rule.answer(request, right, self.value)
         return answer and replace(answer, uid=right.uid)
 
     @property

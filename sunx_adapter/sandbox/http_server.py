@@ -128,7 +128,7 @@ class _RawResponse(web.StreamResponse):
 
 
 async def respond(
-    answer: HttpAnswer, fault: Fault | None, *, accept_encoding: str | None, now: float
+    answer: HttpAnswer, fault: Fault | None, accept_encoding: str | None, now: float
 ) -> web.StreamResponse:
     """What goes out for an answer.
 

@@ -16,7 +16,7 @@ _PLACES: Final = Decimal("1e-12")
 
 
 class Life:
-    """Decides when an account changes, and how. For one thread at a time.
+    """Decides when an account changes, and how.
 
     An account begins to change when it is first read or watched, so accounts that nobody looks at
     cost nothing. Only an account that is in the normal state then, and has something, changes.

@@ -192,12 +192,9 @@ class PushChannel:
             raise Refused(2040, f"Missing required parameter: {missing[0]}")
         query = canonical_query((name, str(message[name])) for name in _AUTHENTICATION)
         try:
-            account = authenticate(
-                HttpRequest("GET", connection.path, query, connection.host),
-                self._accounts.with_key,
-                variant=STREAM_VARIANTS[connection.path],
-                milliseconds=self._milliseconds(connection.path),
-            )
+            path, now = connection.path, self._milliseconds(connection.path)
+            request = HttpRequest("GET", path, query, connection.host, now)
+            account = authenticate(request, self._accounts.with_key, STREAM_VARIANTS[path])
         except Refused as refusal:
             raise Refused(2003, f"Authentication failed: {refusal.message}") from None
         if account.refusal is not None:

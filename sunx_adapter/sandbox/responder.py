@@ -117,14 +117,8 @@ class Responder:
         self._accounts = accounts
         self._limiter = ReadLimiter()
 
-    def answer(self, request: HttpRequest, milliseconds: int, *, ahead_ms: int = 0) -> HttpAnswer:
-        """The answer to a request.
-
-        Args:
-            request: as it came in.
-            milliseconds: the time, ms UTC, for the read limit.
-            ahead_ms: how far the venue's clock is ahead of that.
-        """
+    def answer(self, request: HttpRequest, milliseconds: int) -> HttpAnswer:
+        """The answer to a request; the read limit goes by ``milliseconds``, which never jump."""
         if not (request.path.isascii() and request.query.isascii()):
             return page(HTTPStatus.BAD_REQUEST)
         if request.path not in _PUBLIC and request.path not in _SIGNED:
@@ -132,27 +126,26 @@ class Responder:
         if request.method != "GET":
             return page(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET"})
         if request.path in _SIGNED:
-            return self._signed(request, milliseconds, milliseconds + ahead_ms)
-        body = {"status": "ok", **_PUBLIC[request.path], "ts": milliseconds + ahead_ms}
+            return self._signed(request, milliseconds)
+        body = {"status": "ok", **_PUBLIC[request.path], "ts": request.milliseconds}
         return json_answer(body, SUCCESS_STATUS)
 
-    def _signed(self, request: HttpRequest, milliseconds: int, venue_ms: int) -> HttpAnswer:
+    def _signed(self, request: HttpRequest, milliseconds: int) -> HttpAnswer:
         variant, data_of = _SIGNED[request.path]
         try:
-            account = authenticate(
-                request, self._accounts.with_key, variant=variant, milliseconds=venue_ms
-            )
+            account = authenticate(request, self._accounts.with_key, variant)
         except Refused as refusal:
-            return refusal_answer(refusal, venue_ms)
+            return refusal_answer(refusal, request)
         try:
             if account.refusal is not None:
                 shape: RefusalShape = "msg" if variant == "v5" else "message"
                 raise Refused(account.refusal.code, account.refusal.message, shape)
             data = data_of(self._accounts.looked_at(account.name), variant)
             self._limiter.take(account.uid, milliseconds)
-            answer = json_answer(_success(variant, data, venue_ms), SUCCESS_CODE)
+            body = _success(variant, data, request.milliseconds)
+            answer = json_answer(body, SUCCESS_CODE)
         except Refused as refusal:
-            answer = refusal_answer(refusal, venue_ms)
+            answer = refusal_answer(refusal, request)
         headers = {**answer.headers, **self._limiter.headers(account.uid, milliseconds)}
         return replace(answer, uid=account.uid, headers=headers)
 

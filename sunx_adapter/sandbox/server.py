@@ -15,7 +15,6 @@ from aiohttp import web
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount, SignatureMethod
 from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest
 from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS, numbered_accounts
-from sunx_adapter.sandbox.fault_table import Exchange
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
 from sunx_adapter.sandbox.holdings import Holding, balance_data
 from sunx_adapter.sandbox.http_server import ServerThread, listen, respond
@@ -289,6 +288,8 @@ class Sandbox(FaultPlan):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await self._answer(request)
+        except ConnectionError:
+            raise  # the client has left
         except Exception:
             _logger.exception("the sandbox itself has failed")
             raise
@@ -297,27 +298,21 @@ class Sandbox(FaultPlan):
         now = self._clock()
         headers = http_request.headers
         path, _, query = http_request.raw_path.partition("?")
-        request = HttpRequest(http_request.method, path, query, headers.get("Host", ""))
         draw = self.draw(path)
+        venue_now = now + draw.clock_seconds
+        host = headers.get("Host", "")
+        request = HttpRequest(http_request.method, path, query, host, round(venue_now * 1000))
         # The push channel itself plays the faults that refuse a login.
         opens_channel = draw.fault is None or draw.fault.rule.login is not None
         if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
             self._log_request(request, now, _SWITCHING, None)
             return await self._push.talk(http_request)
-        milliseconds, ahead_ms = round(now * 1000), round(draw.clock_seconds * 1000)
-        answer = self._responder.answer(request, milliseconds, ahead_ms=ahead_ms)
-        fault = draw.clock
-        if draw.fault is not None:
-            changed = draw.fault.changed(Exchange(request, answer, milliseconds + ahead_ms))
-            if changed is not None:
-                answer, fault = changed, draw.fault
+        answer, fault = self._responder.answer(request, round(now * 1000)), draw.clock
+        changed = None if draw.fault is None else draw.fault.changed(request, answer)
+        if changed is not None:
+            answer, fault = changed, draw.fault
         self._log_request(request, now, answer, fault)
-        return await respond(
-            answer,
-            fault,
-            accept_encoding=headers.get("Accept-Encoding"),
-            now=now + draw.clock_seconds,
-        )
+        return await respond(answer, fault, headers.get("Accept-Encoding"), venue_now)
 
     def _log_request(
         self, request: HttpRequest, now: float, answer: HttpAnswer, fault: Fault | None

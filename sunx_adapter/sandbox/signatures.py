@@ -38,9 +38,7 @@ _PORT: Final = re.compile(r":[0-9]+$")
 def authenticate(
     request: HttpRequest,
     account_with_key: Callable[[str], SandboxAccount | None],
-    *,
     variant: PathVariantName,
-    milliseconds: int,
 ) -> SandboxAccount:
     """The account whose key signed the request.
 
@@ -48,7 +46,6 @@ def authenticate(
         request: as it came in.
         account_with_key: gives the account of an API key.
         variant: the two name a wrong signature differently.
-        milliseconds: the venue's time, ms UTC.
 
     Raises:
         Refused: the first check that failed.
@@ -63,7 +60,7 @@ def authenticate(
     method = values.get("SignatureMethod", "")
     if method not in account.signature_methods:
         raise Refused(12003, "Incorrect signature method")
-    _check_time(values.get("Timestamp", ""), milliseconds)
+    _check_time(values.get("Timestamp", ""), request.milliseconds)
     if len(values) < len(parameters) or not _is_signed(request, values, account, method):
         wrong = (1003, "invalid signature") if variant == "v5" else (12008, "Verification failed")
         raise Refused(*wrong)
