@@ -22,6 +22,7 @@ from sunx_adapter.sandbox.faults import Fault
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _BACKLOG: Final = 1024
+_GRACE_SECONDS: Final = 0.5
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -88,7 +89,7 @@ class ServerThread:
         server = web.Server(
             self._handler, handler_cancellation=True, access_log=None, logger=silent
         )
-        runner = web.ServerRunner(server, shutdown_timeout=0)
+        runner = web.ServerRunner(server, shutdown_timeout=_GRACE_SECONDS)
         await runner.setup()
         try:
             await web.SockSite(runner, self._listener, backlog=_BACKLOG).start()

@@ -46,20 +46,20 @@ def pushed_data(balance: Mapping[str, Any], version: int) -> dict[str, Any]:
 
     As seen live: times are text, a version counts up, and a row has no ``available_margin``.
     """
-    data = {**_with_text_times(balance), "version": version}
+    data = {**_as_pushed(balance), "version": version}
     rows = data.get("details")
     if isinstance(rows, list):
-        data["details"] = [_with_text_times(r) if isinstance(r, Mapping) else r for r in rows]
-        for row in data["details"]:
-            if isinstance(row, dict):
-                row.pop("available_margin", None)
+        data["details"] = [
+            _as_pushed(row, "available_margin") if isinstance(row, Mapping) else row for row in rows
+        ]
     return data
 
 
-def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
+def _as_pushed(values: Mapping[str, Any], without: str = "") -> dict[str, Any]:
     return {
         name: str(value) if name in _TIMES and isinstance(value, int) else value
         for name, value in values.items()
+        if name != without
     }
 
 
@@ -117,6 +117,7 @@ class PushChannel:
         """Send the new state to all who subscribed. For any thread, one at a time."""
         self._versions[account.name] += 1
         subscribed = tuple(self._subscribed.get(account.name, ()))
+        _logger.debug("account %r has changed; subscribed: %d", account.name, len(subscribed))
         if self._loop is not None and subscribed:
             message = self._notification(account)
             # A sandbox that is closed has no subscribers.
@@ -243,7 +244,8 @@ class PushChannel:
         while True:
             message = await connection.news.get()
             delivery = Delivery([message], end="keep")
-            if (fault := self._plan.draw(PUSH_NEWS).fault) is not None:
+            fault = self._plan.draw(PUSH_NEWS).fault
+            if fault is not None and PUSH_NEWS in fault.rule.paths:
                 _logger.info("push: a message (fault: %s)", fault)
                 if fault.rule.push is not None:
                     delivery = fault.rule.push(message, connection.latest)

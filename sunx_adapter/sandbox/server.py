@@ -178,7 +178,7 @@ class Sandbox(FaultPlan):
 
     @property
     def url(self) -> str:
-        """Where REST is served, ``"http://127.0.0.1:PORT"``; still told after closing.
+        """The address for REST, ``"http://127.0.0.1:PORT"``; it stays known after closing.
 
         Raises:
             RuntimeError: it was never started.
@@ -187,7 +187,7 @@ class Sandbox(FaultPlan):
 
     @property
     def stream_url(self) -> str:
-        """Where the push channel is served, ``"ws://127.0.0.1:PORT"``.
+        """The address for the push channel, ``"ws://127.0.0.1:PORT"``.
 
         Raises:
             RuntimeError: it was never started.
