@@ -2,7 +2,28 @@ from pathlib import Path
 
 import pytest
 
-from sunx_adapter.keys import KeysError, config_from_environment
+from sunx_adapter import keys
+from sunx_adapter.keys import (
+    Account,
+    KeysError,
+    account_from_environment,
+    accounts_from_environment,
+    accounts_from_file,
+    config_from_environment,
+)
+
+NAMED = """
+[sunx]
+apiKey = "a"
+secret = "b"
+[grid-bot]
+exchange = "htxfutures"
+apiKey = "c"
+secret = "d"
+[kraken]
+apiKey = "e"
+anything = "f"
+"""
 
 
 def private_file(path: Path, text: str, mode: int = 0o600) -> Path:
@@ -63,8 +84,16 @@ def test_keys_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("secret = = made-up", "no TOML file"),
-        ('[sunx]\napikey = "made-up"', "unknown keys apikey"),
-        ('sunx = "made-up"', "is no table"),
+        ('[sunx]\napikey = "made-up"', r"\[sunx\]: unknown keys: apikey; did you mean 'apiKey'\?$"),
+        ('[sunx]\nnonsense = "made-up"', "unknown keys: nonsense; known are exchange, apiKey"),
+        ("[sunx]\nsecret = 5", "secret must be text in quotes"),
+        ('sunx = "made-up"', r"write \[sunx\] above its keys"),
+        ('apiKey = "made-up"', r"apiKey is outside a table; write \[sunx\] or the like above it"),
+        ('[sunxx]\napiKey = "made-up"', r"\[sunxx\] is no exchange; did you mean 'sunx'\?"),
+        ('[main]\napiKey = "made-up"', r"\[main\]: say whose account .* exchange = \"sunx\""),
+        ('[main]\nexchange = "sunnx"', r"\[main\]: no plugin offers .*; did you mean 'sunx'\?"),
+        ('[main]\nexchange = "made-up"', r"\[main\]: no plugin offers this exchange$"),
+        ("[main]\nexchange = 5", "exchange must be text in quotes"),
     ],
 )
 def test_bad_keys_file(tmp_path: Path, text: str, words: str) -> None:
@@ -74,3 +103,64 @@ def test_bad_keys_file(tmp_path: Path, text: str, words: str) -> None:
         config_from_environment("sunx", {"SUNX_ADAPTER_KEYS": str(file)})
     assert "made-up" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+def test_named_accounts(tmp_path: Path) -> None:
+    """A table of any name is an account of the exchange that it names, or is named as."""
+    file = private_file(tmp_path / "keys.toml", NAMED)
+    assert accounts_from_file(file) == {
+        "sunx": Account("sunx", {"apiKey": "a", "secret": "b"}),
+        "grid-bot": Account("htxfutures", {"apiKey": "c", "secret": "d"}),
+        "kraken": Account("kraken", {"apiKey": "e", "anything": "f"}),
+    }
+    environ = {"SUNX_ADAPTER_KEYS": str(file), "GRID_BOT_API_SECRET": "g"}
+    assert config_from_environment("grid-bot", environ) == {"apiKey": "c", "secret": "g"}
+    assert account_from_environment("grid-bot", environ).exchange == "htxfutures"
+    assert account_from_environment("htxfutures", environ) == Account("htxfutures", {})
+
+
+def test_all_accounts_with_keys(tmp_path: Path) -> None:
+    """All accounts are those of the file, and the exchanges that have keys in variables."""
+    environ = {"HTXFUTURES_API_KEY": "h", "SUNX_API_KEY": ""}
+    assert accounts_from_environment(environ) == {
+        "htxfutures": Account("htxfutures", {"apiKey": "h"})
+    }
+    environ["SUNX_ADAPTER_KEYS"] = str(private_file(tmp_path / "keys.toml", NAMED))
+    assert list(accounts_from_environment(environ)) == ["sunx", "htxfutures", "grid-bot", "kraken"]
+    assert accounts_from_environment({}) == {}
+
+
+def test_account_from_variables_alone() -> None:
+    """A named account needs no file: its variables can say which exchange it is for."""
+    environ = {"MAIN_EXCHANGE": "sunx", "MAIN_API_KEY": "a", "MAIN_API_SECRET": "b"}
+    assert account_from_environment("main", environ) == Account(
+        "sunx", {"apiKey": "a", "secret": "b"}
+    )
+
+
+def test_thousands_of_accounts(tmp_path: Path) -> None:
+    """All accounts of a large file are listed by one call."""
+    tables = (f'[bot-{n}]\nexchange = "sunx"\napiKey = "k{n}"\n' for n in range(5000))
+    accounts = accounts_from_file(private_file(tmp_path / "keys.toml", "".join(tables)))
+    assert len(accounts) == 5000
+    assert accounts["bot-4999"] == Account("sunx", {"apiKey": "k4999"})
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    """An account's repr has no keys, and no frame of an exception has."""
+    file = private_file(tmp_path / "keys.toml", NAMED.replace('"b"', '"made-up-secret"'))
+    assert "made-up-secret" not in repr(accounts_from_file(file))
+    environ = {"SUNX_ADAPTER_KEYS": str(file), "SUNX_PRIVATE_KEY_FILE": str(tmp_path / "none")}
+    for read in (
+        accounts_from_environment,
+        lambda environ: account_from_environment("sunx", environ),
+    ):
+        with pytest.raises(KeysError, match="none cannot be read") as caught:
+            read(environ)
+        traceback, frames = caught.value.__traceback__, []
+        while traceback is not None:
+            frames.append(traceback.tb_frame)
+            traceback = traceback.tb_next
+        values = [str(frame.f_locals) for frame in frames if frame.f_globals is vars(keys)]
+        assert values
+        assert "made-up-secret" not in "".join(values)
