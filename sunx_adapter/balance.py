@@ -30,8 +30,8 @@ from sunx_adapter.protocol.account import (
     exact_number,
 )
 from sunx_adapter.protocol.signing import utc_text
+from sunx_adapter.venue import FreePolicy
 
-FreePolicy = Literal["margin", "available", "withdrawable"]
 View = Literal["free", "used", "total"]
 Amounts = dict[str, float | str | Decimal]
 """Amounts by unified currency code, as ``exchange.number`` makes them."""

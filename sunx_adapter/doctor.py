@@ -15,8 +15,10 @@ from ccxt.base.errors import (
     PermissionDenied,
 )
 
+from sunx_adapter.keys import missing_keys
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.protocol.document import whole_number
+from sunx_adapter.protocol.signing import Ed25519Signer
 from sunx_adapter.text import printable
 from sunx_adapter.venue import Venue
 from sunx_adapter.wire.background import Background
@@ -25,6 +27,7 @@ from sunx_adapter.wire.dial import resolve
 Status = Literal["ok", "warning", "failed", "skipped"]
 
 CLOCK_WARNING_MS = 30_000
+_COPY_ADVICE = "copy it once more from the venue's page of API keys"
 MULTI_ASSETS_MODE = 1
 
 
@@ -52,9 +55,11 @@ class Exchange(Protocol):
     urls: dict[str, Any]
     hostname: str
     timeout: float
+    apiKey: str | None  # noqa: N815 - ccxt's name
+    secret: str | None
+    privateKey: str | None  # noqa: N815 - ccxt's name
     last_response_headers: Mapping[str, str] | None
 
-    def check_required_credentials(self, error: bool = True) -> bool: ...  # noqa: D102
     def load_time_difference(self) -> int: ...  # noqa: D102
     def fetch_account_summary(self) -> AccountSummary: ...  # noqa: D102
     def request(self, path: str, api: str) -> Any: ...  # noqa: D102
@@ -64,32 +69,54 @@ class _Stop(Exception):  # noqa: N818 - it ends the checks, it is no error
     """The checks that follow make no sense."""
 
 
-def diagnose(exchange: Exchange, sources: list[str]) -> Iterator[Finding]:
-    """Look at one exchange; each finding is given as soon as it is there.
+def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) -> Iterator[Finding]:
+    """Look at one account; each finding is given as soon as it is there.
 
     Args:
         exchange: made with the user's configuration and ``maxRetriesOnFailure`` 0.
         sources: where its keys come from, for people.
+        name: of the account; default: the exchange's id.
     """
     checks: list[Callable[[Exchange], Iterator[Finding]]] = [_name, _reach, _up]
-    has_keys = exchange.check_required_credentials(error=False)
-    yield _keys(has_keys, sources)
-    if has_keys:
+    keys = _keys(exchange, sources, name or exchange.venue.id)
+    yield keys
+    if keys.status == "ok":
         checks += [_account]
     try:
         for check in checks:
             yield from check(exchange)
     except _Stop:
         return
-    if not has_keys:
+    if keys.status != "ok":
         yield Finding("account", "skipped", "no keys to ask with")
 
 
-def _keys(has_keys: bool, sources: list[str]) -> Finding:
-    if has_keys:
-        return Finding("keys", "ok", f"found in {', '.join(sources)}")
-    found = f"only {', '.join(sources)}" if sources else "none found"
-    return Finding("keys", "failed", found, "set the key and its secret (or private key) file")
+def _keys(exchange: Exchange, sources: list[str], name: str) -> Finding:
+    """Whether there are keys, and whether they can be keys at all."""
+    given = {"apiKey": exchange.apiKey, "secret": exchange.secret}
+    private_key = exchange.privateKey
+    where = ", ".join(sources)
+    if missing := missing_keys(name, {**given, "privateKey": private_key}):
+        found = f"only {where}" if sources else "none found"
+        return Finding("keys", "failed", found, f"set {' and '.join(missing)}")
+    for key, text in given.items():
+        if fault := _form_fault(text or ""):
+            return Finding("keys", "failed", f"{key} {fault} (from {where})", _COPY_ADVICE)
+    if private_key:
+        try:
+            Ed25519Signer(private_key)
+        except AuthenticationError as error:
+            return Finding("keys", "failed", f"{error} (from {where})", _COPY_ADVICE)
+    return Finding("keys", "ok", f"found in {where}")
+
+
+def _form_fault(text: str) -> str:
+    """Why a text cannot be a key or a secret; the text itself is not repeated."""
+    if "…" in text or "..." in text:
+        return "is an example's placeholder"
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        return "has a blank, a control character or a letter that no key has"
+    return ""
 
 
 def _name(exchange: Exchange) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ __all__ = [
     "Account",
     "KeysError",
     "account_from_environment",
+    "account_names",
     "accounts_from_environment",
     "accounts_from_file",
     "config_from_environment",
@@ -129,6 +130,18 @@ def account_from_environment(name: str, environ: Mapping[str, str] = os.environ)
     return account
 
 
+def account_names(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The names of all accounts that there are keys for, complete or not.
+
+    Raises:
+        KeysError: as :func:`accounts_from_file`.
+    """
+    file = environ.get(KEYS_FILE_VARIABLE)
+    listed = accounts_from_file(Path(file)) if file else {}
+    own = [name for name in VENUES if _key_variables(name, environ)]
+    return list(dict.fromkeys((*own, *listed)))
+
+
 def accounts_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Account]:
     """All accounts that there are keys for, by name.
 
@@ -181,15 +194,27 @@ def missing_keys(name: str, config: Mapping[str, Any]) -> list[str]:
 
 
 def key_sources(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Where :func:`config_from_environment` finds keys: names of variables and files."""
-    prefix = environment_prefix(name)
-    keys = ("API_KEY", "API_SECRET", "PRIVATE_KEY_FILE")
-    names = [KEYS_FILE_VARIABLE, *(f"{prefix}_{variable}" for variable in keys)]
+    """Where :func:`config_from_environment` looks for keys: names of variables, and of files.
+
+    Raises:
+        KeysError: as :func:`accounts_from_file`.
+    """
+    variables = _key_variables(name, environ)
+    file = environ.get(KEYS_FILE_VARIABLE)
+    listed = file is not None and name in _accounts(Path(file), only=name)
     return [
-        f"{name} ({environ[name]})" if name.endswith(("_FILE", "_KEYS")) else name
-        for name in names
-        if environ.get(name)
+        *([f"{KEYS_FILE_VARIABLE} ({file})"] if listed else []),
+        *(
+            f"{variable} ({environ[variable]})" if variable.endswith("_FILE") else variable
+            for variable in variables
+        ),
     ]
+
+
+def _key_variables(name: str, environ: Mapping[str, str]) -> list[str]:
+    prefix = environment_prefix(name)
+    names = (f"{prefix}_{suffix}" for suffix in ("API_KEY", "API_SECRET", "PRIVATE_KEY_FILE"))
+    return [variable for variable in names if environ.get(variable, "").strip()]
 
 
 def _with_variables(

@@ -9,14 +9,14 @@ OFFERS = (
         name=SUNX.name,
         sync_class="sunx_adapter.exchange.sync:Sunx",
         async_class="sunx_adapter.exchange.asynchronous:AsyncSunx",
-        has={"fetchBalance": True},
+        has={"fetchBalance": True, "watchBalance": True},
     ),
     ExchangeOffer(
         id=HTX_FUTURES.id,
         name=HTX_FUTURES.name,
         sync_class="sunx_adapter.exchange.sync:HtxFutures",
         async_class="sunx_adapter.exchange.asynchronous:AsyncHtxFutures",
-        has={"fetchBalance": True},
+        has={"fetchBalance": True, "watchBalance": True},
     ),
 )
 

@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 PathVariantName = Literal["sapi/v1", "v5"]
 Access = Literal["private", "public"]
+FreePolicy = Literal["margin", "available", "withdrawable"]
+"""What ``free`` means; :mod:`sunx_adapter.balance` says from which fields it comes."""
 
 
 @dataclass(frozen=True, slots=True)

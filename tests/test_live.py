@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from sunx_adapter import AsyncSunx, Sandbox
-from sunx_adapter.live import Pane, follow, render, sparkline
+from sunx_adapter.cli.live import Pane, follow, render, sparkline
 from tests.conftest import answered, payload
 from tests.test_cli import CLEAN, COMMAND, run
 

@@ -17,7 +17,7 @@ from ccxt.base.errors import AuthenticationError, BadRequest, BaseError, NotSupp
 from ccxt.base.types import Entry
 
 from sunx_adapter import __version__
-from sunx_adapter.balance import FreePolicy, balance_structure, free_policy
+from sunx_adapter.balance import balance_structure, free_policy
 from sunx_adapter.exchange.budget import MEMORY
 from sunx_adapter.exchange.config import (
     PROXIES,
@@ -43,7 +43,7 @@ from sunx_adapter.protocol.signing import (
     encode_query,
     signed_query,
 )
-from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, Endpoint, Venue
+from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, Endpoint, FreePolicy, Venue
 from sunx_adapter.wire.body import ACCEPT_ENCODING
 from sunx_adapter.wire.settings import ConnectionSettings, environment_proxy
 

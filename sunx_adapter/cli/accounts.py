@@ -1,0 +1,115 @@
+"""Which accounts a command is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sunx_adapter.cli.output import UsageError
+from sunx_adapter.hints import did_you_mean
+from sunx_adapter.keys import (
+    KEYS_FILE_VARIABLE,
+    Account,
+    account_from_environment,
+    accounts_from_environment,
+    missing_keys,
+)
+from sunx_adapter.venue import VENUES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from contextlib import ExitStack
+
+    from sunx_adapter.host import ExchangeHost
+    from sunx_adapter.sandbox import Sandbox
+
+
+def opened_sandbox(stack: ExitStack, wanted: bool, life: float | None = None) -> Sandbox | None:
+    """A sandbox that ends with the stack, if one is wanted."""
+    if not wanted:
+        return None
+    from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - only now, for a quick start
+
+    return stack.enter_context(Sandbox(life=life))
+
+
+def sandbox_accounts(
+    sandbox: Sandbox, exchanges: Iterable[str] | None, account: str | None
+) -> dict[str, Account]:
+    """The sandbox's accounts, by exchange.
+
+    Raises:
+        ValueError: the sandbox has no such exchange or account.
+    """
+    return {
+        name: Account(name, sandbox.config(name, account)) for name in exchanges or list(VENUES)
+    }
+
+
+def chosen_accounts(
+    host: ExchangeHost, exchanges: Sequence[str] | None, account: str | None
+) -> dict[str, Account]:
+    """The accounts of the environment and the keys file that the options ask for, by name.
+
+    Raises:
+        UsageError: there are no keys, or only a part of them; the message names the variables.
+        KeysError: the keys file has a mistake.
+        HostError: no plugin offers an exchange.
+    """
+    for exchange_id in exchanges or ():
+        host.offer(exchange_id)  # an unknown id is a mistake whether there are keys or not
+    if account is not None:
+        accounts = {account: named_account(account)}
+    else:
+        accounts = accounts_from_environment()
+    if exchanges:
+        accounts = {name: each for name, each in accounts.items() if each.exchange in exchanges}
+        without = [
+            each
+            for each in exchanges
+            if each not in {found.exchange for found in accounts.values()}
+        ]
+    else:
+        without = [] if accounts else list(VENUES)
+    if without and account is not None:
+        raise UsageError(f"the account {account!r} is none of {' or '.join(without)}")
+    lacking = [_lacking(name, each.config) for name, each in accounts.items()]
+    if problems := [*map(_no_keys, without), *filter(None, lacking)]:
+        raise UsageError(
+            "\n".join(problems)
+            + f"\nKeys can also be in a TOML file that {KEYS_FILE_VARIABLE} names, in a table for "
+            "each account.\nTo try it without keys: sunx-adapter balance --sandbox"
+        )
+    return accounts
+
+
+def named_account(name: str) -> Account:
+    """The account of that name.
+
+    Raises:
+        UsageError: there is none; the message may suggest another.
+        KeysError: the keys file has a mistake.
+    """
+    account = account_from_environment(name)
+    if account.config or name in VENUES:
+        return account
+    hint = did_you_mean(name, accounts_from_environment())
+    raise UsageError(
+        f"there is no account {name!r} in the keys file{hint or f'; {KEYS_FILE_VARIABLE} names it'}"
+        "\nFor an account of the sandbox add --sandbox"
+    )
+
+
+def _lacking(name: str, config: dict[str, object]) -> str:
+    missing = missing_keys(name, config)
+    return f"keys of {name} are missing: set {' and '.join(missing)}" if missing else ""
+
+
+def _no_keys(exchange_id: str) -> str:
+    missing = f"set {' and '.join(missing_keys(exchange_id, {}))}"
+    similar = [venue for venue in VENUES if venue.startswith(exchange_id) and venue != exchange_id]
+    if similar:
+        return (
+            f"no keys for {exchange_id}, which is ccxt's own exchange; did you mean "
+            f"{similar[0]!r}? If not, {missing}"
+        )
+    return f"no keys for {exchange_id}: {missing}"

@@ -1,0 +1,108 @@
+"""Options that several commands share, and how all of them are read and explained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from sunx_adapter.venue import VENUES, FreePolicy
+
+
+class PlainOption(TyperOption):
+    """An option that leaves alone what needs no conversion: text, and what is not given.
+
+    Typer converts values with pydantic, whose import would take longer than all of its own. Help
+    shows no type for a flag, which takes no value.
+    """
+
+    def __init__(self, option: TyperOption) -> None:  # a copy of it
+        vars(self).update(vars(option))
+
+    def process_value(self, ctx: Any, value: Any) -> Any:
+        """The value that the command gets."""
+        descriptor = getattr(self, "type_descriptor", None)
+        is_text = descriptor is not None and descriptor.annotation in {str, list[str]}
+        if self.required or not (is_text or value is None):
+            return super().process_value(ctx, value)
+        if value is None and self.multiple:
+            value = ()
+        return value if self.callback is None else self.callback(ctx, self, value)
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        """The type as help shows it."""
+        return None if self.is_flag else super().display_type_rich(ctx)
+
+
+def _plain(parameters: list[Any]) -> list[Any]:
+    return [PlainOption(p) if isinstance(p, TyperOption) else p for p in parameters]
+
+
+class Command(TyperCommand):
+    """A command with plain options."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters."""
+        return _plain(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """The commands together, with plain options."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters."""
+        return _plain(super().get_params(ctx))
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: what can be typed as it is."""
+    lines = (f"[dim]$[/] [cyan]{command}[/]" for command in commands)
+    return "\n".join(("[bold]Examples[/]", *lines))
+
+
+def _ids(incomplete: str) -> list[str]:
+    return [name for name in VENUES if name.startswith(incomplete)]
+
+
+def _account_names(incomplete: str) -> list[str]:
+    from sunx_adapter.keys import KeysError, account_names  # noqa: PLC0415 - completion only
+
+    try:
+        return [name for name in account_names() if name.startswith(incomplete)]
+    except KeysError:
+        return []
+
+
+ExchangesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-e",
+        "--exchange",
+        metavar="ID",
+        help="Only this exchange (repeatable). Default: all that there are keys for.",
+        autocompletion=_ids,
+    ),
+]
+SandboxOption = Annotated[
+    bool, typer.Option("--sandbox", help="Use a local sandbox instead; needs no keys.")
+]
+AccountOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Only this account: a table of the keys file, or with --sandbox one of its accounts.",
+        autocompletion=_account_names,
+    ),
+]
+FreeOption = Annotated[
+    FreePolicy | None,
+    typer.Option(
+        help="What 'free' means: margin that can still be used, the venue's 'available' "
+        "(cash), or what can be withdrawn. Default: as the keys file says, else margin."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Log requests (masked) and show tracebacks.")
+]
