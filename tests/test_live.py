@@ -2,10 +2,13 @@ import asyncio
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -15,8 +18,114 @@ from rich.console import Console
 
 from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.cli.live import Pane, follow, render, sparkline
+from sunx_adapter.sandbox import Holding
 from tests.conftest import answered, payload
 from tests.test_cli import CLEAN, COMMAND, run
+
+ALTERNATE, NORMAL = "\x1b[?1049h", "\x1b[?1049l"
+SECONDS = 40
+
+
+def keys_of(sandbox: Sandbox, account: str = "main", *prefixes: str) -> dict[str, str]:
+    """The variables that point the command line at a sandbox."""
+    config = sandbox.config("sunx", account)
+    return {
+        f"{prefix}_{name}": value
+        for prefix in prefixes or ("SUNX",)
+        for name, value in (
+            ("API_KEY", config["apiKey"]),
+            ("API_SECRET", config["secret"]),
+            ("REST_URL", sandbox.url),
+            ("STREAM_URL", sandbox.stream_url),
+        )
+    }
+
+
+class Terminal:
+    """A command on a terminal of its own.
+
+    Attributes:
+        status: the exit status, once it has ended.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], controller: int) -> None:
+        self._process = process
+        self._controller = controller
+        self._shown = b""
+        self.status: int | None = None
+
+    @property
+    def text(self) -> str:
+        """Everything that was drawn so far."""
+        return self._shown.decode("utf-8", "replace")
+
+    @property
+    def frame(self) -> str:
+        """What the screen showed last before the live view ended, or shows now."""
+        drawn = self.text.rpartition(NORMAL)[0] if NORMAL in self.text else self.text
+        whole = drawn.split("\x1b[H")
+        return plain(whole[-1] if NORMAL in self.text else whole[-2] if len(whole) > 1 else "")
+
+    @property
+    def left(self) -> str:
+        """What is left on the terminal after the live view."""
+        return plain(self.text.rpartition(NORMAL)[2])
+
+    def until(self, reached: Callable[["Terminal"], bool]) -> None:
+        """Read on until that is so."""
+        deadline = time.monotonic() + SECONDS
+        while not reached(self):
+            assert time.monotonic() < deadline, self.text[-2000:]
+            self._read(1)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, and read until it has ended."""
+        self._process.send_signal(signal.SIGINT)
+        self.end()
+
+    def end(self) -> None:
+        """Read until it has ended."""
+        while self._read(SECONDS):
+            pass
+        self.status = self._process.wait(SECONDS)
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self._controller], [], [], seconds)[0]:
+            return False
+        try:
+            piece = os.read(self._controller, 65536)
+        except OSError:  # the other end is closed: the process has ended
+            piece = b""
+        self._shown += piece
+        return bool(piece)
+
+
+@contextmanager
+def terminal(
+    *arguments: str, columns: int = 120, lines: int = 30, **environ: str
+) -> Iterator[Terminal]:
+    """A command on a terminal of that size; it is ended in any case."""
+    controller, other_end = pty.openpty()
+    size = {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(lines)}
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=CLEAN | size | environ,
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        start_new_session=True,
+    ) as process:
+        os.close(other_end)
+        try:
+            yield Terminal(process, controller)
+        finally:
+            process.kill()
+            os.close(controller)
+
+
+def plain(text: str) -> str:
+    """A text without the terminal's control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
 
 
 def test_json_lines() -> None:
@@ -30,6 +139,16 @@ def test_json_lines() -> None:
     assert all(one != other for one, other in pairwise(totals))
 
 
+def test_json_as_balance_gives_it(sandbox: Sandbox) -> None:
+    """watch --json and balance --json give figures the same way: exact text."""
+    environ = keys_of(sandbox, "indebted")
+    line = json.loads(run("watch", "--json", "--changes", "1", **environ).stdout)
+    balance = json.loads(run("balance", "--json", **environ).stdout)
+    for part in ("free", "used", "total", "debt"):
+        assert line["balance"][part] == balance[part]
+        assert all(isinstance(figure, str) for figure in balance[part].values())
+
+
 def test_needs_a_terminal() -> None:
     """Without a terminal the live view says what to do instead."""
     done = run("watch", "--sandbox")
@@ -37,99 +156,206 @@ def test_needs_a_terminal() -> None:
     assert "--json" in done.stderr
 
 
-def test_refused_key() -> None:
+def test_refused_key(sandbox: Sandbox) -> None:
     """A refused key ends the watching with an error in a line, and status 1."""
-    with Sandbox() as sandbox:
-        config = sandbox.config("sunx")
-        environ = {
-            "SUNX_API_KEY": config["apiKey"],
-            "SUNX_API_SECRET": "made-up-wrong-secret",
-            "SUNX_REST_URL": sandbox.url,
-            "SUNX_STREAM_URL": sandbox.stream_url,
-        }
-        done = run("watch", "--json", "-e", "sunx", **environ)
+    environ = keys_of(sandbox) | {"SUNX_API_SECRET": "made-up-wrong-secret"}
+    done = run("watch", "--json", "-e", "sunx", **environ)
     assert done.returncode == 1
     assert "refused" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_terminal_is_left_clean() -> None:
-    """The view is drawn on a terminal, and Ctrl-C gives the terminal back as it was."""
-    controller, terminal = pty.openpty()
+def test_closed_pipe(sandbox: Sandbox) -> None:
+    """When nobody reads its output any more, watch ends quietly, even if nothing changes."""
     with subprocess.Popen(
-        [*COMMAND, "watch", "--sandbox", "-e", "sunx"],
-        env=CLEAN | {"TERM": "xterm-256color", "LINES": "30"},
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
+        [*COMMAND, "watch", "--json"],
+        env=CLEAN | keys_of(sandbox),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
-        os.close(terminal)
-        shown = b""
-        deadline = time.monotonic() + 40
-        while "live" not in shown.decode("utf-8", "replace") and time.monotonic() < deadline:
-            if select.select([controller], [], [], 1)[0]:
-                shown += os.read(controller, 65536)
-        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            while select.select([controller], [], [], 20)[0]:
-                shown += os.read(controller, 65536)
-        except OSError:
-            pass  # the other end is closed: the process has ended
+            assert b'"USDT"' in process.stdout.readline()
+            process.stdout.close()
+            process.wait(SECONDS)
+            assert process.stderr.read() == b""
         finally:
-            os.close(controller)
-    assert process.returncode == 130
-    text = shown.decode("utf-8", "replace")
-    assert "USDT" in text
-    assert text.rindex("\x1b[?1049l") > text.rindex("\x1b[?1049h")
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert "Traceback" not in text
+            process.kill()
 
 
-def test_polls_where_there_is_no_push() -> None:
-    """An exchange whose push cannot be reached is polled, and says so."""
+def test_ctrl_c_keeps_the_last_state(sandbox: Sandbox) -> None:
+    """Ctrl-C gives the terminal back as it was, with the last state on it."""
+    with terminal("watch", **keys_of(sandbox)) as shown:
+        shown.until(lambda shown: "live" in shown.frame)
+        shown.interrupt()
+    assert shown.status == 130
+    assert shown.text.rindex(NORMAL) > shown.text.rindex(ALTERNATE)
+    assert shown.text.rindex("\x1b[?25h") > shown.text.rindex("\x1b[?25l")
+    assert re.search(r"sunx  NORMAL  live.*USDT +9,455.90007511… ", shown.left, re.DOTALL)
+    assert "Traceback" not in shown.text
+
+
+def test_changes_keep_the_last_state() -> None:
+    """With --changes too the last state stays on the terminal; the status is 0."""
+    with terminal("watch", "--sandbox", "-e", "sunx", "--changes", "2") as shown:
+        shown.end()
+    assert shown.status == 0
+    assert re.search(r"USDT +[\d,.]+… ", shown.left)
+
+
+ROWS = ["USDT 9,455.90007511… 3,210.75 12,666.65007511… 25%", "BTC 0.40000001 0 0.40000001 0%"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "headings", "figures"),
+    [
+        (40, ["currency", "free (margin)"], 1),
+        (60, ["currency", "free (margin)", "used", "total"], 3),
+        (80, ["currency", "free (margin)", "used", "total", "in use"], 4),
+        (200, ["currency", "free (margin)", "used", "total", "in use"], 4),
+    ],
+)
+def test_fits_the_terminal(
+    sandbox: Sandbox, columns: int, headings: list[str], figures: int
+) -> None:
+    """On a small terminal whole columns go, the least important first; what is shown is whole."""
+    environ = keys_of(sandbox, "main", "SUNX", "HTXFUTURES")
+    with terminal("watch", columns=columns, lines=12, **environ) as shown:
+        shown.until(lambda shown: shown.frame.count("USDT") == 2)
+        shown.interrupt()
+    for drawn in (shown.frame, shown.left):
+        lines = [" ".join(re.sub("[█░]", "", line).split()) for line in drawn.splitlines()]
+        assert lines.count(" ".join(headings)) == 2
+        for row in ROWS:
+            assert lines.count(" ".join(row.split()[: figures + 1])) == 2
+        assert "more" not in drawn
+
+
+def test_what_does_not_fit_is_counted(sandbox: Sandbox) -> None:
+    """Currencies for which the terminal has too few lines are counted; each account has some."""
+    sandbox.update("main", [Holding(f"C{number}", "1") for number in range(30)])
+    environ = keys_of(sandbox, "main", "SUNX", "HTXFUTURES")
+    with terminal("watch", columns=60, lines=12, **environ) as shown:
+        shown.until(lambda shown: shown.frame.count("more currencies") == 2)
+        shown.interrupt()
+    counts = [int(count) for count in re.findall(r"and (\d+) more currencies", shown.frame)]
+    assert len(counts) == 2
+    rows = len(re.findall(r"^C\d+ ", shown.frame, re.MULTILINE))
+    assert rows + sum(counts) == 60
+    assert rows >= 4
+    assert len(re.findall(r"^C\d+ ", shown.left, re.MULTILINE)) == 60
+
+
+def test_accounts_that_do_not_fit_are_counted(sandbox: Sandbox, tmp_path: Any) -> None:
+    """Accounts for which the terminal has too few lines are counted."""
+    config = sandbox.config("sunx")
+    file = tmp_path / "keys.toml"
+    file.write_text(
+        "".join(
+            f'[bot-{number}]\nexchange = "sunx"\napiKey = "{config["apiKey"]}"\n'
+            f'secret = "{config["secret"]}"\n[bot-{number}.urls.api]\nrest = "{sandbox.url}"\n'
+            f'stream = "{sandbox.stream_url}"\n'
+            for number in range(6)
+        )
+    )
+    file.chmod(0o600)
+    environ = {"SUNX_ADAPTER_KEYS": str(file)}
+    with terminal("watch", columns=60, lines=12, **environ) as shown:
+        shown.until(lambda shown: "more accounts" in shown.frame)
+        shown.interrupt()
+    counted = re.search(r"and (\d) more accounts", shown.frame)
+    assert counted is not None
+    assert len(re.findall(r"^bot-\d \(sunx\)", shown.frame, re.MULTILINE)) == 6 - int(counted[1])
+    assert len(re.findall(r"^bot-\d \(sunx\)", shown.left, re.MULTILINE)) == 6
+
+
+def test_says_at_once_why_it_waits() -> None:
+    """What keeps the first balance away is on the screen, long before a call would give up."""
+    with Sandbox() as sandbox:
+        environ = keys_of(sandbox)
+    began = time.monotonic()
+    with terminal("watch", columns=80, **environ) as shown:
+        shown.until(
+            lambda shown: "connecting" in shown.frame and "refused" in " ".join(shown.frame.split())
+        )
+        assert time.monotonic() - began < 20
+        shown.interrupt()
+    assert "refused" in shown.left
+    assert "Traceback" not in shown.text
+
+
+def test_json_says_why_it_waits() -> None:
+    """With --json the reason goes to standard error."""
+    with Sandbox() as sandbox:
+        environ = keys_of(sandbox)
+    with subprocess.Popen(
+        [*COMMAND, "watch", "--json"],
+        env=CLEAN | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert "reconnecting" in process.stderr.readline()
+        finally:
+            process.kill()
+
+
+def test_polls_while_the_push_is_down() -> None:
+    """An exchange whose push cannot be reached is polled, and the view says so and why."""
 
     async def first() -> Pane:
         config = answered(payload("htx-v5-documented")) | {"number": str}
         config["urls"] = {"api": {"stream": "ws://127.0.0.1:9"}}
-        config["options"]["streamGapTimeout"] = 200
-        config["options"]["streamSnapshotTimeout"] = 10_000
-        there, pane = asyncio.Event(), Pane("sunx")
+        there, pane = asyncio.Event(), Pane("main", "sunx")
         async with AsyncSunx(config) as exchange:
             task = asyncio.create_task(follow(exchange, pane, {}, lambda _: there.set()))
             await asyncio.wait_for(there.wait(), 20)
+            drawn = shown(pane, time.monotonic())
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+        assert "main (sunx)" in drawn
+        assert "connecting, polled every 3 s" in drawn
+        assert "127.0.0.1" in drawn
         return pane
 
     pane = asyncio.run(first())
     assert pane.balance is not None
     assert pane.balance["USDT"]["free"] == "-2.9969196676"
-    assert "polled" in pane.connection
 
 
 def shown(pane: Pane, now: float) -> str:
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     with console.file:
-        console.print(render([pane], now))
+        console.print(render([pane], now, console))
         return console.export_text(styles=True)
 
 
-def balance_of(total: str) -> dict[str, Any]:
+def balance_of(total: str, timestamp: int = 0) -> dict[str, Any]:
     figures = {"free": total, "used": "0", "total": total}
     views = {view: {"USDT": figure} for view, figure in figures.items()}
-    return {"USDT": figures, **views, "info": {}}
+    return {"USDT": figures, **views, "info": {}, "timestamp": timestamp}
 
 
 def test_changes_are_highlighted() -> None:
     """A figure that changed is highlighted for a moment, an unchanged one is not."""
-    pane = Pane("sunx")
-    assert pane.take(balance_of("1"), None)
-    assert not pane.take(balance_of("1"), None)
-    assert pane.take(balance_of("2"), None)
+    pane = Pane("sunx", "sunx")
+    assert pane.take(balance_of("1"), None, polled=False)
+    assert not pane.take(balance_of("1"), None, polled=False)
+    assert pane.take(balance_of("2"), None, polled=False)
     assert "\x1b[30;43m" in shown(pane, time.monotonic())
     assert "\x1b[30;43m" not in shown(pane, time.monotonic() + 60)
+
+
+def test_older_balances_are_not_shown() -> None:
+    """A balance that was polled before the newest one was pushed changes nothing."""
+    pane = Pane("sunx", "sunx")
+    assert pane.take(balance_of("2", 2000), None, polled=False)
+    assert not pane.take(balance_of("1", 1000), None, polled=True)
+    assert pane.balance == balance_of("2", 2000)
 
 
 def test_sparkline() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ HIGHLIGHT_SECONDS: Final = 2.0
 SPARKS: Final = "▁▂▃▄▅▆▇█"
 SPARK_COUNT: Final = 40
 REFRESH_PER_SECOND: Final = 4
+REASON_LINES: Final = 3
 FEW_ROWS: Final = 3
 """If no more currencies than these of an account fit, everything else makes room for them."""
 
@@ -206,7 +208,9 @@ def _drawn(
         connection += f", {now - pane.seen:.0f} s old"
     parts: list[RenderableType] = [head.append(connection, "dim")]
     if reason:
-        text = Text(printable(reason), "red", overflow="ellipsis", no_wrap=rows is not None)
+        text = Text(printable(reason), "red")
+        if rows is not None:
+            text.truncate(REASON_LINES * console.width - 1, overflow="ellipsis")
         parts.append(text)
     if pane.balance is not None:
         codes = list(pane.balance["total"])
@@ -376,7 +380,7 @@ async def watch(
         for exchange in exchanges:
             await exchange.close()
     if gone.is_set():
-        raise BrokenPipeError
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     return [str(error) for error in ended if isinstance(error, Exception)]
 
 
