@@ -88,7 +88,7 @@ def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) ->
     except _Stop:
         return
     if keys.status != "ok":
-        yield Finding("account", "skipped", "no keys to ask with")
+        yield Finding("account", "skipped", "no keys to read it with")
 
 
 def _keys(exchange: Exchange, sources: list[str], name: str) -> Finding:
@@ -131,7 +131,8 @@ def _name(exchange: Exchange) -> Iterator[Finding]:
         yield Finding("name", "failed", said, advice)
         raise _Stop from None
     addresses = dict.fromkeys(str(each[0]) for _, each in found)
-    yield Finding("name", "ok", f"{host} is {', '.join(addresses)}")
+    known = "" if list(addresses) == [host] else f" is {', '.join(addresses)}"
+    yield Finding("name", "ok", f"{host}{known}")
 
 
 def _reach(exchange: Exchange) -> Iterator[Finding]:

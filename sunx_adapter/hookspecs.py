@@ -25,7 +25,8 @@ class ExchangeOffer:
         name: for people: ``"SunX"``.
         sync_class: import string ``"package.module:Class"`` of a ``ccxt.Exchange``.
         async_class: the same of a ``ccxt.async_support.Exchange``.
-        has: what works, in the terms of ccxt's ``has``: ``{"fetchBalance": True}``.
+        has: what works, in the terms of ccxt's ``has``: ``{"fetchBalance": True}``; where the two
+            classes differ, what works with the asynchronous one.
     """
 
     id: str

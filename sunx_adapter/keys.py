@@ -23,7 +23,6 @@ A table that is named as an exchange is an account of that exchange; any other s
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,6 +256,8 @@ def _accounts(path: Path, only: str | None = None) -> dict[str, Account]:
 
 def _read_accounts(path: Path, only: str | None) -> tuple[dict[str, Account], str]:
     """The accounts, and what is wrong with the file, if anything is."""
+    import tomllib  # noqa: PLC0415 - most users have no such file
+
     try:
         tables = tomllib.loads(read_private(path))
     except tomllib.TOMLDecodeError as error:

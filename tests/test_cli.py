@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,19 +67,19 @@ def test_empty_account() -> None:
 
 
 def test_json_of_one() -> None:
-    """--json prints the unified structure of one exchange and nothing else."""
+    """--json prints ccxt's structure of one account and nothing else, amounts as exact text."""
     done = run("balance", "--sandbox", "-e", "sunx", "--json")
     balance = json.loads(done.stdout)
-    assert balance["USDT"]["used"] == 3210.75
+    assert balance["USDT"]["used"] == "3210.75"
+    assert balance["total"]["USDT"] == "12666.650075113264418803"
     assert done.stderr == ""
 
 
 def test_json_of_several() -> None:
-    """--json of several exchanges is by id; with --precise amounts are text."""
-    done = run("balance", "--sandbox", "--json", "--precise", "--free", "withdrawable")
+    """--json of several accounts is by name."""
+    done = run("balance", "--sandbox", "--json", "--free", "withdrawable")
     balances = json.loads(done.stdout)
     assert list(balances) == ["sunx", "htxfutures"]
-    assert balances["sunx"]["total"]["USDT"] == "12666.650075113264418803"
 
 
 def test_no_keys() -> None:
@@ -95,13 +96,16 @@ def test_no_keys() -> None:
     ("arguments", "words"),
     [
         (["-e", "sunxx", "--sandbox"], "no venue 'sunxx'"),
-        (["--account", "small"], "add --sandbox"),
+        (["--account", "small"], "For an account of the sandbox add --sandbox"),
         (["--account", "nobody", "--sandbox"], "it has: main, small"),
         (["--free", "cash"], "'cash' is not one of"),
+        (["-e", "sunxx"], "did you mean sunx?"),
+        (["-e", "htx"], "no keys for htx, which is ccxt's own exchange; did you mean 'htxfutures'"),
+        (["--account", "mian"], "there is no account 'mian'"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], words: str) -> None:
-    """What cannot be is told with what can."""
+    """What is impossible is an error that says what is possible."""
     done = run("balance", *arguments)
     assert done.returncode != 0
     assert words in " ".join(done.stderr.split())
@@ -163,15 +167,142 @@ def test_exchanges() -> None:
     assert "sunx-adapter" in short.stdout
     assert "exchanges of ccxt" in short.stdout
     assert "kraken" in everything.stdout
-    assert {row["id"] for row in json.loads(as_json.stdout)["exchanges"]} >= {"sunx", "htxfutures"}
+    assert "fetchBalance, watchBalance" in short.stdout
+    rows = {row["id"]: row for row in json.loads(as_json.stdout)["exchanges"]}
+    assert rows["htxfutures"]["has"] == {"fetchBalance": True, "watchBalance": True}
 
 
-@pytest.mark.parametrize("arguments", [[], ["balance"], ["exchanges"], ["sandbox"]])
-def test_help(arguments: list[str]) -> None:
-    """Every command explains itself."""
-    done = run(*arguments, "--help")
+@pytest.mark.parametrize("command", ["", "balance", "exchanges", "watch", "doctor", "sandbox"])
+def test_help(command: str) -> None:
+    """Every command explains itself, with examples, and names no type for what takes no value."""
+    done = run(*command.split(), "--help")
     assert done.returncode == 0
-    assert "Usage" in done.stdout
+    assert f"Usage: sunx-adapter {command}" in done.stdout
+    assert f"$ sunx-adapter {command}" in done.stdout
+    assert "bool" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("sunx-adapter bal", ["balance"]),
+        ("sunx-adapter balance -e ", ["sunx", "htxfutures"]),
+        ("sunx-adapter balance --free w", ["withdrawable"]),
+        ("sunx-adapter sandbox --fault push-re", ["push-reset"]),
+        ("sunx-adapter watch --account grid", ["grid-bot"]),
+    ],
+)
+def test_completion(words: str, completed: list[str], tmp_path: Path) -> None:
+    """A shell completes commands, exchanges, policies, faults and names of accounts."""
+    done = run(
+        _SUNX_ADAPTER_COMPLETE="complete_bash",
+        COMP_WORDS=words,
+        COMP_CWORD=str(len(words.split(" ")) - 1),
+        SUNX_ADAPTER_KEYS=str(keys_file(tmp_path, '[grid-bot]\nexchange = "sunx"\n')),
+    )
+    assert done.stdout.split() == completed
+
+
+def test_completion_can_be_installed() -> None:
+    """--show-completion prints what a shell needs."""
+    done = run(
+        "--show-completion",
+        "bash",
+        SHELL="/bin/bash",
+        _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1",
+    )
+    assert "complete -o" in done.stdout, done.stderr
+
+
+def test_main_module_can_be_imported() -> None:
+    """Importing sunx_adapter.__main__ runs nothing."""
+    code = "import sunx_adapter.__main__"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], env=CLEAN, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_quick_start() -> None:
+    """A balance as JSON needs neither pydantic nor rich, and the version not even ccxt."""
+    with Sandbox() as sandbox:
+        config = sandbox.config("sunx")
+        environ = {
+            "SUNX_API_KEY": config["apiKey"],
+            "SUNX_API_SECRET": config["secret"],
+            "SUNX_REST_URL": sandbox.url,
+        }
+        done = run("balance", "-e", "sunx", "--json", PYTHONPROFILEIMPORTTIME="1", **environ)
+    version = run("--version", PYTHONPROFILEIMPORTTIME="1")
+    imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
+    assert {"ccxt", "typer", "sunx_adapter.keys"} <= imported
+    assert not {"pydantic", "rich", "aiohttp", "sunx_adapter.cli.table"} & imported
+    assert not re.search(r"\| +ccxt$", version.stderr, re.MULTILINE)
+
+
+def keys_file(directory: Path, text: str) -> Path:
+    """A keys file that only its owner can read."""
+    file = directory / "keys.toml"
+    file.write_text(text)
+    file.chmod(0o600)
+    return file
+
+
+def test_named_accounts(tmp_path: Path) -> None:
+    """All accounts of the keys file are read, or one by its name, or those of an exchange."""
+    with Sandbox() as sandbox:
+        tables = ""
+        for name, exchange, account in (("a", "sunx", "main"), ("b", "htxfutures", "small")):
+            config = sandbox.config(exchange, account)
+            tables += (
+                f'[bot-{name}]\nexchange = "{exchange}"\napiKey = "{config["apiKey"]}"\n'
+                f'secret = "{config["secret"]}"\nurls.api.rest = "{sandbox.url}"\n'
+            )
+        environ = {"SUNX_ADAPTER_KEYS": str(keys_file(tmp_path, tables))}
+        everything = run("balance", "--json", **environ)
+        one = run("balance", "--account", "bot-b", **environ)
+        of_sunx = run("balance", "-e", "sunx", **environ)
+        unknown = run("balance", "--account", "bot-d", **environ)
+        checked = run("doctor", **environ)
+    assert list(json.loads(everything.stdout)) == ["bot-a", "bot-b"]
+    assert "bot-b (htxfutures)  NORMAL" in one.stdout
+    assert "bot-a" not in one.stdout
+    assert "bot-a (sunx)" in of_sunx.stdout
+    assert "bot-b" not in of_sunx.stdout
+    assert "there is no account 'bot-d' in the keys file; did you mean 'bot-" in unknown.stderr
+    assert checked.stdout.startswith("bot-a\n")
+    assert checked.stdout.count("keys: found in SUNX_ADAPTER_KEYS") == 2
+
+
+def test_half_of_the_keys() -> None:
+    """If a part of an account's keys is missing, the variable is named, and nothing is read."""
+    done = run("balance", SUNX_API_KEY="made-up", HTXFUTURES_API_KEY="k", HTXFUTURES_API_SECRET="s")
+    assert done.returncode == 1
+    assert "keys of sunx are missing: set SUNX_API_SECRET (or SUNX_PRIVATE_KEY_FILE)" in done.stderr
+
+
+def test_misspelt_table(tmp_path: Path) -> None:
+    """A misspelt table of the keys file is one error that says what was probably meant."""
+    file = keys_file(tmp_path, '[sunxx]\napiKey = "made-up"\n')
+    done = run("balance", SUNX_ADAPTER_KEYS=str(file))
+    assert done.returncode == 1
+    assert done.stderr == f"error: {file}: [sunxx] is no exchange; did you mean 'sunx'?\n"
+
+
+def test_closed_pipe() -> None:
+    """A command whose output nobody reads ends without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run(
+            [*COMMAND, "exchanges", "--all"],
+            env=CLEAN,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert done.stderr == b""
 
 
 def test_version() -> None:
@@ -224,6 +355,7 @@ def test_sandbox_port_in_use() -> None:
     with Sandbox() as sandbox:
         done = run("sandbox", "--port", sandbox.url.rpartition(":")[2])
     assert done.returncode == 1
+    assert "127.0.0.1" in done.stderr
     assert "choose another port" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -239,3 +371,11 @@ def test_sandbox_accounts(tmp_path: Path) -> None:
     assert broken.returncode == 1
     assert "none.json" in broken.stderr
     assert "Traceback" not in broken.stderr
+
+
+def test_sandbox_address_that_is_not_here() -> None:
+    """An address that cannot be listened on is named in the error."""
+    done = run("sandbox", "--host", "192.0.2.1")
+    assert done.returncode == 1
+    assert "192.0.2.1" in done.stderr
+    assert "Traceback" not in done.stderr

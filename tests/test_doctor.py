@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,15 +124,87 @@ def test_command() -> None:
 
 
 def test_command_without_anything() -> None:
-    """With an empty environment and no network it says so, without a traceback."""
-    done = run("doctor", SUNX_REST_URL="http://127.0.0.1:9", HTXFUTURES_REST_URL="http://[::1]:9")
+    """With an empty environment it names the variables to set."""
+    done = run("doctor")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "htxfutures: set HTXFUTURES_API_KEY and HTXFUTURES_API_SECRET" in done.stderr
+    assert "sunx-adapter doctor -e sunx" in done.stderr
+
+
+def test_command_without_keys() -> None:
+    """An exchange that is named is looked at without keys too."""
+    done = run("doctor", "-e", "sunx", SUNX_REST_URL="http://127.0.0.1:9")
     assert done.returncode == 1
-    assert "none found" in done.stdout
+    assert "keys: none found\n    → set SUNX_API_KEY and SUNX_API_SECRET" in done.stdout
+    assert "htxfutures" not in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_only_exchanges_with_keys(sandbox: Sandbox) -> None:
+    """Without a name only the exchanges that there are keys for are looked at."""
+    config = sandbox.config("htxfutures")
+    done = run(
+        "doctor",
+        HTXFUTURES_API_KEY=config["apiKey"],
+        HTXFUTURES_API_SECRET=config["secret"],
+        HTXFUTURES_REST_URL=sandbox.url,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("htxfutures\n  ✔ keys: found in HTXFUTURES_API_KEY, ")
+    assert "sunx\n" not in done.stdout
+
+
+def test_half_of_the_keys() -> None:
+    """The variable that is missing is named."""
+    done = run("doctor", SUNX_API_KEY="made-up", SUNX_REST_URL="http://127.0.0.1:9")
+    assert "keys: only SUNX_API_KEY\n    → set SUNX_API_SECRET (or SUNX_PRIVATE_KEY_FILE)" in (
+        done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [
+        ("apiKey", "…", "apiKey is an example's placeholder"),
+        ("secret", "abcd…", "secret is an example's placeholder"),
+        ("secret", "made up secret", "secret has a blank"),
+        ("apiKey", "mäde-up", "apiKey has a blank, a control character or a letter"),
+        ("privateKey", "made-up junk", "no Ed25519 private key"),
+    ],
+)
+def test_form_of_the_keys(sandbox: Sandbox, key: str, text: str, words: str) -> None:
+    """What cannot be a key is found before anything is signed with it, and is not repeated."""
+    found = findings("sunx", sandbox.config("sunx") | {key: text})
+    assert found["keys"].status == "failed"
+    assert words in found["keys"].seen
+    assert text not in found["keys"].seen or text == "…"
+    assert found["account"].status == "skipped"
+    assert {request.uid for request in sandbox.requests} <= {None}
+
+
+def test_junk_in_the_private_key_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Junk in the private key file is found before the network, with the file's variable."""
+    file = tmp_path / "key.pem"
+    file.write_text("made-up junk")
+    file.chmod(0o600)
+    environ = {"SUNX_API_KEY": "made-up-key", "SUNX_PRIVATE_KEY_FILE": str(file)}
+    done = run("doctor", SUNX_REST_URL=sandbox.url, **environ)
+    assert done.returncode == 1
+    assert f"(from SUNX_API_KEY, SUNX_PRIVATE_KEY_FILE ({file}))" in done.stdout
+    assert "made-up junk" not in done.stdout
+
+
+def test_commands_stay_whole(tmp_path: Path) -> None:
+    """A command that mends something is on one line, on however narrow a terminal."""
+    file = tmp_path / "a-rather-long-name-of-a-file-with-a-private-key.pem"
+    file.write_text("made-up")
+    file.chmod(0o644)
+    done = run("doctor", SUNX_PRIVATE_KEY_FILE=str(file), COLUMNS="40")
+    assert f"chmod 600 '{file}'" in done.stdout
 
 
 def test_unknown_exchange() -> None:
     """An exchange of another plugin is told to be none of this doctor's."""
     done = run("doctor", "-e", "kraken")
     assert done.returncode == 1
-    assert "only sunx, htxfutures" in done.stdout
+    assert "→ only sunx, htxfutures are looked at" in done.stdout

@@ -186,7 +186,7 @@ def test_closed_pipe(sandbox: Sandbox) -> None:
 
 def test_ctrl_c_keeps_the_last_state(sandbox: Sandbox) -> None:
     """Ctrl-C gives the terminal back as it was, with the last state on it."""
-    with terminal("watch", **keys_of(sandbox)) as shown:
+    with terminal("watch", columns=120, lines=30, **keys_of(sandbox)) as shown:
         shown.until(lambda shown: "live" in shown.frame)
         shown.interrupt()
     assert shown.status == 130
@@ -275,7 +275,7 @@ def test_says_at_once_why_it_waits() -> None:
     with Sandbox() as sandbox:
         environ = keys_of(sandbox)
     began = time.monotonic()
-    with terminal("watch", columns=80, **environ) as shown:
+    with terminal("watch", columns=80, lines=30, **environ) as shown:
         shown.until(
             lambda shown: "connecting" in shown.frame and "refused" in " ".join(shown.frame.split())
         )
