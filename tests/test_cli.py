@@ -264,12 +264,14 @@ def test_named_accounts(tmp_path: Path) -> None:
         of_sunx = run("balance", "-e", "sunx", **environ)
         unknown = run("balance", "--account", "bot-d", **environ)
         checked = run("doctor", **environ)
+        no_exchange = run("watch", "--json", "-e", "bot-b", **environ)
     assert list(json.loads(everything.stdout)) == ["bot-a", "bot-b"]
     assert "bot-b (htxfutures)  NORMAL" in one.stdout
     assert "bot-a" not in one.stdout
     assert "bot-a (sunx)" in of_sunx.stdout
     assert "bot-b" not in of_sunx.stdout
     assert "there is no account 'bot-d' in the keys file; did you mean 'bot-" in unknown.stderr
+    assert no_exchange.stderr == "error: 'bot-b' is an account: --account bot-b\n"
     assert checked.stdout.startswith("bot-a\n")
     assert checked.stdout.count("keys: found in SUNX_ADAPTER_KEYS") == 2
 
@@ -379,3 +381,25 @@ def test_sandbox_address_that_is_not_here() -> None:
     assert done.returncode == 1
     assert "192.0.2.1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_sandbox_logs() -> None:
+    """With --verbose the sandbox logs each request and what went wrong, without its query."""
+    with subprocess.Popen(
+        [*COMMAND, "sandbox", "--verbose", "--fault", "html"],
+        env=CLEAN | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().split(" at ")[1].split()[0]
+            httpx.get(f"{address}/v5/account/balance?Signature=made-up", trust_env=False)
+        finally:
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert "sunx_adapter.sandbox" in errors
+    assert "/v5/account/balance" in errors
+    assert "html" in errors
+    assert "made-up" not in errors

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from sunx_adapter.cli.output import UsageError
 from sunx_adapter.hints import did_you_mean
+from sunx_adapter.host import HostError
 from sunx_adapter.keys import (
     KEYS_FILE_VARIABLE,
     Account,
     account_from_environment,
+    account_names,
     accounts_from_environment,
     missing_keys,
 )
@@ -56,7 +58,14 @@ def chosen_accounts(
         HostError: no plugin offers an exchange.
     """
     for exchange_id in exchanges or ():
-        host.offer(exchange_id)  # an unknown id is a mistake whether there are keys or not
+        try:
+            host.offer(exchange_id)  # an unknown id is a mistake whether there are keys or not
+        except HostError as error:
+            if exchange_id in account_names():
+                raise UsageError(
+                    f"{exchange_id!r} is an account: --account {exchange_id}"
+                ) from error
+            raise
     if account is not None:
         accounts = {account: named_account(account)}
     else:
