@@ -101,7 +101,10 @@ def test_no_keys() -> None:
         (["--free", "cash"], "'cash' is not one of"),
         (["-e", "sunxx"], "did you mean sunx?"),
         (["-e", "htx"], "no keys for htx, which is ccxt's own exchange; did you mean 'htxfutures'"),
-        (["--account", "mian"], "there is no account 'mian'"),
+        (
+            ["--account", "mian"],
+            "there are no keys of an account 'mian'; SUNX_ADAPTER_KEYS names the file",
+        ),
     ],
 )
 def test_wrong_arguments(arguments: list[str], words: str) -> None:
@@ -270,7 +273,7 @@ def test_named_accounts(tmp_path: Path) -> None:
     assert "bot-a" not in one.stdout
     assert "bot-a (sunx)" in of_sunx.stdout
     assert "bot-b" not in of_sunx.stdout
-    assert "there is no account 'bot-d' in the keys file; did you mean 'bot-" in unknown.stderr
+    assert "there are no keys of an account 'bot-d'; did you mean 'bot-" in unknown.stderr
     assert no_exchange.stderr == "error: 'bot-b' is an account: --account bot-b\n"
     assert checked.stdout.startswith("bot-a\n")
     assert checked.stdout.count("keys: found in SUNX_ADAPTER_KEYS") == 2

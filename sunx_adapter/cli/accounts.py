@@ -101,9 +101,10 @@ def named_account(name: str) -> Account:
     account = account_from_environment(name)
     if account.config or name in VENUES:
         return account
-    hint = did_you_mean(name, accounts_from_environment())
+    known = account_names()
+    place = "" if known else f"; {KEYS_FILE_VARIABLE} names the file with its table"
     raise UsageError(
-        f"there is no account {name!r} in the keys file{hint or f'; {KEYS_FILE_VARIABLE} names it'}"
+        f"there are no keys of an account {name!r}{place or did_you_mean(name, known)}"
         "\nFor an account of the sandbox add --sandbox"
     )
 
