@@ -164,7 +164,8 @@ def test_command_among_bad_neighbours(place: Place) -> None:
         beside=list(place.plugins.values()),
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["USDT"] == MAIN_USDT
+    figures = json.loads(done.stdout)["USDT"]
+    assert {view: float(figure) for view, figure in figures.items()} == MAIN_USDT
 
 
 def test_drop_in_for_a_bot_that_knows_only_ccxt(place: Place) -> None:
