@@ -1,34 +1,28 @@
 """Options, fixtures and the report of the conformance suite; see ``README.md``."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import pytest
 
-from suite.exchanges import AsyncFace, Bench, Face, FaceName, SyncFace
-from suite.playback import Playback
-from suite.report import Report
-from suite.vectors import DEFAULT_VECTORS, Collection, Played, Vector, VectorsError, load_collection
+pytest.register_assert_rewrite("suite.rules")
 
-FACES: Final[tuple[FaceName, ...]] = ("sync", "async")
+from suite.exchanges import AsyncRunner, Bench, Mode, Runner, SyncRunner  # noqa: E402
+from suite.playback import Playback  # noqa: E402
+from suite.report import Report, attach_record  # noqa: E402
+from suite.vectors import (  # noqa: E402
+    DEFAULT_VECTORS,
+    Collection,
+    VectorsError,
+    load_collection,
+)
+from sunx_adapter.host import ExchangeHost, HostError  # noqa: E402
 
-KINDS: Final[dict[str, Callable[[Vector], bool]]] = {
-    "played": lambda _: True,
-    "account": lambda vector: vector.gives_balance,
-    "summarised": lambda vector: "account" in vector.expect,
-    "repeating": lambda vector: vector.repeats_the_request,
-    "with_params": lambda vector: bool(vector.params),
-}
-"""Which vectors a test gets, by the name of its argument."""
-
-CASES: Final = ("vector", *KINDS)
-
-IS_THE_VECTOR: Final = "is_the_vector"
+MODES: Final[tuple[Mode, ...]] = ("sync", "async")
 
 _COLLECTION: Final = pytest.StashKey[Collection]()
-_REPORT: Final = pytest.StashKey[Report]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,8 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="ID",
-        help="an exchange to try, as its plugin offers it; may be given several times "
-        "(default: those that the vectors' config.toml names)",
+        help="an exchange to test, by the id that its plugin offers; may be given several times "
+        "(default: those in the vectors' config.toml)",
     )
     group.addoption(
         "--vectors",
@@ -54,53 +48,66 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         default=None,
         metavar="FILE.md",
-        help="write a Markdown table of what held",
+        help="write a Markdown table of what holds",
     )
     group.addoption(
         "--write-readme",
         action="store_true",
-        help="write the table of what ccxt makes of the vectors into the project's README",
+        help="write the table of ccxt's own results into the project's README",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the vectors."""
+    """Load the vectors, and check the ids of the exchanges before any test is made of them."""
     config.addinivalue_line(
-        "markers", f"{IS_THE_VECTOR}: the test of what a vector says; reported by its group"
+        "markers", "xdist_group(name): run in the same process as the group's other tests"
     )
     try:
         collection = load_collection(config.getoption("--vectors"))
     except VectorsError as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[_COLLECTION] = collection
-    config.stash[_REPORT] = Report(
-        f"{len(collection.vectors)} vectors over HTTP, each to the synchronous and the "
-        f"asynchronous exchange; ccxt {version('ccxt')}."
-    )
+    _check_exchanges(config)
+    report: Path | None = config.getoption("--report")
+    # pytest-xdist's workers send their results to the process that writes the report.
+    if report is not None and not hasattr(config, "workerinput"):
+        heading = (
+            f"{len(collection.vectors)} vectors over HTTP, each to the synchronous and the "
+            f"asynchronous exchange; ccxt {version('ccxt')}."
+        )
+        config.pluginmanager.register(Report(report, heading))
 
 
 def _exchange_ids(config: pytest.Config) -> list[str]:
     chosen: list[str] = config.getoption("--exchange")
-    ids = chosen or list(config.stash[_COLLECTION].settings.exchanges)
+    return list(dict.fromkeys(chosen or config.stash[_COLLECTION].settings.exchanges))
+
+
+def _check_exchanges(config: pytest.Config) -> None:
+    ids = _exchange_ids(config)
     if not ids:
         raise pytest.UsageError("name an exchange: --exchange ID")
-    return list(dict.fromkeys(ids))
+    host = ExchangeHost()
+    for exchange_id in ids:
+        try:
+            host.offer(exchange_id)
+        except HostError as error:
+            problems = [str(error), *map(str, host.problems)]
+            raise pytest.UsageError(f"--exchange {exchange_id}: {'; '.join(problems)}") from error
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Multiply the tests by exchange, by way to call it, and by vector."""
+    """Multiply the tests by exchange, by kind of exchange, and by vector."""
     names = metafunc.fixturenames
-    if "bench" in names:
-        benches = [(name, face) for name in _exchange_ids(metafunc.config) for face in FACES]
-        ids = [f"{name}-{face}" for name, face in benches]
-        metafunc.parametrize("bench", benches, indirect=True, ids=ids, scope="session")
     collection = metafunc.config.stash[_COLLECTION]
+    if "bench" in names:
+        benches = [(name, mode) for name in _exchange_ids(metafunc.config) for mode in MODES]
+        ids = [f"{name}-{mode}" for name, mode in benches]
+        metafunc.parametrize("bench", benches, indirect=True, ids=ids, scope="session")
     if "vector" in names:
         metafunc.parametrize("vector", collection.vectors, ids=str)
-    for name, wanted in KINDS.items():
-        if name in names:
-            plays = [played for played in collection.played() if wanted(played.vector)]
-            metafunc.parametrize(name, plays, ids=str)
+    if "case" in names:
+        metafunc.parametrize("case", collection.cases(), ids=str)
 
 
 @pytest.fixture(scope="session")
@@ -111,16 +118,16 @@ def collection(pytestconfig: pytest.Config) -> Collection:
 
 @pytest.fixture(scope="session")
 def playback() -> Iterator[Playback]:
-    """The thread in which vectors are played."""
+    """The thread of the servers that play the vectors."""
     with Playback() as playback:
         yield playback
 
 
 @pytest.fixture(scope="session")
-def faces() -> Iterator[dict[FaceName, Face]]:
-    """Both ways to call an exchange."""
-    with AsyncFace() as asynchronous:
-        yield {"sync": SyncFace(), "async": asynchronous}
+def runners() -> Iterator[dict[Mode, Runner]]:
+    """How each kind of exchange is called."""
+    with AsyncRunner() as asynchronous:
+        yield {"sync": SyncRunner(), "async": asynchronous}
 
 
 @pytest.fixture(scope="session")
@@ -128,44 +135,19 @@ def bench(
     request: pytest.FixtureRequest,
     collection: Collection,
     playback: Playback,
-    faces: dict[FaceName, Face],
+    runners: dict[Mode, Runner],
 ) -> Bench:
-    """One exchange, called in one way."""
-    exchange_id, face = request.param
-    return Bench(exchange_id, faces[face], collection, playback)
+    """One exchange of one kind."""
+    exchange_id, mode = request.param
+    return Bench(exchange_id, runners[mode], collection, playback)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the result for the report."""
+    """Attach what the report needs."""
     result = yield
     if (result.when == "call" or result.failed) and isinstance(item, pytest.Function):
-        _note(item, result)
+        attach_record(item, result)
     return result
-
-
-def _note(item: pytest.Function, result: pytest.TestReport) -> None:
-    report = item.config.stash[_REPORT]
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    rule = (item.function.__doc__ or item.name).splitlines()[0].rstrip(".")
-    column = None
-    if "bench" in parameters:
-        exchange_id, face = cast("tuple[str, str]", parameters["bench"])
-        column = f"{exchange_id} {face}"
-        if item.get_closest_marker(IS_THE_VECTOR):
-            played = cast("Played", parameters["played"])
-            report.add_vector(played.vector.group, column, result.outcome)
-        else:
-            report.add_rule(rule, column, result.outcome)
-    if result.failed:
-        case = next((str(parameters[name]) for name in CASES if name in parameters), None)
-        report.add_failure(rule, case, column)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the report if one was asked for."""
-    path: Path | None = session.config.getoption("--report")
-    if path is not None:
-        session.config.stash[_REPORT].write(path)

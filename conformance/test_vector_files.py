@@ -1,4 +1,4 @@
-"""The vectors themselves: well-formed, and in agreement with themselves."""
+"""The vectors themselves: well-formed and consistent."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -19,16 +19,12 @@ def _validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-def test_vectors_fit_the_schema(vector: Vector) -> None:
-    """Every vector is as `vector.schema.json` says."""
+def test_vector_file(vector: Vector, collection: Collection) -> None:
+    """Every vector fits `vector.schema.json`; what it expects is possible and consistent."""
     errors = [
         f"{error.json_path}: {error.message}" for error in _validator().iter_errors(vector.content)
     ]
     assert not errors, "\n".join(errors)
-
-
-def test_vectors_expect_what_can_be(vector: Vector, collection: Collection) -> None:
-    """Every expectation is in agreement with itself, and names exceptions that ccxt has."""
     assert set(vector.variants) <= set(collection.settings.variants)
     expect = vector.expect
     if not vector.gives_balance:

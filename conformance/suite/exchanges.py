@@ -1,4 +1,4 @@
-"""Exchanges under test: made by the host, pointed at a playing server, called in either way."""
+"""Exchanges under test: made by the host, pointed at a server, synchronous or asynchronous."""
 
 import asyncio
 import contextlib
@@ -12,48 +12,48 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from suite.playback import Play, Playback, Request
-from suite.vectors import SERVER, Collection, Played, Variant
+from suite.vectors import SERVER, Collection, Case, Variant
 from sunx_adapter.host import ExchangeHost
 
-FaceName = Literal["sync", "async"]
+Mode = Literal["sync", "async"]
 
 
-class Face(Protocol):
-    """One of ccxt's two ways to call an exchange."""
+class Runner(Protocol):
+    """Runs calls of one of ccxt's two kinds of exchange."""
 
-    name: FaceName
+    mode: Mode
 
     def run(self, action: Callable[[], Any]) -> Any:
-        """What the action gives, waited for if need be."""
+        """Run the action and wait for its result."""
         ...
 
     def run_together(self, actions: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What the actions give, all of them under way at once."""
+        """Run all actions at once and wait for their results."""
         ...
 
 
-class SyncFace:
-    """ccxt's synchronous exchanges; several at once in threads."""
+class SyncRunner:
+    """For synchronous exchanges; several at once in threads."""
 
-    name: FaceName = "sync"
+    mode: Mode = "sync"
 
     def run(self, action: Callable[[], Any]) -> Any:
-        """What the action gives."""
+        """Run the action."""
         return action()
 
     def run_together(self, actions: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What the actions give, each in a thread of its own."""
+        """Run each action in a thread of its own."""
         with ThreadPoolExecutor(len(actions)) as threads:
             return list(threads.map(lambda action: action(), actions))
 
 
-class AsyncFace:
-    """ccxt's asynchronous exchanges, all in one event loop. A context manager."""
+class AsyncRunner:
+    """For asynchronous exchanges, all in one event loop. A context manager."""
 
-    name: FaceName = "async"
+    mode: Mode = "async"
 
     def __init__(self) -> None:
-        self._runner = asyncio.Runner()
+        self._loop = asyncio.Runner()
 
     def __enter__(self) -> Self:
         return self
@@ -64,19 +64,19 @@ class AsyncFace:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._runner.close()
+        self._loop.close()
 
     def run(self, action: Callable[[], Any]) -> Any:
-        """What the action gives, awaited where it is awaitable."""
-        return self._runner.run(_awaited(action))
+        """Run the action; a result that can be awaited is awaited."""
+        return self._loop.run(_awaited(action))
 
     def run_together(self, actions: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What the actions give, as tasks of one event loop."""
+        """Run the actions as tasks of the event loop."""
 
         async def gathered() -> list[Any]:
             return list(await asyncio.gather(*map(_awaited, actions)))
 
-        return self._runner.run(gathered())
+        return self._loop.run(gathered())
 
 
 async def _awaited(action: Callable[[], Any]) -> Any:
@@ -86,32 +86,32 @@ async def _awaited(action: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Opened:
-    """An exchange that talks to a play.
+    """An exchange that talks to a server with one vector.
 
     Attributes:
         exchange: as the host made it.
         play: the server behind it.
-        face: how it is called.
+        runner: how its methods are called.
     """
 
     exchange: Any
     play: Play
-    face: Face
+    runner: Runner
 
     def call(self, method: str, *args: object, **kwargs: object) -> Any:
-        """What a method of the exchange gives."""
-        return self.face.run(lambda: getattr(self.exchange, method)(*args, **kwargs))
+        """Call a method of the exchange and wait for its result."""
+        return self.runner.run(lambda: getattr(self.exchange, method)(*args, **kwargs))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call gave.
+    """The outcome of one call.
 
     Attributes:
         balance: the balance; ``None`` if the call failed.
         error: the exception; ``None`` if the call did not fail.
-        requests: what was sent.
-        log: every log line that was written meanwhile, of any level.
+        requests: those that the server received.
+        log: all log lines of the call, of every level.
     """
 
     balance: dict[str, Any] | None
@@ -119,91 +119,93 @@ class Outcome:
     requests: tuple[Request, ...]
     log: str
 
-    def given_balance(self) -> dict[str, Any]:
-        """The balance; a call that failed fails again."""
+    def balance_or_raise(self) -> dict[str, Any]:
+        """The balance; raises the call's exception if it failed."""
         if self.error is not None:
             raise self.error
-        assert self.balance is not None, "fetch_balance() gave None"
+        assert self.balance is not None, "fetch_balance() returned None"
         return self.balance
 
 
 class Bench:
-    """One exchange, called in one way, with the vectors to play to it.
+    """One exchange of one kind, and the vectors to test it with.
 
     Args:
-        exchange_id: as the host knows it.
-        face: how it is called.
-        collection: the vectors and how the exchange is configured for them.
-        playback: where they are played.
+        exchange_id: as the host names it.
+        runner: how its methods are called.
+        collection: the vectors and their settings.
+        playback: the thread of the servers.
     """
 
     def __init__(
-        self, exchange_id: str, face: Face, collection: Collection, playback: Playback
+        self, exchange_id: str, runner: Runner, collection: Collection, playback: Playback
     ) -> None:
         self.exchange_id = exchange_id
-        self.face = face
+        self.runner = runner
         self.collection = collection
         self._playback = playback
         self._host = ExchangeHost()
-        self._outcomes: dict[tuple[str, type | None], Outcome] = {}
+        self._case: Case | None = None
+        self._outcomes: dict[type | None, Outcome] = {}
 
-    def config(self, played: Played | None, address: str, **extra: object) -> dict[str, Any]:
-        """The configuration for a vector, with the server's address filled in."""
+    def config(self, case: Case | None, address: str, **extra: object) -> dict[str, Any]:
+        """The exchange's configuration for a case, with the server's address."""
         settings = self.collection.settings
         config: Mapping[str, Any] = settings.config
-        if played is not None:
-            config = _merged(config, self.variant(played).config)
-            config = _merged(config, played.vector.config)
+        if case is not None:
+            config = _merged(config, self.variant(case).config)
+            config = _merged(config, case.vector.config)
         return dict(_filled({**config, **extra}, address))
 
-    def variant(self, played: Played) -> Variant:
-        """The path variant over which a vector is played."""
-        if played.variant is None:
+    def variant(self, case: Case) -> Variant:
+        """The path variant of a case."""
+        if case.variant is None:
             return Variant()
-        return self.collection.settings.variants[played.variant]
+        return self.collection.settings.variants[case.variant]
 
     @contextlib.contextmanager
-    def opened(self, played: Played | None = None, **extra: object) -> Iterator[Opened]:
-        """An exchange with a server behind it, both closed in the end.
+    def opened(self, case: Case | None = None, **extra: object) -> Iterator[Opened]:
+        """An exchange and its server, both closed at the end.
 
         Args:
-            played: what the server plays; without it, it answers with an empty object.
+            case: what the server answers; without one, an empty object.
             extra: further configuration (``number=Decimal``).
         """
-        vector = played.vector if played else None
+        vector = case.vector if case else None
         with self._playback.playing(vector, self.collection.settings.answers) as play:
-            config = self.config(played, play.address, **extra)
-            exchange = self.face.run(lambda: self._make(config))
+            config = self.config(case, play.address, **extra)
+            exchange = self.runner.run(lambda: self._make(config))
             try:
-                yield Opened(exchange, play, self.face)
+                yield Opened(exchange, play, self.runner)
             finally:
                 if hasattr(exchange, "close"):
-                    self.face.run(exchange.close)
+                    self.runner.run(exchange.close)
 
     def _make(self, config: dict[str, Any]) -> Any:
-        return self._host.create(self.exchange_id, config, self.face.name == "async")
+        return self._host.create(self.exchange_id, config, self.runner.mode == "async")
 
-    def outcome(self, played: Played, number: type | None) -> Outcome:
-        """What ``fetch_balance()`` gives for a vector; asked once, then remembered.
+    def outcome(self, case: Case, number: type | None) -> Outcome:
+        """The outcome of ``fetch_balance()``, remembered until another case is asked for.
 
         Args:
-            played: the vector.
-            number: the configuration's ``number``; ``None`` to leave it out.
+            case: the vector.
+            number: the configuration's ``number``; ``None`` for none.
         """
-        key = (str(played), number)
-        if key not in self._outcomes:
-            self._outcomes[key] = self._ask(played, number)
-        return self._outcomes[key]
+        if case != self._case:
+            self._case, self._outcomes = case, {}
+        if number not in self._outcomes:
+            self._outcomes[number] = self._fetch(case, number)
+        return self._outcomes[number]
 
-    def _ask(self, played: Played, number: type | None) -> Outcome:
+    def _fetch(self, case: Case, number: type | None) -> Outcome:
         extra = {} if number is None else {"number": number}
         balance = failure = None
         requests: list[Request] = []
         with _log_lines() as log:
             try:
-                with self.opened(played, **extra) as opened:
+                with self.opened(case, **extra) as opened:
                     requests = opened.play.requests
-                    balance = opened.call("fetch_balance", *played.vector.arguments())
+                    balance = opened.call("fetch_balance", *case.vector.arguments())
             except Exception as error:  # noqa: BLE001 - the vector says which it must be
                 failure = error
         return Outcome(balance, failure, tuple(requests), "\n".join(log))

@@ -1,53 +1,72 @@
-"""The report: Markdown tables of what held, for a README."""
+"""The report: Markdown tables of what holds, for a README."""
 
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-HELD: Final = "passed"
-FAILED: Final = "failed"
+import pytest
 
-_MAX_LISTED: Final = 50
+OUTCOMES: Final = pytest.StashKey[list[tuple[str, str]]]()
+"""Of a test: the rules that it checks and the outcome of each; the first is the vector's own."""
+
+_RECORD: Final = "conformance"
+_MAX_FAILURES: Final = 50
 
 _Rows = dict[str, dict[str, Counter[str]]]
 
 
+def attach_record(item: pytest.Function, result: pytest.TestReport) -> None:
+    """Attach to a result what the report needs, so that it also travels between processes."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    text = (item.function.__doc__ or item.name).splitlines()[0].rstrip(".")
+    case = parameters.get("case", parameters.get("vector"))
+    record = {
+        "column": " ".join(parameters["bench"]) if "bench" in parameters else None,
+        "group": parameters["case"].vector.group if "case" in parameters else None,
+        "case": None if case is None else str(case),
+        "rules": item.stash.get(OUTCOMES, [(text, result.outcome)]),
+    }
+    result.user_properties.append((_RECORD, record))
+
+
 class Report:
-    """What every test of a run gave.
+    """Collects the results of a run and writes them to a file. A pytest plugin.
 
     Args:
+        path: the file to write.
         heading: what was run.
     """
 
-    def __init__(self, heading: str) -> None:
+    def __init__(self, path: Path, heading: str) -> None:
+        self._path = path
         self._heading = heading
         self._columns: dict[str, None] = {}
         self._vectors: _Rows = {}
         self._rules: _Rows = {}
         self._failures: dict[str, list[str]] = {}
 
-    def add_vector(self, group: str, column: str, outcome: str) -> None:
-        """Note whether a vector held.
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add one result."""
+        for name, value in report.user_properties:
+            if name == _RECORD:
+                self._add_record(value)  # type: ignore[arg-type]
 
-        Args:
-            group: what it is about.
-            column: for whom: ``"sunx sync"``.
-            outcome: pytest's: ``"passed"``, ``"failed"``, ``"skipped"``.
-        """
-        self._add(self._vectors, group, column, outcome)
+    def pytest_sessionfinish(self) -> None:
+        """Write the file."""
+        self._path.write_text(self.markdown(), encoding="utf-8")
 
-    def add_rule(self, rule: str, column: str, outcome: str) -> None:
-        """Note whether a rule held in one case; arguments as above."""
-        self._add(self._rules, rule, column, outcome)
-
-    def add_failure(self, rule: str, case: str | None, column: str | None) -> None:
-        """Note what exactly did not hold."""
-        text = rule if case is None else f"`{case}`: {rule}"
-        self._failures.setdefault(text, []).extend([column] if column else [])
-
-    def _add(self, rows: _Rows, row: str, column: str, outcome: str) -> None:
-        self._columns[column] = None
-        rows.setdefault(row, {}).setdefault(column, Counter())[outcome] += 1
+    def _add_record(self, record: dict[str, Any]) -> None:
+        column, group, case = record["column"], record["group"], record["case"]
+        for number, (text, outcome) in enumerate(record["rules"]):
+            if column is not None:
+                rows, row = (
+                    (self._vectors, group) if group and not number else (self._rules, text)
+                )
+                self._columns[column] = None
+                rows.setdefault(row, {}).setdefault(column, Counter())[outcome] += 1
+            if outcome == "failed":
+                failure = text if case is None else f"`{case}`: {text}"
+                self._failures.setdefault(failure, []).extend([column] if column else [])
 
     def markdown(self) -> str:
         """The whole report."""
@@ -55,31 +74,28 @@ class Report:
         lines += self._table("vectors about", dict(sorted(self._vectors.items())))
         lines += self._table("what must hold besides", self._rules)
         if self._failures:
-            lines += ["", "What did not hold:", ""]
-            for failure, columns in list(self._failures.items())[:_MAX_LISTED]:
+            lines += ["", "What does not hold:", ""]
+            for failure, columns in list(self._failures.items())[:_MAX_FAILURES]:
                 where = f" ({', '.join(dict.fromkeys(columns))})" if columns else ""
                 lines.append(f"- {failure}{where}")
-            if len(self._failures) > _MAX_LISTED:
-                lines.append(f"- … and {len(self._failures) - _MAX_LISTED} more")
+            if len(self._failures) > _MAX_FAILURES:
+                lines.append(f"- … and {len(self._failures) - _MAX_FAILURES} more")
         return "\n".join([*lines, ""])
 
     def _table(self, title: str, rows: _Rows) -> list[str]:
         if not rows:
             return []
-        lines = ["", f"| {title} | {' | '.join(self._columns)} |"]
-        lines.append(f"|---|{'---|' * len(self._columns)}")
+        columns = sorted(self._columns)
+        lines = ["", f"| {title} | {' | '.join(columns)} |"]
+        lines.append(f"|---|{'---|' * len(columns)}")
         for text, row in rows.items():
-            cells = [_cell(row.get(column, Counter())) for column in self._columns]
+            cells = [_cell(row.get(column, Counter())) for column in columns]
             lines.append(f"| {text} | {' | '.join(cells)} |")
         return lines
 
-    def write(self, path: Path) -> None:
-        """Write the report to a file."""
-        path.write_text(self.markdown(), encoding="utf-8")
-
 
 def _cell(results: Counter[str]) -> str:
-    held, failed = results[HELD], results[FAILED]
+    passed, failed = results["passed"], results["failed"]
     if failed:
-        return f"✘ {failed} of {held + failed}"
-    return f"✔ {held}" if held else "·"
+        return f"✘ {failed} of {passed + failed}"
+    return f"✔ {passed}" if passed else "·"

@@ -1,6 +1,6 @@
-"""Vectors: answers of a venue, and what must come out of them.
+"""Vectors: a venue's answers, and what an exchange must make of them.
 
-The format is told in ``README.md`` and in ``vector.schema.json``; nothing here knows a venue.
+``README.md`` and ``vector.schema.json`` describe the format; nothing here knows a venue.
 """
 
 import base64
@@ -19,7 +19,7 @@ SERVER: Final = "@SERVER@"
 """Stands for the playing server's address, ``http://127.0.0.1:…``."""
 
 TARGET: Final = "@TARGET@"
-"""Stands for the request's path and query, as they came."""
+"""Stands for the path and query of the request, unchanged."""
 
 SETTINGS_FILE: Final = "config.toml"
 
@@ -28,17 +28,17 @@ DEFAULT_VECTORS: Final = Path(__file__).parent.parent / "vectors"
 
 
 class VectorsError(Exception):
-    """A directory of vectors cannot be used; the text says why."""
+    """A directory of vectors cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer as it is meant, before any fault of the transport.
+    """A complete HTTP answer, before any fault of the transport.
 
     Attributes:
         status: the HTTP status code.
-        headers: without those that tell of length and framing.
-        body: as it goes over the wire, so compressed where it is.
+        headers: without those for length and framing.
+        body: as sent, so possibly compressed.
         text_body: whether placeholders in the body are filled in.
     """
 
@@ -50,17 +50,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How an answer travels; by default whole, at once, with its length.
+    """How an answer is sent; by default whole, at once, with its length.
 
     Attributes:
-        connection: instead of an answer: nobody listens, the connection is reset or closed, or
-            nothing ever comes.
-        raw: bytes that come instead of an HTTP answer; the connection is closed behind them.
-        framing: how the end of the body is told.
+        connection: instead of an answer: the connection is refused, reset or closed, or the server
+            stays silent.
+        raw: bytes to send instead of an HTTP answer, before the connection is closed.
+        framing: how the client learns where the body ends.
         piece: how many bytes of the body (or of ``raw``) are sent at a time; ``None`` for all.
-        pause: how long to rest between two pieces, in seconds.
+        pause: the pause between two pieces, in seconds.
         cut_after: after how many bytes of the body to stop; ``None`` for never.
-        cut_by: what happens there.
+        cut_by: what happens then.
     """
 
     connection: Literal["refuse", "reset", "close", "silent"] | None = None
@@ -74,7 +74,7 @@ class Transport:
 
 @dataclass(frozen=True)
 class Vector:
-    """One vector file. Anything but its name is read when it is asked for."""
+    """One vector file."""
 
     path: Path
     content: Mapping[str, Any]
@@ -84,22 +84,22 @@ class Vector:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending; it says what the vector shows."""
+        """The file's name without its suffix; it says what the vector shows."""
         return self.path.stem
 
     @property
     def group(self) -> str:
-        """What it is about, for the report."""
+        """Its subject: one row of the report."""
         return str(self.content.get("group", "other"))
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Names of the path variants it is played over; none means the exchange's own."""
+        """The path variants it is played over; empty means the exchange's own."""
         return tuple(self.content.get("variants", ()))
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """What is added to the exchange's configuration."""
+        """Additions to the exchange's configuration."""
         config: Mapping[str, Any] = self.content.get("config", {})
         return config
 
@@ -110,28 +110,28 @@ class Vector:
         return params
 
     def arguments(self) -> tuple[dict[str, Any], ...]:
-        """The arguments of ``fetch_balance()``, the caller's to change."""
+        """The arguments of ``fetch_balance()``, copied, so the caller may change them."""
         return () if self.params is None else (copy.deepcopy(dict(self.params)),)
 
     @property
     def expect(self) -> Mapping[str, Any]:
-        """What must come out."""
+        """The expected balance or exception."""
         expect: Mapping[str, Any] = self.content.get("expect", {})
         return expect
 
     @property
     def gives_balance(self) -> bool:
-        """Whether a balance must come out, and no exception."""
+        """Whether the exchange must return a balance, not raise."""
         return "balance" in self.expect
 
     @cached_property
     def answer(self) -> Answer:
-        """What the venue answers."""
+        """The venue's answer."""
         return read_answer(self.content.get("answer", {}))
 
     @property
     def repeats_the_request(self) -> bool:
-        """Whether the venue's answer holds the request's query, so its key and signature."""
+        """Whether the answer repeats the request's query, with its key and signature."""
         texts = [*self.answer.headers.values()]
         if self.answer.text_body:
             texts.append(self.answer.body.decode())
@@ -145,7 +145,7 @@ class Vector:
 
     @cached_property
     def transport(self) -> Transport:
-        """How the answer travels."""
+        """How the answer is sent."""
         content = dict(self.content.get("transport", {}))
         if "raw" in content:
             content["raw"] = _body_bytes(content["raw"])
@@ -155,7 +155,7 @@ class Vector:
 
 
 @dataclass(frozen=True)
-class Played:
+class Case:
     """A vector over one path variant (``None``: the exchange's own)."""
 
     vector: Vector
@@ -171,8 +171,8 @@ class Variant:
     """One spelling of the venue's API.
 
     Attributes:
-        config: what is added to the exchange's configuration to speak it.
-        path: where the balance must be asked for; ``None`` if that may be anywhere.
+        config: additions to the exchange's configuration that select it.
+        path: the path that must be requested; ``None`` for any.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -181,14 +181,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Settings:
-    """``config.toml`` of a directory of vectors: how exchanges are pointed at the server.
+    """``config.toml`` of a directory of vectors: how exchanges reach the server.
 
     Attributes:
-        exchanges: ids to run if none are named.
+        exchanges: ids to test by default.
         config: the configuration of every exchange.
         variants: the path variants that vectors may name.
-        answers: what is answered at other paths (markets, currencies).
-        secret_query: names of query parameters that nobody may see in an exception or a log.
+        answers: answers at other paths (markets, currencies).
+        secret_query: query parameters whose values must not be in exceptions or logs.
     """
 
     exchanges: tuple[str, ...] = ()
@@ -206,10 +206,10 @@ class Collection:
     vectors: tuple[Vector, ...]
     settings: Settings
 
-    def played(self) -> list[Played]:
+    def cases(self) -> list[Case]:
         """Every vector over every variant that it names."""
         return [
-            Played(vector, variant)
+            Case(vector, variant)
             for vector in self.vectors
             for variant in (vector.variants or (None,))
         ]
@@ -219,11 +219,11 @@ def load_collection(directory: Path) -> Collection:
     """Read a directory of vectors.
 
     Raises:
-        VectorsError: there are none, or one is no JSON object; the text names the file.
+        VectorsError: there are none, or one is not a JSON object; the message names the file.
     """
     vectors = tuple(_load_vector(path) for path in sorted(directory.glob("*.json")))
     if not vectors:
-        raise VectorsError(f"there are no vectors (*.json) in {directory}")
+        raise VectorsError(f"no vectors (*.json) in {directory}")
     return Collection(directory, vectors, _load_settings(directory / SETTINGS_FILE))
 
 
@@ -231,9 +231,9 @@ def _load_vector(path: Path) -> Vector:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise VectorsError(f"{path} is no JSON: {error}") from error
+        raise VectorsError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise VectorsError(f"{path} is no JSON object")
+        raise VectorsError(f"{path} is not a JSON object")
     return Vector(path, content)
 
 
@@ -243,7 +243,7 @@ def _load_settings(path: Path) -> Settings:
     except FileNotFoundError:
         raise VectorsError(f"{path} is missing: it says how to configure exchanges") from None
     except ValueError as error:
-        raise VectorsError(f"{path} is no TOML: {error}") from error
+        raise VectorsError(f"{path} is not TOML: {error}") from error
     try:
         return Settings(
             exchanges=tuple(content.pop("exchanges", ())),
