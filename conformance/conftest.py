@@ -59,9 +59,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the vectors, and check the ids of the exchanges before any test is made of them."""
-    config.addinivalue_line(
-        "markers", "xdist_group(name): run in the same process as the group's other tests"
-    )
     try:
         collection = load_collection(config.getoption("--vectors"))
     except VectorsError as error:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sandbox, Sunx
+from tests import progress
 from tests.certificates import make_certificate
 
 PAYLOADS = Path(__file__).parent / "payloads"
@@ -21,6 +22,11 @@ CLASSES: dict[tuple[str, bool], Any] = {
     ("htxfutures", False): HtxFutures,
     ("htxfutures", True): AsyncHtxFutures,
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start long tests first and say what they do."""
+    progress.register(config)
 
 
 @dataclass(frozen=True, slots=True)

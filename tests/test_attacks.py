@@ -394,6 +394,7 @@ def test_14_first_calls_of_many_threads() -> None:
     assert 60 <= most_in_any_window(counting.moments, 3.0) <= 72
 
 
+@pytest.mark.long("waits for several windows of the read limit")
 def test_14_slow_connections(certificate: Path) -> None:
     """A read counts when it is written, not when its connection was begun."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -485,6 +486,7 @@ def test_14_close_and_open_again_with_a_thread_in_line() -> None:
     assert most_in_any_window(counting.moments, 3.0) <= 72
 
 
+@pytest.mark.long("waits for several windows of the read limit")
 def test_14_the_venue_s_own_count(sandbox: Sandbox) -> None:
     """The sandbox, which refuses a 73rd read itself, never has to."""
 
@@ -602,6 +604,7 @@ def test_one_exchange_in_two_event_loops_at_once() -> None:
     assert max(took) < 0.5 + 0.35
 
 
+@pytest.mark.long("waits for several windows of the read limit")
 def test_14_an_exchange_with_a_pace_of_its_own() -> None:
     """Reads of an exchange that is paced, and of one that is not, share the user's budget."""
 

@@ -91,6 +91,7 @@ def test_examples(
         }  # fmt: skip
 
 
+@pytest.mark.long("maps generated accounts")
 @settings(deadline=None)
 @given(
     st.lists(st.booleans().flatmap(rows), max_size=8),
@@ -125,6 +126,7 @@ def test_mapping_against_fractions(details: list[dict[str, str]], policy: str) -
             assert balance[view][code] == balance[code][view]
 
 
+@pytest.mark.long("maps generated accounts")
 @settings(deadline=None)
 @given(st.lists(rows(), max_size=4))
 def test_number_types_agree(details: list[dict[str, str]]) -> None:

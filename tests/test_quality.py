@@ -7,6 +7,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.long("runs ruff and mypy")
 @pytest.mark.parametrize(
     "command",
     [

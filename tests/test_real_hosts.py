@@ -1,30 +1,32 @@
-"""The project as its users have it: a wheel, in an environment where everything else is strange."""
+"""The project as its users have it: a wheel in a fresh environment, with other people's code."""
 
 import json
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hosts.environment import Environment, build_wheel
+from tests.hosts.environment import Environment, build_wheels
 
 ROOT = Path(__file__).parent.parent
 STRANGERS = Path(__file__).parent / "hosts"
+
+pytestmark = pytest.mark.long("installs this project and a small host into a fresh environment")
+
 MAIN_USDT = {"free": 9455.900075113264, "used": 3210.75, "total": 12666.650075113264}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """An environment with the project and the small host in it, and what may stand beside them.
+class Installation:
+    """An environment with the project and the small host, and plugins that may be added to it.
 
     Attributes:
         environment: has the wheel of the project and that of the small host.
         configs: for the account ``main`` of the installed sandbox, by exchange id.
-        plugins: directories of plugins that are found if they are put beside, by name.
+        plugins: directories of plugins that can be added, by name.
     """
 
     environment: Environment
@@ -55,26 +57,24 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Built and installed once for this module."""
     names = ("small_host", "broken_plugin", "twin_plugin")
     sources = [ROOT, *(STRANGERS / name for name in names)]
-    with ThreadPoolExecutor() as builders:
-        directories = [tmp_path_factory.mktemp(f"wheel-of-{source.name}") for source in sources]
-        project, host, *plugins = builders.map(build_wheel, sources, directories)
+    project, host, *plugins = build_wheels(sources, tmp_path_factory.mktemp("wheels"))
     environment = Environment.create(tmp_path_factory.mktemp("environment"), [project, host])
     beside: dict[str, Path] = {}
     for name, wheel in zip(("broken-plugin", "twin-plugin"), plugins, strict=True):
-        # Which is all that installing a wheel without dependencies and commands comes to.
+        # Unpacking has the effect of installing a wheel that has no dependencies and commands.
         beside[name] = tmp_path_factory.mktemp(f"beside-{name}")
         shutil.unpack_archive(wheel, beside[name], "zip")
     with environment.sandbox("main") as configs:
-        yield Place(environment, configs, beside)
+        yield Installation(environment, configs, beside)
 
 
-def test_found_and_used_by_a_strange_host(place: Place) -> None:
+def test_found_and_used_by_a_strange_host(installation: Installation) -> None:
     """A host that never heard of the package finds it by entry point alone, and reads balances."""
-    report = place.ask_small_host()
+    report = installation.ask_small_host()
     assert report["plugins"] == ["sunx-adapter"]
     assert report["problems"] == {}
     assert report["imported_early"] == []
@@ -83,10 +83,10 @@ def test_found_and_used_by_a_strange_host(place: Place) -> None:
         assert balances["sync"]["USDT"] == balances["async"]["USDT"] == MAIN_USDT
 
 
-def test_nothing_comes_from_the_source_tree(place: Place) -> None:
+def test_nothing_comes_from_the_source_tree(installation: Installation) -> None:
     """What was used is what the wheel brought."""
-    used = place.python("import sunx_adapter; print(json.dumps(sunx_adapter.__file__))")
-    assert Path(used).is_relative_to(place.environment.root)
+    used = installation.python("import sunx_adapter; print(json.dumps(sunx_adapter.__file__))")
+    assert Path(used).is_relative_to(installation.environment.root)
     assert Path(used).with_name("py.typed").exists()
 
 
@@ -105,23 +105,23 @@ def test_nothing_comes_from_the_source_tree(place: Place) -> None:
     ids=["broken", "twin", "both-and-a-choice"],
 )
 def test_bad_neighbours_of_the_strange_host(
-    place: Place,
+    installation: Installation,
     beside: tuple[str, ...],
     prefer: dict[str, str],
     problems: set[str],
     read: set[str],
 ) -> None:
     """A broken neighbour costs nothing; a twin the id it fights for, until somebody chooses."""
-    report = place.ask_small_host(beside, **prefer)
+    report = installation.ask_small_host(beside, **prefer)
     assert report["problems"].keys() == problems
     assert report["balances"].keys() == read
     for balances in report["balances"].values():
         assert balances["sync"]["USDT"] == balances["async"]["USDT"] == MAIN_USDT
 
 
-def test_bad_neighbours_of_the_reference_host(place: Place) -> None:
+def test_bad_neighbours_of_the_reference_host(installation: Installation) -> None:
     """The host of this package names who is broken and who fights, and serves all the rest."""
-    found = place.python(
+    found = installation.python(
         beside=("broken-plugin", "twin-plugin"),
         code="""
 from sunx_adapter import ExchangeHost
@@ -156,21 +156,21 @@ print(json.dumps({
     assert "'broken-plugin' is not used: RuntimeError: broken as soon" in problem
 
 
-def test_command_among_bad_neighbours(place: Place) -> None:
+def test_command_among_bad_neighbours(installation: Installation) -> None:
     """The installed command reads what nobody fights for, whatever is installed beside it."""
-    done = place.environment.run(
-        *(place.environment.program("sunx-adapter"), "balance", "--sandbox", "--json"),
+    done = installation.environment.run(
+        *(installation.environment.program("sunx-adapter"), "balance", "--sandbox", "--json"),
         *("--exchange", "htxfutures"),
-        beside=list(place.plugins.values()),
+        beside=list(installation.plugins.values()),
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)["USDT"]
     assert {view: float(figure) for view, figure in figures.items()} == MAIN_USDT
 
 
-def test_drop_in_for_a_bot_that_knows_only_ccxt(place: Place) -> None:
+def test_drop_in_for_a_bot_that_knows_only_ccxt(installation: Installation) -> None:
     """With one call beforehand, a bot finds the exchanges in ccxt and reads balances."""
-    found = place.python("""
+    found = installation.python("""
 import sunx_adapter
 sunx_adapter.register_with_ccxt()
 

@@ -68,6 +68,7 @@ asyncio.run(main(json.loads(sys.argv[1]), float(sys.argv[2])))
 """
 
 
+@pytest.mark.long("reads balances in four processes for 9 s")
 def test_four_processes_share_one_budget(redis_uri: str) -> None:
     """Four processes under load: never a 73rd read in 3 s, and 85 % of the limit are used."""
     with Sandbox() as sandbox:
@@ -140,6 +141,7 @@ def test_unknown_storage(call: Caller, uri: str) -> None:
         call("sunx", config, "fetch_balance")
 
 
+@pytest.mark.long("waits for several windows of the read limit")
 def test_a_flushed_redis_gives_a_process_no_more_than_its_own(redis_uri: str) -> None:
     """After FLUSHALL, and after Redis is gone, the venue still sees no 73rd read in 3 s."""
     client = redis.Redis.from_url(redis_uri)

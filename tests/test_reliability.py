@@ -222,6 +222,7 @@ def arrived(sandbox: Sandbox) -> list[float]:
     return [request.monotonic for request in sandbox.requests]
 
 
+@pytest.mark.long("waits for several windows of the read limit")
 def test_limit_is_used_and_kept() -> None:
     """Under load the venue never sees a 73rd read in 3 s, and nine tenths of the limit are used."""
     reads = 216  # three windows

@@ -449,6 +449,7 @@ async def test_a_time_that_stays_refused(venue: Venue) -> None:
 # -- drops ----------------------------------------------------------------------------------
 
 
+@pytest.mark.long("drops a push connection 500 times")
 @with_venue
 async def test_five_hundred_drops_lose_no_last_state(venue: Venue) -> None:
     """However often the connection drops, the last state before or during a gap arrives."""

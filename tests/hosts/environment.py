@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 _SERVE = """
 import json, sys
@@ -23,7 +27,7 @@ with Sandbox() as venue:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A virtual environment that sees nothing of the one the tests run in.
+    """A virtual environment without any packages but those that were installed into it.
 
     Attributes:
         root: where it is; commands run here, far from any source tree.
@@ -32,11 +36,21 @@ class Environment:
     root: Path
 
     @classmethod
-    def create(cls, root: Path, requirements: Sequence[str | Path]) -> "Environment":
-        """Make one, and install into it wheels or whatever else pip understands."""
-        # Without a pip of its own: that of the caller can install into it, and is there already.
+    def create(cls, root: Path, wheels: Sequence[Path]) -> "Environment":
+        """Make one with these wheels and what they require, directly or indirectly, installed.
+
+        The required packages are linked from the environment that the tests run in, so they are
+        neither downloaded nor compiled again.
+
+        Raises:
+            AssertionError: a required package is missing or has an unsuitable version.
+        """
+        # Without a pip of its own: the tests' pip can install into it.
         venv.create(root, with_pip=False)
-        _pip("--python", str(root), "install", *map(str, requirements))
+        pip("--python", str(root), "install", "--no-deps", "--no-index", *map(str, wheels))
+        [packages] = root.glob("lib/*/site-packages")
+        _link_requirements(packages)
+        pip("--python", str(root), "check")
         return cls(root)
 
     def program(self, name: str = "python") -> str:
@@ -87,14 +101,56 @@ class Environment:
         return kept | {"PYTHONNOUSERSITE": "1"} | ({"PYTHONPATH": path} if path else {})
 
 
-def build_wheel(source: Path, empty: Path) -> Path:
-    """Build a wheel of a source tree with its own build backend, into an empty directory."""
-    _pip("wheel", "--no-deps", "--wheel-dir", str(empty), str(source))
-    [wheel] = empty.glob("*.whl")
-    return wheel
+def build_wheels(sources: Sequence[Path], empty: Path) -> list[Path]:
+    """Build a wheel of each source tree with its own build backend; in the order of the sources.
+
+    Args:
+        sources: directories with a ``pyproject.toml``.
+        empty: where the wheels are written, and an environment with the build backends.
+    """
+    projects = [tomllib.loads((source / "pyproject.toml").read_text()) for source in sources]
+    builder = empty / "builder"
+    venv.create(builder, with_pip=False)
+    backends = {text for project in projects for text in project["build-system"]["requires"]}
+    pip("--python", str(builder), "install", *sorted(backends))
+    # One environment for all of them; pip would make one for each.
+    wheel = ("--python", str(builder), "wheel", "--no-deps", "--no-build-isolation")
+    pip(*wheel, "--wheel-dir", str(empty), *map(str, sources))
+    return [
+        next(empty.glob(f"{project['project']['name'].replace('-', '_')}-*.whl"))
+        for project in projects
+    ]
 
 
-def _pip(*arguments: str) -> None:
+def _link_requirements(packages: Path) -> None:
+    """Link what the packages in a directory require, from the environment of the tests."""
+    waiting = list(metadata.distributions(path=[str(packages)]))
+    linked = {each.name for each in waiting}
+    while waiting:
+        for text in waiting.pop().requires or ():
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            distribution = metadata.distribution(requirement.name)
+            if distribution.name not in linked:
+                linked.add(distribution.name)
+                waiting.append(distribution)
+                _link(distribution, packages)
+
+
+def _link(distribution: metadata.Distribution, packages: Path) -> None:
+    # Files outside, such as commands, start with "..".
+    names = {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}
+    for name in names:
+        (packages / name).symlink_to(str(distribution.locate_file(name)))
+
+
+def pip(*arguments: str) -> None:
+    """Run the tests' pip.
+
+    Raises:
+        AssertionError: it failed; the message is its output.
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

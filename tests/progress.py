@@ -1,0 +1,84 @@
+"""A pytest plugin: long tests start first, and the terminal says what they do.
+
+A test is marked as long with ``@pytest.mark.long("installs …")``. pytest-xdist's workers cannot
+write to the terminal, so they write to a file, whose lines the main process prints.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+_KEY: Final = "progress"
+"""The key of the file's path in what pytest-xdist hands to a worker."""
+
+
+def register(config: pytest.Config) -> None:
+    """Add the marker and the plugin to a run."""
+    config.addinivalue_line("markers", "long(what): starts first; the terminal says what it does")
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    plugin = Worker(Path(given[_KEY])) if _KEY in given else Main(config)
+    config.pluginmanager.register(plugin, "progress")
+
+
+def _what(item: pytest.Item) -> str | None:
+    marker = item.get_closest_marker("long")
+    return None if marker is None else f"{item.location[0]} {marker.args[0]}"
+
+
+class _LongFirst:
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Start the long tests first, so that the others fill the other processes meanwhile."""
+        items.sort(key=lambda item: _what(item) is None)
+
+
+class Worker(_LongFirst):
+    """In a worker of pytest-xdist: writes each long test to the file as it starts."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Write what the test does, before the main process learns that it starts."""
+        if (what := _what(item)) is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(what + "\n")
+
+
+class Main(_LongFirst):
+    """In the process with the terminal: prints what long tests do as they start."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._printed: set[str] = set()
+        self._file = tempfile.NamedTemporaryFile("r", encoding="utf-8", prefix="pytest-progress-")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Give the file's path to a worker of pytest-xdist."""
+        node.workerinput[_KEY] = self._file.name
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Print what the test does, without pytest-xdist."""
+        if (what := _what(item)) is not None:
+            self._print(what)
+
+    def pytest_runtest_logstart(self) -> None:
+        """Print what the workers have written."""
+        for line in self._file:
+            self._print(line.rstrip("\n"))
+
+    def pytest_unconfigure(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+    def _print(self, text: str) -> None:
+        terminal: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None and text not in self._printed:
+            self._printed.add(text)
+            terminal.ensure_newline()
+            terminal.write_line(f"… {text}")
