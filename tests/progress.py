@@ -4,6 +4,7 @@ A test is marked as long with ``@pytest.mark.long("installs …")``. pytest-xdis
 write to the terminal, so they write to a file, whose lines the main process prints.
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -54,7 +55,10 @@ class Main(_LongFirst):
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._printed: set[str] = set()
-        self._file = tempfile.NamedTemporaryFile("r", encoding="utf-8", prefix="pytest-progress-")
+        self._open = contextlib.ExitStack()
+        self._file = self._open.enter_context(
+            tempfile.NamedTemporaryFile("r", encoding="utf-8", prefix="pytest-progress-")
+        )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -74,7 +78,7 @@ class Main(_LongFirst):
 
     def pytest_unconfigure(self) -> None:
         """Remove the file."""
-        self._file.close()
+        self._open.close()
 
     def _print(self, text: str) -> None:
         terminal: Any = self._config.pluginmanager.get_plugin("terminalreporter")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from suite.playback import Play, Playback, Request
-from suite.vectors import SERVER, Collection, Case, Variant
+from suite.vectors import SERVER, Case, Collection, Variant
 from sunx_adapter.host import ExchangeHost
 
 Mode = Literal["sync", "async"]

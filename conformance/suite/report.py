@@ -1,6 +1,7 @@
 """The report: Markdown tables of what holds, for a README."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ _Rows = dict[str, dict[str, Counter[str]]]
 
 def attach_record(item: pytest.Function, result: pytest.TestReport) -> None:
     """Attach to a result what the report needs, so that it also travels between processes."""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    parameters: Mapping[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     text = (item.function.__doc__ or item.name).splitlines()[0].rstrip(".")
     case = parameters.get("case", parameters.get("vector"))
     record = {
@@ -59,9 +60,7 @@ class Report:
         column, group, case = record["column"], record["group"], record["case"]
         for number, (text, outcome) in enumerate(record["rules"]):
             if column is not None:
-                rows, row = (
-                    (self._vectors, group) if group and not number else (self._rules, text)
-                )
+                rows, row = (self._vectors, group) if group and not number else (self._rules, text)
                 self._columns[column] = None
                 rows.setdefault(row, {}).setdefault(column, Counter())[outcome] += 1
             if outcome == "failed":
