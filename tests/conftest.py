@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -97,13 +98,34 @@ def payload(name: str) -> bytes:
     return (PAYLOADS / f"{name}.json").read_bytes()
 
 
+def new_user() -> str:
+    """A user id that no other test has: the read limit counts by user, over all exchanges."""
+    return f"made-up-user-{uuid4()}"
+
+
 def answered(body: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """A config whose transport gives that answer to whatever is asked."""
+    """A configuration whose transport gives this answer to every request."""
 
     def answer(request: httpx.Request) -> httpx.Response:  # noqa: ARG001
         return httpx.Response(200, content=body, headers=headers)
 
-    return {**KEYS, "options": {"transport": httpx.MockTransport(answer)}}
+    return {**KEYS, "uid": new_user(), "options": {"transport": httpx.MockTransport(answer)}}
+
+
+def pointed_at(address: str, **more: Any) -> dict[str, Any]:
+    """A configuration for a server at this address, without read limit and retries.
+
+    Args:
+        address: where the REST API is.
+        more: further configuration; ``options`` are added to those that there are.
+    """
+    return {
+        **KEYS,
+        "enableRateLimit": False,
+        "urls": {"api": {"rest": address}},
+        **more,
+        "options": {"maxRetriesOnFailure": 0, **more.get("options", {})},
+    }
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ A test is marked as long with ``@pytest.mark.long("installs …")``. pytest-xdis
 write to the terminal, so they write to a file, whose lines the main process prints.
 """
 
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -55,15 +54,15 @@ class Main(_LongFirst):
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._printed: set[str] = set()
-        self._open = contextlib.ExitStack()
-        self._file = self._open.enter_context(
-            tempfile.NamedTemporaryFile("r", encoding="utf-8", prefix="pytest-progress-")
-        )
+        directory = tempfile.TemporaryDirectory(prefix="pytest-progress-")
+        config.add_cleanup(directory.cleanup)
+        self._path = Path(directory.name, "progress")
+        self._path.touch()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Give the file's path to a worker of pytest-xdist."""
-        node.workerinput[_KEY] = self._file.name
+        node.workerinput[_KEY] = str(self._path)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
@@ -73,12 +72,8 @@ class Main(_LongFirst):
 
     def pytest_runtest_logstart(self) -> None:
         """Print what the workers have written."""
-        for line in self._file:
-            self._print(line.rstrip("\n"))
-
-    def pytest_unconfigure(self) -> None:
-        """Remove the file."""
-        self._open.close()
+        for line in self._path.read_text("utf-8").splitlines():
+            self._print(line)
 
     def _print(self, text: str) -> None:
         terminal: Any = self._config.pluginmanager.get_plugin("terminalreporter")

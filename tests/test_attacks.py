@@ -33,15 +33,13 @@ from ccxt.base.errors import (
 )
 
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
-from tests.conftest import KEYS, Caller, answered, payload
+from tests.conftest import KEYS, Caller, answered, new_user, payload
 from tests.faulty import http, serving
 from tests.test_reliability import arrived, most_in_any_window
 
 BODY = payload("sunx-documented")
 EMPTY = b'{"code":200,"data":{"details":[]}}'
 TOTAL = 0.004015101942876636
-
-unique = itertools.count()
 
 
 def balance_of(equity: str) -> bytes:
@@ -86,7 +84,7 @@ def venue(answer: Answering) -> Iterator[tuple[dict[str, Any], Counting]]:
         yield (
             {
                 **KEYS,
-                "uid": f"attack {next(unique)}",
+                "uid": new_user(),
                 "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}},
                 "options": {"maxRetriesOnFailure": 0},
             },
@@ -416,7 +414,7 @@ def test_14_slow_connections(certificate: Path) -> None:
     async def run(port: int) -> None:
         config = {
             **KEYS,
-            "uid": f"attack {next(unique)}",
+            "uid": new_user(),
             "timeout": 12_000,
             "cafile": str(certificate),
             "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
@@ -556,7 +554,7 @@ def test_keys_that_change_while_a_call_is_in_line() -> None:
                 connection.sendall(http(BODY))
 
     async def run(port: int) -> None:
-        keys = [f"made-up-{next(unique)}-{name}" for name in "ab"]
+        keys = [f"{new_user()}-{name}" for name in "ab"]
         config = {
             **KEYS,
             "apiKey": keys[0],

@@ -13,29 +13,12 @@ import pytest
 from ccxt.base.errors import ExchangeClosedByUser, ExchangeError, NetworkError
 
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
-from tests.conftest import CLASSES, KEYS, Caller, payload
-from tests.faulty import faulty_server
+from tests.conftest import CLASSES, Caller, payload, pointed_at
+from tests.faulty import faulty_server, http
 
 BODY = payload("sunx-documented")
 FORGED = BODY.replace(b"0.004015101942876636", b"999999999.999999999")
 TOTAL = 0.004015101942876636
-
-
-def config(address: str, **more: Any) -> dict[str, Any]:
-    # Without the read limit, which would count over all tests.
-    options = {"maxRetriesOnFailure": 0}
-    return {
-        **KEYS,
-        "enableRateLimit": False,
-        "urls": {"api": {"rest": address}},
-        "options": options,
-        **more,
-    }
-
-
-def http(body: bytes, *headers: str, status: str = "HTTP/1.1 200 OK") -> bytes:
-    lines = [status, f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 @contextmanager
@@ -87,7 +70,7 @@ def totals(balances: list[dict[str, Any]]) -> list[float]:
 def test_a_connection_is_kept(call: Caller) -> None:
     """One connection serves one request after the other."""
     with talking(*[http(BODY)] * 3) as (address, requests):
-        assert totals(call.times(3, "sunx", config(address), "fetch_balance")) == [TOTAL] * 3
+        assert totals(call.times(3, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 3
     assert requests == [3]
 
 
@@ -95,7 +78,7 @@ def test_a_connection_is_kept(call: Caller) -> None:
 def test_two_answers_to_one_request(call: Caller, tail: bytes) -> None:
     """What comes behind an answer is never taken for the answer to the next request."""
     with talking(http(BODY) + tail, http(FORGED)) as (address, requests):
-        assert totals(call.times(2, "sunx", config(address), "fetch_balance")) == [TOTAL] * 2
+        assert totals(call.times(2, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 2
     assert requests == [1, 1]
 
 
@@ -117,7 +100,7 @@ def test_an_answer_that_nobody_asked_for(call: Caller) -> None:
         return run()
 
     with faulty_server(forger.play) as address:
-        assert totals(call.using("sunx", config(address), use)) == [TOTAL] * 2
+        assert totals(call.using("sunx", pointed_at(address), use)) == [TOTAL] * 2
 
 
 def test_an_answer_that_came_while_nobody_looked() -> None:
@@ -125,7 +108,7 @@ def test_an_answer_that_came_while_nobody_looked() -> None:
     forger = Forger()
 
     async def run(address: str) -> list[dict[str, Any]]:
-        async with AsyncSunx(config(address)) as exchange:
+        async with AsyncSunx(pointed_at(address)) as exchange:
             first = await exchange.fetch_balance()
             assert forger.forged()  # blocks the event loop, as a strategy that computes
             return [first, await exchange.fetch_balance()]
@@ -138,7 +121,7 @@ def test_loops_in_turn() -> None:
     """Event loops that take turns keep a connection each."""
     with talking(http(BODY), http(BODY)) as (address, requests):
         loops = [asyncio.new_event_loop() for _ in range(2)]
-        exchange = AsyncSunx(config(address))
+        exchange = AsyncSunx(pointed_at(address))
         for loop in loops * 2:
             loop.run_until_complete(exchange.fetch_balance())
         for loop in loops:
@@ -157,7 +140,7 @@ def test_what_close_cut_short_is_not_whole() -> None:
         ending.wait(10)
 
     with faulty_server(play) as address:
-        exchange = Sunx(config(address))
+        exchange = Sunx(pointed_at(address))
         with ThreadPoolExecutor() as threads:
             reading = threads.submit(exchange.fetch_balance)
             assert came.wait(10)
@@ -187,7 +170,7 @@ def test_closing_one_exchange_leaves_the_others_alone(call: Caller) -> None:
         return run()
 
     with talking(http(BODY), http(BODY)) as (address, _):
-        exchange_config = config(address)
+        exchange_config = pointed_at(address)
         assert totals([call.using("sunx", exchange_config, use)]) == [TOTAL]
 
 
@@ -197,7 +180,7 @@ def test_closing_one_exchange_leaves_the_others_alone(call: Caller) -> None:
 def test_interim_answers(call: Caller, head: bytes) -> None:
     """An answer that only tells of the one to come is passed over."""
     with talking(head + head + http(BODY), head + http(BODY)) as (address, requests):
-        assert totals(call.times(2, "sunx", config(address), "fetch_balance")) == [TOTAL] * 2
+        assert totals(call.times(2, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 2
     assert requests == [2]
 
 
@@ -206,7 +189,7 @@ def test_interim_answers(call: Caller, head: bytes) -> None:
     [
         b"HTTP/1.1 200 OK\r\n\r\n" + BODY,
         b"HTTP/1.0 200 OK\r\n\r\n" + BODY,
-        http(BODY, status="HTTP/1.0 200 OK"),
+        http(BODY).replace(b"HTTP/1.1", b"HTTP/1.0", 1),
         http(BODY, "Connection: close"),
     ],
     ids=["no length", "HTTP/1.0, no length", "HTTP/1.0", "close"],
@@ -218,7 +201,7 @@ def test_answers_that_end_the_connection(call: Caller, answer: bytes) -> None:
         connection.sendall(answer)
 
     with faulty_server(play) as address:
-        assert totals(call.times(2, "sunx", config(address), "fetch_balance")) == [TOTAL] * 2
+        assert totals(call.times(2, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 2
 
 
 ENDLESS: dict[str, tuple[bytes, bytes]] = {
@@ -246,7 +229,7 @@ def test_what_does_not_end(call: Caller, kind: str) -> None:
             sent.append(len(more))
 
     with faulty_server(play) as address, pytest.raises(NetworkError):
-        call("sunx", config(address, timeout=2_000), "fetch_balance")
+        call("sunx", pointed_at(address, timeout=2_000), "fetch_balance")
     if call.asynchronous:
         # The system's own buffers take some of it.
         assert sum(sent) < 8 * 2**20
@@ -287,7 +270,7 @@ def test_idle_connections(seconds: float, connections: int) -> None:
     """A connection that was idle for long is not used again: the venue may be closing it."""
 
     async def run(address: str) -> None:
-        async with AsyncSunx(config(address)) as exchange:
+        async with AsyncSunx(pointed_at(address)) as exchange:
             await exchange.fetch_balance()
             loop.ahead += seconds
             await exchange.fetch_balance()

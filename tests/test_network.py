@@ -2,7 +2,7 @@ import gzip
 import socket
 import threading
 import time
-from typing import Any
+from functools import partial
 
 import httpx
 import pytest
@@ -17,26 +17,14 @@ from ccxt.base.errors import (
     RequestTimeout,
 )
 
-from tests.conftest import KEYS, Caller, payload
+from tests.conftest import KEYS, Caller, payload, pointed_at
 from tests.faulty import Play, answering, dripping, faulty_server, http, resetting, silent
 
 BODY = payload("sunx-documented")
 TIMEOUT_MS = 400
 
 
-def config(address: str, **more: Any) -> dict[str, Any]:
-    # Without the read limit, which would count over all tests.
-    options = {"maxRetriesOnFailure": 0, **more.pop("options", {})}
-    urls = {"api": {"rest": address}}
-    return {
-        **KEYS,
-        "enableRateLimit": False,
-        "urls": urls,
-        "timeout": TIMEOUT_MS,
-        "options": options,
-        **more,
-    }
-
+config = partial(pointed_at, timeout=TIMEOUT_MS)
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
 FAULTS: list[tuple[str, Play, type[BaseError], str]] = [

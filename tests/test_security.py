@@ -21,7 +21,7 @@ from rich.traceback import Traceback
 
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
 from sunx_adapter.protocol.signing import HmacSigner
-from tests.conftest import KEYS, Caller, answered, payload
+from tests.conftest import KEYS, Caller, answered, payload, pointed_at
 from tests.faulty import serving
 from tests.proxies import tunnelling_proxy
 
@@ -66,18 +66,6 @@ def good(_: str) -> tuple[int, bytes]:
     return 200, BODY
 
 
-def config(address: str, **more: Any) -> dict[str, Any]:
-    # Without the read limit, which would count over all tests.
-    options = {"maxRetriesOnFailure": 0, **more.pop("options", {})}
-    return {
-        **KEYS,
-        "enableRateLimit": False,
-        "urls": {"api": {"rest": address}},
-        "options": options,
-        **more,
-    }
-
-
 # -- certificates ---------------------------------------------------------------------------
 
 
@@ -91,21 +79,21 @@ def test_unknown_certificate(call: Caller, certificate: Path) -> None:
     """A certificate that no authority vouches for is refused, and the text says how to name one."""
     with server(good, tls_of(certificate)) as (port, seen):
         with pytest.raises(NetworkError, match="cafile"):
-            call("sunx", config(f"https://127.0.0.1:{port}"), "fetch_balance")
+            call("sunx", pointed_at(f"https://127.0.0.1:{port}"), "fetch_balance")
         assert not seen
 
 
 def test_own_authority(call: Caller, certificate: Path) -> None:
     """An authority named with cafile is trusted."""
     with server(good, tls_of(certificate)) as (port, _):
-        settings = config(f"https://127.0.0.1:{port}", cafile=str(certificate))
+        settings = pointed_at(f"https://127.0.0.1:{port}", cafile=str(certificate))
         assert call("sunx", settings, "fetch_total_balance")
 
 
 def test_wrong_host_name(call: Caller, certificate: Path) -> None:
     """A certificate of a trusted authority for another host is refused."""
     with server(good, tls_of(certificate)) as (port, seen):
-        settings = config(f"https://localhost:{port}", cafile=str(certificate))
+        settings = pointed_at(f"https://localhost:{port}", cafile=str(certificate))
         with pytest.raises(NetworkError, match="certificate"):
             call("sunx", settings, "fetch_balance")
         assert not seen
@@ -121,7 +109,7 @@ def test_session_keys_are_not_logged(
     authority = tmp_path / "authority.pem"
     authority.write_bytes(certificate.read_bytes())
     with server(good, tls_of(certificate)) as (port, _):
-        settings = config(f"https://127.0.0.1:{port}", cafile=str(authority))
+        settings = pointed_at(f"https://127.0.0.1:{port}", cafile=str(authority))
         call("sunx", settings, "fetch_balance")
         assert not log.exists()
         call("sunx", {**settings, "trust_env": True}, "fetch_balance")
@@ -135,7 +123,7 @@ def test_session_keys_are_not_logged(
 def test_proxy(call: Caller, key: str) -> None:
     """With a proxy the request goes to the proxy, for the venue."""
     with server(good) as (port, seen):
-        settings = config("http://127.0.0.1:9", **{key: f"http://127.0.0.1:{port}"})
+        settings = pointed_at("http://127.0.0.1:9", **{key: f"http://127.0.0.1:{port}"})
         assert call("sunx", settings, "fetch_total_balance")
     assert seen[0].startswith("http://127.0.0.1:9/sapi/v1/account/balance?")
 
@@ -158,7 +146,7 @@ def test_proxy_set_later(call: Caller) -> None:
 
     with server(good) as (port, direct), server(good) as (proxy_port, proxied):
         proxy = f"http://127.0.0.1:{proxy_port}"
-        call.using("sunx", config(f"http://127.0.0.1:{port}"), use)
+        call.using("sunx", pointed_at(f"http://127.0.0.1:{port}"), use)
         assert (len(direct), len(proxied)) == (1, 1)
 
 
@@ -180,7 +168,9 @@ def test_tunnel(call: Caller, certificate: Path, key: str, scheme: str, password
         tunnelling_proxy(password, to_proxy) as proxy,
     ):
         address = f"{scheme}://{user}127.0.0.1:{proxy.port}"
-        settings = config(f"https://127.0.0.1:{port}", cafile=str(certificate), **{key: address})
+        settings = pointed_at(
+            f"https://127.0.0.1:{port}", cafile=str(certificate), **{key: address}
+        )
         assert len(call.times(2, "sunx", settings, "fetch_balance")) == 2
         assert len(seen) == 2
         assert set(proxy.tunnels) == {f"127.0.0.1:{port}"}
@@ -219,7 +209,7 @@ def test_tunnel_that_stalls(call: Caller, certificate: Path, kind: str) -> None:
         client.close()
 
     with serving(serve) as port:
-        settings = config("https://127.0.0.1:9", cafile=str(certificate), timeout=500)
+        settings = pointed_at("https://127.0.0.1:9", cafile=str(certificate), timeout=500)
         settings[key] = f"{scheme}://127.0.0.1:{port}"
         start = time.monotonic()
         with pytest.raises(RequestTimeout):
@@ -251,7 +241,7 @@ def test_ways_to_say_that_a_tunnel_is_there(call: Caller, certificate: Path, ans
                 venue.recv(65536)
 
     with serving(serve) as port:
-        settings = config("https://127.0.0.1:9", cafile=str(certificate))
+        settings = pointed_at("https://127.0.0.1:9", cafile=str(certificate))
         settings["httpsProxy"] = f"http://127.0.0.1:{port}"
         assert call("sunx", settings, "fetch_balance")["USDT"]["total"]
 
@@ -259,7 +249,7 @@ def test_ways_to_say_that_a_tunnel_is_there(call: Caller, certificate: Path, ans
 def test_socks_proxy_that_hangs_up(call: Caller) -> None:
     """A proxy that ends the connection instead of an answer is a NetworkError."""
     with serving(lambda client: client.close()) as port:
-        settings = config("https://127.0.0.1:9", socksProxy=f"socks5://127.0.0.1:{port}")
+        settings = pointed_at("https://127.0.0.1:9", socksProxy=f"socks5://127.0.0.1:{port}")
         with pytest.raises(NetworkError):
             call("sunx", settings, "fetch_balance")
 
@@ -284,7 +274,7 @@ def test_proxy_that_refuses(call: Caller, key: str, scheme: str) -> None:
     """A proxy that takes no wrong password is a NetworkError, which does not tell the password."""
     with tunnelling_proxy("user:right") as proxy:
         address = f"{scheme}://user:wrong-one@127.0.0.1:{proxy.port}"
-        settings = config("https://127.0.0.1:9", **{key: address})
+        settings = pointed_at("https://127.0.0.1:9", **{key: address})
         with pytest.raises(NetworkError) as caught:
             call("sunx", settings, "fetch_balance")
         assert "wrong-one" not in str(caught.value)
@@ -301,7 +291,7 @@ def test_proxy_that_cannot_be_honoured(call: Caller, name: str) -> None:
 
     with server(good) as (port, seen):
         with pytest.raises(NotSupported, match=name):
-            call.using("sunx", config(f"http://127.0.0.1:{port}"), use)
+            call.using("sunx", pointed_at(f"http://127.0.0.1:{port}"), use)
         assert not seen
 
 
@@ -310,7 +300,7 @@ def test_environment_is_not_trusted(call: Caller, monkeypatch: pytest.MonkeyPatc
     with server(good) as (port, direct), server(good) as (proxy_port, proxied):
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy_port}")
         monkeypatch.setenv("no_proxy", "")
-        settings = config(f"http://127.0.0.1:{port}")
+        settings = pointed_at(f"http://127.0.0.1:{port}")
         call("sunx", settings, "fetch_balance")
         assert (len(direct), len(proxied)) == (1, 0)
         call("sunx", {**settings, "trust_env": True}, "fetch_balance")
@@ -324,7 +314,7 @@ def test_gateway_path_is_not_signed(call: Caller) -> None:
     """Through a gateway with a path of its own, the venue's own path and host are signed."""
     with server(good) as (port, seen):
         options = {"signatureHost": "API.HBDM.com"}
-        settings = config(f"http://127.0.0.1:{port}/gateway", options=options)
+        settings = pointed_at(f"http://127.0.0.1:{port}/gateway", options=options)
         call("htxfutures", settings, "fetch_balance")
     path, _, query = seen[0].partition("?")
     assert path == "/gateway/v5/account/balance"
@@ -360,7 +350,7 @@ def test_echoes(
     """Whatever repeats the request, no signature and no whole key is seen anywhere."""
     caplog.set_level(0)
     with server(lambda path: echoes(path)[number]) as (port, seen):
-        settings = config(f"http://127.0.0.1:{port}", verbose=True)
+        settings = pointed_at(f"http://127.0.0.1:{port}", verbose=True)
         with pytest.raises(BaseError) as caught:
             call("sunx", settings, "fetch_balance")
     output = io.StringIO()
@@ -389,7 +379,7 @@ def test_cancelled_call_shows_nothing() -> None:
         return good("")
 
     async def run(address: str) -> BaseException:
-        async with AsyncSunx(config(address)) as exchange:
+        async with AsyncSunx(pointed_at(address)) as exchange:
             task = asyncio.create_task(exchange.fetch_balance())
             await asyncio.sleep(0.2)
             task.cancel()
@@ -480,7 +470,7 @@ def test_threads_share_connections_without_waiting() -> None:
         serving = threading.Thread(target=running.serve_forever)
         serving.start()
         port = running.server_address[1]
-        with Sunx(config(f"http://127.0.0.1:{port}", enableRateLimit=False)) as exchange:
+        with Sunx(pointed_at(f"http://127.0.0.1:{port}", enableRateLimit=False)) as exchange:
             threads = [threading.Thread(target=read, args=(exchange,)) for _ in range(40)]
             for thread in threads:
                 thread.start()
@@ -518,7 +508,7 @@ def test_connection_closed_while_kept(call: Caller, caplog: pytest.LogCaptureFix
         serving = threading.Thread(target=running.serve_forever, args=(0.05,))
         serving.start()
         address = f"http://127.0.0.1:{running.server_address[1]}"
-        settings = config(address, options={"maxRetriesOnFailure": 1})
+        settings = pointed_at(address, options={"maxRetriesOnFailure": 1})
         call.times(2, "sunx", settings, "fetch_balance")
         running.shutdown()
         serving.join()

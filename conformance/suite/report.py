@@ -1,7 +1,6 @@
 """The report: Markdown tables of what holds, for a README."""
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ _Rows = dict[str, dict[str, Counter[str]]]
 
 def attach_record(item: pytest.Function, result: pytest.TestReport) -> None:
     """Attach to a result what the report needs, so that it also travels between processes."""
-    parameters: Mapping[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    parameters: dict[str, Any] = dict(item.callspec.params) if hasattr(item, "callspec") else {}
     text = (item.function.__doc__ or item.name).splitlines()[0].rstrip(".")
     case = parameters.get("case", parameters.get("vector"))
     record = {
