@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,13 @@ CLASSES: dict[tuple[str, bool], Any] = {
 def pytest_configure(config: pytest.Config) -> None:
     """Start long tests first and say what they do."""
     progress.register(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process per core and one more, because long tests mostly wait."""
+    usable = getattr(os, "sched_getaffinity", None)  # not on every system
+    return (len(usable(0)) if usable else os.cpu_count() or 1) + 1
 
 
 @dataclass(frozen=True, slots=True)
