@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from ccxt.base.errors import NetworkError, RateLimitExceeded
 
-from sunx_adapter.exchange.redis_windows import MAX_LATE_SECONDS, RedisWindows, redis_windows
+from sunx_adapter.exchange.redis_windows import MAX_LATE_SECONDS, RedisWindows
 from sunx_adapter.exchange.waiting import Waiting
 from sunx_adapter.venue import READ_LIMIT
 
@@ -152,8 +152,26 @@ def _is_used(window: _Window, now: float) -> bool:
     return newest > now - _LONGEST_WINDOW
 
 
-_process_windows: Final = MemoryWindows()
-"""All reads of this process, whichever exchange makes them."""
+class SharedWindows:
+    """The windows that all exchanges of this process share."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all reads, for tests: the venue remembers them."""
+        self.memory = MemoryWindows()
+        self._redis: dict[tuple[str, int], RedisWindows] = {}
+
+    def redis(self, uri: str) -> RedisWindows:
+        """The windows on that Redis. The child of a fork gets connections of its own."""
+        key = uri, os.getpid()
+        if key not in self._redis:
+            self._redis[key] = RedisWindows(uri)
+        return self._redis[key]
+
+
+SHARED_WINDOWS: Final = SharedWindows()
 
 
 class _UnreachableError(Exception):
@@ -292,16 +310,16 @@ class ReadBudget:
         waiting: Waiting,
     ) -> None:
         self._longest = longest
-        venue = _MemoryRead(_process_windows, user, VENUE_LIMIT, waiting)
+        venue = _MemoryRead(SHARED_WINDOWS.memory, user, VENUE_LIMIT, waiting)
         self._in_memory = [venue]
         if pace is not None:
             self._in_memory.insert(0, _MemoryRead(pace[0], user, pace[1], waiting))
         self._on_redis: _RedisRead | None = None
         if storage != MEMORY:
             share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
-            less = _MemoryRead(_process_windows, f"{user} less", share, waiting)
+            less = _MemoryRead(SHARED_WINDOWS.memory, f"{user} less", share, waiting)
             self._on_redis = _RedisRead(
-                redis_windows(storage, os.getpid()), user, less if fallback else None, waiting
+                SHARED_WINDOWS.redis(storage), user, less if fallback else None, waiting
             )
 
     async def reserve(self, deadline: float) -> None:

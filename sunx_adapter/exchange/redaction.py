@@ -116,8 +116,10 @@ class _Redaction(logging.Filter):
         return True
 
 
-@cache
+_LOG_FILTER: Final = _Redaction()
+
+
 def redact_logs() -> None:
     """Mask keys and signatures in the logs of HTTP libraries, for a user's httpx transport."""
     for name in ("httpx", "httpcore.http11", "httpcore.connection", "httpcore.proxy"):
-        logging.getLogger(name).addFilter(_Redaction())
+        logging.getLogger(name).addFilter(_LOG_FILTER)  # adding it twice changes nothing

@@ -2,7 +2,6 @@
 
 import time
 import uuid
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import Final
 
@@ -100,9 +99,3 @@ class RedisWindows:
         )
         self.answered = time.monotonic()
         return float(wait)
-
-
-@lru_cache(maxsize=64)
-def redis_windows(uri: str, process: int) -> RedisWindows:  # noqa: ARG001 - a fork gets its own
-    """The windows of that storage, one object per process."""
-    return RedisWindows(uri)

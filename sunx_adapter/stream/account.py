@@ -11,7 +11,7 @@ No message ends the stream. It ends when it is closed or permanently refused.
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from ccxt.base.errors import (
@@ -58,9 +58,6 @@ _STABLE_SECONDS: Final = 10.0
 _MAX_WAITS: Final = 25
 """The wait before reconnecting doubles, up to so many times the first one."""
 
-_numbers: Final = itertools.count(1)
-"""Numbers all published accounts of all streams, so that a cursor works with a later stream too."""
-
 
 class News:
     """A published account.
@@ -85,15 +82,23 @@ class News:
 class AccountStream:
     """The newest account, kept current by a background task. It belongs to one event loop.
 
+    Args:
+        source: its exchange.
+        settings: its timeouts and waits.
+        numbers: numbers the accounts that are published.
+
     Attributes:
         loop: the event loop in which it was made.
         failure: why it ended; ``None`` while it runs.
         failure_raised: whether a caller got the failure.
     """
 
-    def __init__(self, source: StreamSource, settings: StreamSettings) -> None:
+    def __init__(
+        self, source: StreamSource, settings: StreamSettings, numbers: Iterator[int]
+    ) -> None:
         self._source = source
         self._settings = settings
+        self._numbers = numbers
         self.loop = asyncio.get_running_loop()
         self.failure: BaseError | None = None
         self.failure_raised = False
@@ -209,7 +214,7 @@ class AccountStream:
 
     def _publish(self, news: News) -> None:
         self._news = news
-        self._number = next(_numbers)
+        self._number = next(self._numbers)
         self._complaint_pending = False
         self._wake()
 

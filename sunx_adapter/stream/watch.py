@@ -1,6 +1,7 @@
 """The stream of one exchange, made when it is first used."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ class BalanceWatch:
     def __init__(self, source: StreamSource) -> None:
         self._source = source
         self._cursors = Cursors()
+        # For all its streams, so that a cursor works with a later stream too.
+        self._numbers = itertools.count(1)
         self._stream: AccountStream | None = None
         self._identity: object = None
 
@@ -55,7 +58,7 @@ class BalanceWatch:
         if old is not None and identity == self._identity and old.serves(loop):
             return old
         # Before anything is awaited, so that simultaneous calls make one stream.
-        self._stream = AccountStream(self._source, self._source.settings())
+        self._stream = AccountStream(self._source, self._source.settings(), self._numbers)
         self._identity = identity
         if old is not None and old.loop is loop:
             await old.close()
