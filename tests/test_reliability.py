@@ -257,22 +257,16 @@ def test_threads_share_the_limit() -> None:
 
 
 def test_first_come_first_served() -> None:
-    """Those who wait for the budget are served in the order in which they came."""
-    order: list[int] = []
+    """Calls that wait for the budget are sent in the order in which they were made."""
+    script = Script(GOOD)
 
-    async def run(config: dict[str, Any]) -> None:
-        async with AsyncSunx({**config, "timeout": 20_000}) as exchange:
+    async def run() -> None:
+        async with AsyncSunx({**script.config(), "timeout": 20_000}) as exchange:
+            await asyncio.gather(*(exchange.fetch_balance({"n": n}) for n in range(90)))
 
-            async def read(number: int) -> None:
-                await exchange.fetch_balance()
-                order.append(number)
-
-            await asyncio.gather(*(read(number) for number in range(90)))
-
-    with Sandbox() as sandbox:
-        asyncio.run(run(sandbox.config("sunx")))
-    waited = [number for number in order if number >= 72]
-    assert waited == sorted(waited)
+    asyncio.run(run())
+    sent = [int(request.url.params["n"]) for request in script.requests]
+    assert sent == list(range(90))
 
 
 def test_no_time_to_wait_for_the_budget(call: Caller) -> None:
