@@ -130,7 +130,7 @@ async def portfolio(exchange_id: str, venue: Sandbox) -> str:
     async with made(exchange_id, keys, trader=True) as manager:
         kept = manager.exchange_personal_data.portfolio_manager
         async with asyncio.timeout(10):
-            while not kept.portfolio or not kept.portfolio.portfolio:
+            while not kept.portfolio or not kept.portfolio.portfolio:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # OctoBot's own task fills it
         assets = kept.portfolio.portfolio
         seen = {code: (asset.available, asset.total) for code, asset in assets.items()}
