@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sunx_adapter.host import ExchangeHost
     from sunx_adapter.protocol.account import AccountState, AccountSummary
     from sunx_adapter.registration import register_with_ccxt
-    from sunx_adapter.sandbox import Sandbox
+    from sunx_adapter.sandbox import Holding, Sandbox
 
 __all__ = [
     "AccountState",
@@ -22,6 +22,7 @@ __all__ = [
     "AsyncHtxFutures",
     "AsyncSunx",
     "ExchangeHost",
+    "Holding",
     "HtxFutures",
     "Sandbox",
     "Sunx",
@@ -35,6 +36,7 @@ _HOMES = {
     "AsyncHtxFutures": "sunx_adapter.exchange.asynchronous",
     "AsyncSunx": "sunx_adapter.exchange.asynchronous",
     "ExchangeHost": "sunx_adapter.host",
+    "Holding": "sunx_adapter.sandbox",
     "HtxFutures": "sunx_adapter.exchange.sync",
     "Sandbox": "sunx_adapter.sandbox",
     "Sunx": "sunx_adapter.exchange.sync",
