@@ -51,9 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write a Markdown table of what holds",
     )
     group.addoption(
-        "--write-readme",
+        "--write-docs",
         action="store_true",
-        help="write the table of ccxt's own results into the project's README",
+        help="write the table of ccxt's own results into docs/comparison.md",
     )
 
 

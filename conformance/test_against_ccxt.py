@@ -1,7 +1,7 @@
 """ccxt's own ``htx`` meets the same answers: where it gives a figure, the vectors say the same.
 
-What it makes of each is counted in the table of the project's README, which these tests write anew
-with ``--write-readme`` and otherwise compare.
+What it makes of each is counted in the table of the project's docs, which these tests write anew
+with ``--write-docs`` and otherwise compare.
 """
 
 import json
@@ -21,7 +21,7 @@ from suite.playback import Playback
 from suite.vectors import DEFAULT_VECTORS, Vector, load_collection
 from sunx_adapter.host import ExchangeHost
 
-README: Final = Path(__file__).parent.parent / "README.md"
+PAGE: Final = Path(__file__).parent.parent / "docs" / "comparison.md"
 MARKS: Final = ("<!-- ccxt -->\n", "<!-- /ccxt -->")
 MARKET: Final = {
     "id": "BTC-USDT", "symbol": "BTC/USDT:USDT", "base": "BTC", "quote": "USDT",
@@ -87,7 +87,7 @@ COLUMNS: Final = (
 
 
 def table(counted: Mapping[str, Counter[str]]) -> str:
-    """The README's table."""
+    """The table of docs/comparison.md."""
     lines = [
         f"| answers ({sum(c.total() for c in counted.values())} vectors) | {' | '.join(COLUMNS)} |",
         "|---" * (len(COLUMNS) + 1) + "|",
@@ -162,21 +162,21 @@ def _answer(chance: random.Random) -> str:
     return json.dumps({"code": 200, "data": {"details": details}, "ts": 1770293281344})
 
 
-def test_table_of_the_readme(
+def test_table_of_the_docs(
     outcomes: list[tuple[Vector, Any]], pytestconfig: pytest.Config
 ) -> None:
-    """The README's table of what ccxt makes of the vectors is what the installed ccxt does."""
-    if not README.exists():
-        pytest.skip("the suite is on its own, without the project's README")
+    """The docs' table of what ccxt makes of the vectors is what the installed ccxt does."""
+    if not PAGE.exists():
+        pytest.skip("the suite is on its own, without the project's docs")
     counted: dict[str, Counter[str]] = {}
     for vector, outcome in outcomes:
         counted.setdefault(vector.group, Counter())[verdict(vector, outcome)] += 1
-    before = README.read_text("utf-8")
+    before = PAGE.read_text("utf-8")
     block = re.compile(re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1]), re.DOTALL)
     after = block.sub(lambda _: MARKS[0] + table(counted) + MARKS[1], before)
-    if pytestconfig.getoption("--write-readme"):
-        README.write_text(after, "utf-8")
+    if pytestconfig.getoption("--write-docs"):
+        PAGE.write_text(after, "utf-8")
     elif ccxt.__version__ not in before:
-        pytest.skip(f"the README's table is of another ccxt than {ccxt.__version__}")
+        pytest.skip(f"the docs' table is of another ccxt than {ccxt.__version__}")
     else:
         assert after == before
