@@ -246,11 +246,11 @@ def test_settings_are_known() -> None:
     assert len(options) > 10
     for name in settings:
         with pytest.raises(BadRequest, match=rf"did you mean '?{name}"):
-            Sunx({f"{name}s": "1"})
+            Sunx({f"{name}x": "1"})
     for option in options:
         name = option.removeprefix('options["').removesuffix('"]')
         with pytest.raises(BadRequest, match=rf"did you mean '?{name}"):
-            Sunx({"options": {f"{name}s": "1"}})
+            Sunx({"options": {f"{name}x": "1"}})
 
 
 def printed(rules: tuple[ErrorRule, ...], *last: str) -> str:
