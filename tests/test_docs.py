@@ -21,6 +21,7 @@ from markdown_it.token import Token
 from sunx_adapter import Sandbox, Sunx
 from sunx_adapter.protocol.errors import ERROR_RULES, ErrorRule
 from sunx_adapter.protocol.push import PUSH_ERROR_RULES
+from tests import draw
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -180,6 +181,16 @@ def test_every_page_is_found() -> None:
     tokens = inline(MARKDOWN.parse(README.read_text("utf-8")))
     linked = {str(token.attrs.get("href", "")).partition("#")[0] for token in tokens}
     assert {name_of(page) for page in DOCS} <= linked
+
+
+@pytest.mark.parametrize("name", draw.PICTURES)
+def test_pictures(name: str) -> None:
+    """The README's pictures show what the commands show; ``python -m tests.draw`` draws them."""
+    kept = (ROOT / "docs" / f"{name}.svg").read_text("utf-8")
+    drawn = draw.picture(name, draw.PICTURES[name]())
+    assert draw.words(kept) == draw.words(drawn)
+    assert "USDT" in kept
+    assert "url(http" not in kept  # it fetches nothing
 
 
 # -- whether it is true ---------------------------------------------------------------------

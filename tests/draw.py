@@ -1,0 +1,149 @@
+"""Draws the README's pictures: ``python -m tests.draw``.
+
+They show the real commands, run in a terminal against a sandbox. ``tests/test_docs.py`` compares
+them with what the commands show now.
+"""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from html import unescape
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from sunx_adapter import Holding, Sandbox
+
+DOCS: Final = Path(__file__).parent.parent / "docs"
+COLUMNS: Final = 84
+ROWS: Final = 16
+NOON: Final = 1_767_268_800  # 2026-01-01 12:00:00 UTC
+LEAVES_FULL_SCREEN: Final = "\x1b[?1049l"
+CASH: Final = Decimal(12480)
+PROFITS: Final = tuple(map(Decimal, ("120.5", "188.25", "97.75", "45.5", "176", "231.25")))
+
+
+def balance() -> str:
+    """What ``sunx-adapter balance`` shows of two accounts, one of them with a debt."""
+    with venue(lambda: NOON) as (_, variables):
+        return in_a_terminal("balance", variables=variables)
+
+
+def watch() -> str:
+    """What ``sunx-adapter watch`` shows of an account after some changes."""
+    shown = 0
+
+    def change(written: str) -> None:
+        # One after the other: the next when the one before is on the screen.
+        nonlocal shown
+        if f"{CASH + PROFITS[shown]:,f}" in written and shown < len(PROFITS) - 1:
+            shown += 1
+            sandbox.update("main", holdings(PROFITS[shown]))
+
+    with venue(time.time) as (sandbox, variables):
+        sandbox.update("main", holdings(PROFITS[shown]))
+        arguments = ("watch", "-e", "sunx", "--changes", str(len(PROFITS)))
+        return in_a_terminal(*arguments, variables=variables, seen=change)
+
+
+def holdings(profit: Decimal) -> list[Holding]:
+    """An account whose open position has earned this much."""
+    margin = {"initial_margin": "3210.75", "maintenance_margin": "642.15"}
+    return [
+        Holding("USDT", cash=str(CASH), profit_unreal=str(profit), **margin),
+        Holding("BTC", cash="0.4", price="64000"),
+        Holding("ETH", cash="5.2", initial_margin="0.75", price="2600"),
+    ]
+
+
+@contextmanager
+def venue(clock: Callable[[], float]) -> Iterator[tuple[Sandbox, dict[str, str]]]:
+    """A sandbox, and an environment in which commands find it and its keys."""
+    with Sandbox(clock=clock) as sandbox:
+        variables = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        for prefix, exchange_id, account in (
+            ("SUNX", "sunx", "main"),
+            ("HTXFUTURES", "htxfutures", "indebted"),
+        ):
+            config = sandbox.config(exchange_id, account)
+            variables[f"{prefix}_API_KEY"] = config["apiKey"]
+            variables[f"{prefix}_API_SECRET"] = config["secret"]
+            variables[f"{prefix}_REST_URL"] = config["urls"]["api"]["rest"]
+            variables[f"{prefix}_STREAM_URL"] = config["urls"]["api"]["stream"]
+        yield sandbox, variables | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+
+
+def in_a_terminal(
+    *arguments: str, variables: dict[str, str], seen: Callable[[str], None] = lambda _: None
+) -> str:
+    """What a command leaves on the screen of a terminal of its own.
+
+    Args:
+        arguments: of ``sunx-adapter``.
+        variables: its environment.
+        seen: called again and again with all that was written so far.
+    """
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    written = b""
+    with subprocess.Popen(
+        [sys.executable, "-m", "sunx_adapter", *arguments],
+        env=variables,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        os.close(theirs)
+        while piece := _piece(ours):
+            written += piece
+            seen(written.decode(errors="ignore"))
+    os.close(ours)
+    if process.returncode:
+        raise RuntimeError(f"{arguments} ended with {process.returncode}")
+    screen = written.decode().replace("\r\n", "\n")
+    before, left, after = screen.rpartition(LEAVES_FULL_SCREEN)
+    return before.rpartition("\x1b[H")[2] if left and not after.strip() else after
+
+
+def _piece(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux's way to say that nobody writes any more
+        return b""
+
+
+def picture(name: str, screen: str) -> str:
+    """The screen as SVG, which fetches nothing when it is shown."""
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    lines = Text.from_ansi(screen).split()
+    while lines and not lines[-1].plain.strip():
+        lines.pop()
+    console.print(Text("\n").join(lines), highlight=False)
+    svg = console.export_svg(title=f"sunx-adapter {name}", unique_id=name)
+    return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+
+
+def words(svg: str) -> list[str]:
+    """What a picture says, whatever version of rich drew it and in whatever colours."""
+    found = re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)
+    return unescape(" ".join(found)).split()
+
+
+PICTURES: Final = {"balance": balance, "watch": watch}
+
+
+if __name__ == "__main__":
+    for each, draw in PICTURES.items():
+        (DOCS / f"{each}.svg").write_text(picture(each, draw()), "utf-8")
