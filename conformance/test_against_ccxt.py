@@ -162,9 +162,7 @@ def _answer(chance: random.Random) -> str:
     return json.dumps({"code": 200, "data": {"details": details}, "ts": 1770293281344})
 
 
-def test_table_of_the_docs(
-    outcomes: list[tuple[Vector, Any]], pytestconfig: pytest.Config
-) -> None:
+def test_table_of_the_docs(outcomes: list[tuple[Vector, Any]], pytestconfig: pytest.Config) -> None:
     """The docs' table of what ccxt makes of the vectors is what the installed ccxt does."""
     if not PAGE.exists():
         pytest.skip("the suite is on its own, without the project's docs")
