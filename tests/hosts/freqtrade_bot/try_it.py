@@ -1,5 +1,7 @@
 # ruff: noqa: T201 - its output is what it is for
-"""Tries freqtrade's own code against the sandbox: ``pip install freqtrade . && python try_it.py``.
+"""Tries freqtrade's own code, in an environment of its own, from the root of a clone.
+
+``pip install freqtrade . && python -m tests.hosts.freqtrade_bot.try_it``
 
 What has to work is read through freqtrade's own resolver, exchange and wallets, and at last shown
 by a whole bot in live mode. What cannot work is tried too, to see that it fails in plain words.
@@ -22,6 +24,7 @@ from typing import Any
 import httpx
 
 from sunx_adapter import HtxFutures, Sandbox, Sunx, register_with_ccxt
+from tests.hosts.loopback import stay_on_this_machine
 
 HERE = Path(__file__).parent
 ACCOUNTS = ("main", "small", "indebted", "empty", "liquidating")
@@ -191,6 +194,7 @@ def whole_bot() -> str:
 
 def main() -> int:
     """Try everything; 1 if something that has to work does not."""
+    stay_on_this_machine()
     register_with_ccxt()
     print("freqtrade", import_module("freqtrade").__version__)
     works: list[tuple[str, Callable[[], str]]] = [
