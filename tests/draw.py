@@ -27,7 +27,7 @@ from rich.text import Text
 from sunx_adapter import Holding, Sandbox
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
-COLUMNS: Final = 84
+COLUMNS: Final = 90
 ROWS: Final = 16
 NOON: Final = 1_767_268_800  # 2026-01-01 12:00:00 UTC
 LEAVES_FULL_SCREEN: Final = "\x1b[?1049l"
