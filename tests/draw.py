@@ -112,9 +112,8 @@ def in_a_terminal(
     os.close(ours)
     if process.returncode:
         raise RuntimeError(f"{arguments} ended with {process.returncode}")
-    screen = written.decode().replace("\r\n", "\n")
-    before, left, after = screen.rpartition(LEAVES_FULL_SCREEN)
-    return before.rpartition("\x1b[H")[2] if left and not after.strip() else after
+    # Of a live view, what it leaves behind.
+    return written.decode().replace("\r\n", "\n").rpartition(LEAVES_FULL_SCREEN)[2]
 
 
 def _piece(terminal: int) -> bytes:
