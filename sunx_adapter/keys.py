@@ -109,7 +109,8 @@ def config_from_environment(name: str, environ: Mapping[str, str] = os.environ) 
         What an exchange class takes. What is not set is not in it.
 
     Raises:
-        KeysError: a file is missing, unreadable, readable by others, or has mistakes.
+        KeysError: a file is missing, unreadable, readable by others, or has mistakes; or the name
+            is misspelt.
     """
     return account_from_environment(name, environ).config
 
@@ -123,6 +124,9 @@ def account_from_environment(name: str, environ: Mapping[str, str] = os.environ)
     file = environ.get(KEYS_FILE_VARIABLE)
     listed = _accounts(Path(file), only=name) if file else {}
     account, fault = _with_variables(name, listed.get(name), environ)
+    if name not in listed and not any(key in account.config for key in _CREDENTIALS):
+        hint = did_you_mean(name, [*VENUES, *listed])
+        fault = fault or (hint and f"there are no keys of an account {name!r}{hint}")
     if fault:
         del listed, account  # an exception's frames hold no keys
         raise KeysError(fault)

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sunx_adapter import Sandbox, __version__
+from sunx_adapter import ExchangeHost, Sandbox, __version__
+from sunx_adapter.cli.accounts import chosen_accounts
 
 COMMAND = [sys.executable, "-m", "sunx_adapter"]
 CLEAN = {
@@ -406,3 +407,12 @@ def test_sandbox_logs() -> None:
     assert "/v5/account/balance" in errors
     assert "html" in errors
     assert "made-up" not in errors
+
+
+def test_variables_of_another_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of one of ccxt's own exchanges are taken from its variables."""
+    monkeypatch.setenv("KRAKENFUTURES_API_KEY", "made-up")
+    monkeypatch.setenv("KRAKENFUTURES_API_SECRET", "made-up too")
+    [(name, account)] = chosen_accounts(ExchangeHost(), ["krakenfutures"], None).items()
+    assert (name, account.exchange) == ("krakenfutures", "krakenfutures")
+    assert account.config == {"apiKey": "made-up", "secret": "made-up too"}

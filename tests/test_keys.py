@@ -164,3 +164,11 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         values = [str(frame.f_locals) for frame in frames if frame.f_globals is vars(keys)]
         assert values
         assert "made-up-secret" not in "".join(values)
+
+
+@pytest.mark.parametrize("name", ["sunxx", "htxfuture", "grid-bott"])
+def test_misspelt_name(tmp_path: Path, name: str) -> None:
+    """A name that looks like an exchange or an account is refused with the one that is meant."""
+    environ = {keys.KEYS_FILE_VARIABLE: str(private_file(tmp_path / "keys.toml", NAMED))}
+    with pytest.raises(KeysError, match="did you mean '(sunx|htxfutures|grid-bot)'"):
+        config_from_environment(name, environ)

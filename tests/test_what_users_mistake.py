@@ -72,6 +72,14 @@ def test_keywords_instead_of_a_dict(kind: type[Any]) -> None:
     assert b"ignored" not in done.stderr
 
 
+@pytest.mark.parametrize("kind", CLASSES)
+def test_settings_that_are_no_dict(kind: type[Any]) -> None:
+    """A key given as the only argument is refused, and not repeated."""
+    with pytest.raises(BadRequest, match="settings must be in a dict") as failure:
+        kind("made-up")
+    assert "made-up" not in str(failure.value)
+
+
 @pytest.mark.parametrize("name", ["watch_balance", "watchBalance"])
 def test_watching_without_asyncio(name: str) -> None:
     """A synchronous exchange says which class can watch."""

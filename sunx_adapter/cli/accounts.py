@@ -72,6 +72,9 @@ def chosen_accounts(
         accounts = accounts_from_environment()
     if exchanges:
         accounts = {name: each for name, each in accounts.items() if each.exchange in exchanges}
+        if account is None:  # other exchanges of ccxt, by their variables alone
+            named = {each: account_from_environment(each) for each in exchanges}
+            accounts |= {name: each for name, each in named.items() if each.config}
         without = [
             each
             for each in exchanges

@@ -147,6 +147,8 @@ class Face(CcxtExchange):  # type: ignore[misc]
             kind, name = type(self).__name__, next(iter(misplaced))
             del misplaced  # the traceback shows this frame
             raise TypeError(f"{kind} takes its settings in a dict: {kind}({{{name!r}: …}})")
+        if not isinstance(config, Mapping | None):
+            raise BadRequest(f"{self.venue.id}: settings must be in a dict")
         self._codes = _Codes(self)
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         self._settings: tuple[object, ConnectionSettings] | None = None
