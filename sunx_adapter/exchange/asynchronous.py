@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import ccxt.async_support
-from ccxt.base.errors import ExchangeClosedByUser, NotSupported
+from ccxt.base.errors import BadResponse, ExchangeClosedByUser, NetworkError, NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.faults import connect_fault, without_frames
 from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountSummary
+from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.protocol.push import auth_message
 from sunx_adapter.stream import STREAM_DEFAULTS, StreamSettings, StreamSource, StreamStatus
 from sunx_adapter.stream.cursor import Cursor
@@ -208,11 +209,16 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         self._check_open()
         self.check_required_credentials()
         keys = (self.apiKey, self.secret, self.privateKey)
-        return (self._address("stream"), self._stream_path(), *keys)
+        proxies = self.check_ws_proxy_settings()
+        address = self._address("stream") + self._stream_path()
+        return (address, keys, self._connection_settings(), proxies)
 
     async def _stream_connect(self) -> PushSocket:
         if self.options["adjustForTimeDifference"] and not self._clock_measured:
-            await self._time_difference()
+            try:
+                await self._time_difference()
+            except (NetworkError, BadResponse) as error:
+                raise TransientError(error) from None
         settings = self._connection_settings()
         ws_proxy, wss_proxy, _ = self.check_ws_proxy_settings()
         proxy = ws_proxy or wss_proxy or settings.proxy

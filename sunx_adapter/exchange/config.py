@@ -71,6 +71,9 @@ class _Urls(TypedDict, total=False):
     api: _Addresses
 
 
+_URLS: Final = {"api", "www", "doc", "logo", "fees", "test", "referral", "api_management"}
+
+
 class _Options(TypedDict, total=False):
     """The types of our options. Others are carried along, as with ccxt."""
 
@@ -94,7 +97,7 @@ class _Options(TypedDict, total=False):
     streamReconnectDelay: _Positive
 
 
-_OTHER_OPTIONS: Final = {"setMarginMode"}
+_OTHER_OPTIONS: Final = {"setMarginMode", "maxRetriesOnFailureDelay"}
 """Options of ccxt's own exchanges that look like ours."""
 
 
@@ -106,7 +109,8 @@ class _Settings(TypedDict, total=False):
     privateKey: str
     uid: str | int
     timeout: _Positive
-    rateLimit: _Positive
+    enableRateLimit: bool
+    rateLimit: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
     hostname: str
     cafile: str
     headers: dict[str, str]
@@ -135,8 +139,9 @@ def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
         if key not in _HONOURED and _means_something(key, value, kind):
             advice = f": {_INSTEAD[key]}" if key in _INSTEAD else ""
             raise NotSupported(f"the setting {key!r} cannot be honoured{advice}")
-    unknown = [key for key in given if not hasattr(kind, str(key))]
-    check_spelling("setting", unknown, _HONOURED | _INSTEAD.keys() | _KNOWN_BESIDES)
+    known = _HONOURED | _KNOWN_BESIDES
+    unknown = [key for key in given if key not in known and not hasattr(kind, str(key))]
+    check_spelling("setting", unknown, _CONNECTION | _CREDENTIALS | _INSTEAD.keys())
     _check_kinds(given)
     options = given.get("options", {}).keys() - _OTHER_OPTIONS
     check_spelling("option", options, _Options.__annotations__)
@@ -166,10 +171,11 @@ def _means_something(key: str, value: object, kind: type) -> bool:
 def _check_kinds(given: Mapping[str, Any]) -> None:
     try:
         msgspec.convert(given, _Settings)
-        unknown = given.get("urls", {}).get("api", {}).keys() - _Addresses.__annotations__.keys()
+        urls = given.get("urls", {})
+        unknown = urls.keys() - _URLS or urls.get("api", {}).keys() - _Addresses.__annotations__
         if not unknown:
             return
-        reason, place = f"there is no {min(unknown)!r}", "`$.urls.api`"
+        reason, place = f"there is no {min(unknown)!r}", "`$.urls`"
     except msgspec.ValidationError as error:
         # "Expected `str`, got `int` - at `$.secret`": kinds and places, never values.
         reason, _, place = str(error).partition(" - at ")

@@ -59,18 +59,26 @@ def connect_fault(
         return network_fault(error, url)
     status = error.status
     if error.location is not None:
-        target = urlsplit(error.location)
-        where = f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else "nowhere"
         return BadResponse(
-            f"{url}: HTTP {status} redirects to {where}; redirects are never followed: check urls "
-            "and hostname"
+            f"{url}: HTTP {status} redirects to {_without_query(error.location)}; redirects are "
+            "never followed: check urls and hostname"
         )
     text = f"{url}: HTTP {status} instead of a WebSocket"
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return NetworkError(f"{text}: the proxy refused its user name or password")
     if status < HTTPStatus.BAD_REQUEST:
         return BadResponse(f"{text}: {error}")
     failure = http_exceptions.get(str(status), ExchangeError)(text)
     temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN
     return TransientError(failure) if temporary else failure
+
+
+def _without_query(location: str) -> str:
+    try:
+        target = urlsplit(location)
+    except ValueError:
+        return "an invalid address"
+    return f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else "nowhere"
 
 
 def as_ccxt(error: Exception, where: str = "") -> BaseError:

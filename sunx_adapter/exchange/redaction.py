@@ -53,15 +53,17 @@ def cleaned(text: str, *, api_key: str | None = None, secrets: Iterable[str | No
 
 
 def passwords(*urls: object) -> list[str]:
-    """The passwords in URLs, encoded and decoded."""
+    """The passwords in URLs: encoded, decoded, and as HTTP's Basic authentication sends them."""
     found: list[str] = []
     for url in urls:
         if isinstance(url, str) and "@" in url:
             try:
-                password = urlsplit(url).password or ""
+                parts = urlsplit(url)
             except ValueError:
                 continue
-            found += [password, unquote(password)]
+            user, password = parts.username or "", parts.password or ""
+            basic = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+            found += [password, unquote(password), basic]
     return found
 
 

@@ -9,6 +9,7 @@ from ccxt.base.errors import NotSupported
 
 MAX_LATE_SECONDS: Final = 4.0
 _REDIS_SECONDS: Final = 2.0
+_MAX_WAIT_SECONDS: Final = 60.0
 
 _SCRIPT: Final = """
 local time = redis.call('TIME')
@@ -97,5 +98,7 @@ class RedisWindows:
         wait = self._script(
             [f"sunx-adapter/{key}"], [*limit, late, name, remaining, MAX_LATE_SECONDS]
         )
+        if not 0 <= (seconds := float(wait)) <= _MAX_WAIT_SECONDS:
+            raise ValueError("Redis gave an unusable answer")
         self.answered = time.monotonic()
-        return float(wait)
+        return seconds

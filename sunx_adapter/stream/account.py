@@ -27,8 +27,6 @@ from ccxt.base.errors import (
 )
 
 from sunx_adapter.exchange.retry import CLOCK_OFF_MS, backoff, clock_text
-from sunx_adapter.protocol.account import AccountAnswer, read_account
-from sunx_adapter.protocol.document import decode_json
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.protocol.push import (
     AccountNews,
@@ -41,7 +39,7 @@ from sunx_adapter.protocol.push import (
     subscribe_message,
 )
 from sunx_adapter.stream import StreamSettings, StreamSource, StreamState, StreamStatus
-from sunx_adapter.stream.cursor import Cursor
+from sunx_adapter.stream.cursor import Cursor, News
 from sunx_adapter.wire.websocket import PushSocket
 
 Result = TypeVar("Result")
@@ -50,6 +48,12 @@ _KEY_REFUSED_CLOCK_OFF_MS: Final = 60_000
 """If a key is refused, a clock that differs by more may be the reason: the venue accepts 5 minutes.
 The login is then repeated with the venue's time."""
 
+_MAX_AHEAD_MS: Final = 300_000
+"""A time further in the future is not compared with later ones: it would hide all of them."""
+
+_LARGE_MESSAGE: Final = 65_536
+"""After a larger message other tasks get their turn, so that a flood does not block them."""
+
 _MAX_REASON: Final = 600
 
 _STABLE_SECONDS: Final = 10.0
@@ -57,26 +61,6 @@ _STABLE_SECONDS: Final = 10.0
 
 _MAX_WAITS: Final = 25
 """The wait before reconnecting doubles, up to so many times the first one."""
-
-
-class News:
-    """A published account.
-
-    Args:
-        answer: the account. Every caller but the first gets a copy decoded anew, so that no caller
-            sees what another one does to its ``info``.
-        pushed: whether it came by push, not by REST.
-    """
-
-    def __init__(self, answer: AccountAnswer, *, pushed: bool) -> None:
-        self.pushed = pushed
-        self._first: AccountAnswer | None = answer
-        self._body = answer.document.body
-
-    def answer(self) -> AccountAnswer:
-        """The account, for one caller alone."""
-        first, self._first = self._first, None
-        return first or read_account(decode_json(self._body))
 
 
 class AccountStream:
@@ -120,9 +104,10 @@ class AccountStream:
         self._complaint_pending = False
         self._changed = asyncio.Event()
         self._clock_used = False
+        self._key_refused = False
         self._catching_up: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._start(self._run())
+        self._start(self._run()).add_done_callback(self._interrupted)
 
     # -- for callers ------------------------------------------------------------------------
 
@@ -174,12 +159,14 @@ class AccountStream:
         if self._doubted_since is None:
             self._doubted_since = self.loop.time()
             self._wake()
-        if self._state is StreamState.LIVE and self._catching_up is None:
+        if self._state is StreamState.LIVE and (
+            self._catching_up is None or self._catching_up.done()
+        ):
             self._catching_up = self._start(self._catch_up())
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a call in this event loop can use the stream, or a new stream is needed."""
-        if type(self.failure) is AuthenticationError:
+        if self._key_refused:
             return True
         return self.loop is loop and not (self.failure and self.failure_raised)
 
@@ -235,10 +222,14 @@ class AccountStream:
         # The snapshot after a reconnection repeats the account if nothing happened.
         repeats = version is not None and version == self._version and data == self._data
         self._version, self._data = version, data
-        self._timestamp = timestamp or self._timestamp
+        self._remember(timestamp)
         self._end_doubt()
         if not repeats:
             self._publish(News(message.answer, pushed=True))
+
+    def _remember(self, timestamp: int | None) -> None:
+        if timestamp and self._source.clock_ahead(timestamp) > -_MAX_AHEAD_MS:
+            self._timestamp = timestamp
 
     def _end_doubt(self) -> None:
         self._fresh_at = self.loop.time()
@@ -264,7 +255,7 @@ class AccountStream:
             else:
                 # The next pushed account may count its versions anew.
                 self._version = self._data = None
-                self._timestamp = answer.timestamp or self._timestamp
+                self._remember(answer.timestamp)
                 self._end_doubt()
                 self._publish(News(answer, pushed=False))
                 return
@@ -278,9 +269,16 @@ class AccountStream:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _interrupted(self, _: object) -> None:
+        if self.failure is None:  # not closed, but cancelled by others: the next call starts anew
+            self.failure = NetworkError("the task of the stream was cancelled")
+            self.failure_raised = True
+            self._state = StreamState.OFF
+            self._wake()
+
     def _end(self, error: BaseError) -> None:
         failure = self._cleaned(error)
-        if type(failure) is AuthenticationError:
+        if self._key_refused:
             failure = AuthenticationError(f"{failure}; it is not tried again with the same key")
         self.failure = self._reason = failure
         self._state = StreamState.REFUSED
@@ -356,6 +354,7 @@ class AccountStream:
                     if (refusal := reply.refusal) is not None:
                         if reply.op == "auth" and self._clock_adjusted(refusal.error, reply.ts):
                             raise TransientError(refusal.error, retry_after=0.0)
+                        self._key_refused = type(refusal.error) is AuthenticationError
                         raise _error_of(refusal)
                     if reply.op == op:
                         return
@@ -383,7 +382,10 @@ class AccountStream:
         """The next reply to one of our messages; other messages are handled here."""
         while True:
             try:
-                message = read_message(await self._in_time(socket.receive(), "no heartbeat"))
+                body = await self._in_time(socket.receive(), "no heartbeat")
+                if len(body) > _LARGE_MESSAGE:
+                    await asyncio.sleep(0)
+                message = read_message(body)
                 if isinstance(message, AccountNews):
                     self._take(message)
             except (BadResponse, ValueError, ArithmeticError, RecursionError) as error:

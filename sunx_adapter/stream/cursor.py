@@ -1,8 +1,31 @@
-"""Which caller has seen which account: every published account has a number."""
+"""Published accounts, and which caller has seen which: every published account has a number."""
 
 import asyncio
 from contextvars import ContextVar
 from typing import Any
+
+from sunx_adapter.protocol.account import AccountAnswer, read_account
+from sunx_adapter.protocol.document import decode_json
+
+
+class News:
+    """A published account.
+
+    Args:
+        answer: the account. Every caller but the first gets a copy decoded anew, so that no caller
+            sees what another one does to its ``info``.
+        pushed: whether it came by push, not by REST.
+    """
+
+    def __init__(self, answer: AccountAnswer, *, pushed: bool) -> None:
+        self.pushed = pushed
+        self._first: AccountAnswer | None = answer
+        self._body = answer.document.body
+
+    def answer(self) -> AccountAnswer:
+        """The account, for one caller alone."""
+        first, self._first = self._first, None
+        return first or read_account(decode_json(self._body))
 
 
 class Cursor:
