@@ -18,6 +18,8 @@ from sunx_adapter import ccxt_plugin, hookspecs
 from sunx_adapter.hookspecs import PROJECT, ExchangeOffer
 
 if TYPE_CHECKING:
+    from asyncio import Lock
+
     from ccxt.base.types import Balances
 
 
@@ -231,45 +233,56 @@ class ExchangeHost:
         return exchange_class(handed_over.pop())
 
     async def fetch_balances(
-        self, accounts: Mapping[str, tuple[str, Mapping[str, Any]]]
+        self,
+        accounts: Mapping[str, tuple[str, Mapping[str, Any]] | AsyncExchange],
+        concurrency: int = 100,
     ) -> dict[str, dict[str, Any] | Exception]:
         """Read several accounts at once.
 
         Args:
-            accounts: for each name the exchange's id and its configuration.
+            accounts: for each name the exchange's id and its configuration, or an asynchronous
+                exchange. Give exchanges to keep them, and their connections, between calls: they
+                are used as they are and stay open. An exchange that is made here is closed.
+            concurrency: how many accounts to read at the same time; each needs a connection.
 
         Returns:
             For each name either the balance or the exception; one that fails does not touch the
-            others. Whatever was opened is closed.
+            others.
         """
-        from asyncio import gather  # noqa: PLC0415 - a host that reads nothing starts sooner
+        from asyncio import Lock, Semaphore, gather  # noqa: PLC0415 - for a quick start
 
-        made = [self._made(*account) for account in accounts.values()]
-        opened = [exchange for exchange in made if not isinstance(exchange, Exception)]
-        try:
-            balances = await gather(*(_balance_of(exchange) for exchange in made))
-        finally:
-            for exchange in opened:
-                with contextlib.suppress(Exception):  # the balance is what was asked for
-                    await exchange.close()
+        slots, making = Semaphore(concurrency), Lock()
+
+        async def read(
+            account: tuple[str, Mapping[str, Any]] | AsyncExchange,
+        ) -> dict[str, Any] | Exception:
+            async with slots:
+                return await self._balance_of(account, making)
+
+        balances = await gather(*map(read, accounts.values()))
         return dict(zip(accounts, balances, strict=True))
 
-    def _made(self, exchange_id: str, config: Mapping[str, Any]) -> Any:
+    async def _balance_of(
+        self, account: tuple[str, Mapping[str, Any]] | AsyncExchange, making: "Lock"
+    ) -> dict[str, Any] | Exception:
+        from asyncio import sleep  # noqa: PLC0415 - for a quick start
+
+        made: AsyncExchange | None = None
         try:
-            exchange = self.create(exchange_id, config, asynchronous=True)
+            if isinstance(account, tuple):
+                async with making:  # one a turn of the event loop: making one takes milliseconds
+                    exchange = made = self.create(*account, asynchronous=True)
+                    await sleep(0)
+            else:
+                exchange = account
+            balance: dict[str, Any] = await exchange.fetch_balance()
         except Exception as error:  # noqa: BLE001 - the caller decides, per account
             return _without_frames(error)
-        return exchange
-
-
-async def _balance_of(exchange: Any) -> dict[str, Any] | Exception:
-    if isinstance(exchange, Exception):
-        return exchange
-    try:
-        balance: dict[str, Any] = await exchange.fetch_balance()
-    except Exception as error:  # noqa: BLE001 - the caller decides, per account
-        return _without_frames(error)
-    return balance
+        finally:
+            if made is not None:
+                with contextlib.suppress(Exception):  # the balance is what was asked for
+                    await made.close()
+        return balance
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from sunx_adapter.host import (
     HostError,
     UnknownExchangeError,
 )
+from sunx_adapter.sandbox import SandboxAccount
 
 
 def offering(*offers: object) -> Any:
@@ -193,3 +195,55 @@ def test_accounts_of_one_venue_share_connections(host: ExchangeHost, sandbox: Sa
     accounts = {str(number): ("sunx", sandbox.config("sunx")) for number in range(10)}
     balances = asyncio.run(host.fetch_balances(accounts))
     assert all(isinstance(balance, dict) for balance in balances.values())
+
+
+FEW_DESCRIPTORS = """
+import asyncio, json, resource, sys
+from sunx_adapter import ExchangeHost
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+url, count = sys.argv[1], int(sys.argv[2])
+config = {"secret": "made-up", "urls": {"api": {"rest": url}}}
+accounts = {str(n): ("sunx", {**config, "apiKey": f"made-up-{n}"}) for n in range(count)}
+turns = 0
+
+async def main():
+    global turns
+    reading = asyncio.ensure_future(ExchangeHost().fetch_balances(accounts))
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    return reading.result()
+
+balances = asyncio.run(main())
+failed = [str(balance) for balance in balances.values() if not isinstance(balance, dict)]
+print(json.dumps([len(balances), failed, turns]))
+"""
+
+
+def test_more_accounts_than_descriptors() -> None:
+    """More accounts than there are descriptors are all read, and other tasks go on meanwhile."""
+    count = 400
+    accounts = [SandboxAccount(str(n), str(n), f"made-up-{n}", "made-up") for n in range(count)]
+    with Sandbox(accounts) as venue:
+        command = [sys.executable, "-c", FEW_DESCRIPTORS, venue.url, str(count)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    read, failed, turns = json.loads(done.stdout)
+    assert (read, failed) == (count, [])
+    # A turn for others after each exchange that is made.
+    assert turns > count
+
+
+def test_exchanges_are_kept_between_calls(host: ExchangeHost, sandbox: Sandbox) -> None:
+    """Given exchanges stay open, so that the next call uses their connections again."""
+
+    async def run() -> None:
+        kept = host.create("sunx", sandbox.config("sunx"), asynchronous=True)
+        try:
+            for _ in range(2):
+                [balance] = (await host.fetch_balances({"main": kept})).values()
+                assert isinstance(balance, dict)
+        finally:
+            await kept.close()
+
+    asyncio.run(run())
