@@ -9,7 +9,7 @@ from ccxt.base.errors import ExchangeError
 
 from sunx_adapter.venue import READ_LIMIT
 
-LEASE_SECONDS: Final = 2.0
+LEASE_SECONDS: Final = 1.5
 """So long a worker may sign requests after it reported, if the application has the report."""
 
 WINDOW_SECONDS: Final = READ_LIMIT.seconds + 0.2

@@ -40,7 +40,7 @@ CONCURRENCY: Final = 64
 _SLOW_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 3.0
 _REPORT_SECONDS: Final = 0.05
-_SILENCE_SECONDS: Final = 0.5
+_SILENCE_SECONDS: Final = 0.25
 _LARGEST_REPORT: Final = 1000
 _FORGET_SECONDS: Final = 60.0
 _PLUGIN: Final = "sunx-adapter-fleet"
@@ -50,7 +50,7 @@ Task = tuple[int, float]
 """The number of a request for one read; or 0, and the seconds between two reads if polled."""
 
 
-class LeaseEndedError(NetworkError):
+class LeaseEndedError(NetworkError):  # type: ignore[misc]
     """This worker may not read the account now."""
 
 
@@ -213,15 +213,14 @@ class Share:
         await asyncio.sleep(0)
         return exchange
 
-    def told(self, name: str, error: Exception) -> Exception:
+    def told(self, name: str, error: Exception) -> Any:
         """The error without secrets, which exchanges of others may quote."""
         config = self._accounts.get(name, ("", {}))[1]
         secrets = [config.get("secret"), config.get("privateKey"), config.get("password")]
         text = cleaned(str(error), api_key=config.get("apiKey"), secrets=secrets)
-        try:
+        with contextlib.suppress(Exception):  # a class of others that is made otherwise
             return type(error)(text)
-        except Exception:  # noqa: BLE001 - a class of others that is made otherwise
-            return ExchangeError(f"{type(error).__name__}: {text}")
+        return ExchangeError(f"{type(error).__name__}: {text}")
 
     def publish(self, number: int, name: str, value: Any) -> None:
         """Keep the newest of an account for the next report."""
@@ -276,7 +275,7 @@ class Share:
             self._unreadable = error
 
     async def collect(self, request: Request) -> Report:
-        """What is new, as soon as there is something, and after half a second in any case."""
+        """What is new, as soon as there is something, and soon in any case."""
         mine = request.worker == self.worker
         if mine and request.generation == self._assignment.generation:
             self.lease_until = max(self.lease_until, request.stamp + LEASE_SECONDS)

@@ -1,0 +1,340 @@
+"""Fleets on a real cluster of processes, with real kills."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from ccxt.base.errors import AuthenticationError, ExchangeError
+from distributed import Client
+
+from sunx_adapter.fleet import Fleet, FleetError
+from sunx_adapter.fleet.accounts import users, with_uids
+from sunx_adapter.fleet.messages import packed, unpacked
+from sunx_adapter.keys import KeysError
+from sunx_adapter.sandbox import Holding, Sandbox, SandboxAccount, SandboxRequest, balance_data
+from tests.cluster import Cluster, free_port, go_on, recording, stop
+
+
+def account(number: int, uid: int | None = None) -> SandboxAccount:
+    """An account that holds as many USDT as its number says."""
+    return SandboxAccount(
+        name=f"account-{number}",
+        uid=str(900_000_000 + (number if uid is None else uid)),
+        api_key=f"made-up-access-key-{number}",
+        secret=f"made-up-secret-{number}",
+        balance=balance_data([Holding("USDT", cash=str(number))]),
+    )
+
+
+def tables(venue: Sandbox, url: str | None = None) -> dict[str, dict[str, Any]]:
+    """The tables of a keys file with the venue's accounts."""
+    stream = venue.url.replace("http", "ws")
+    return {
+        each.name: {
+            "exchange": "sunx",
+            "uid": each.uid,
+            "apiKey": each.api_key,
+            "secret": each.secret,
+            "urls.api": {"rest": url or venue.url, "stream": stream},
+        }
+        for each in venue.accounts
+    }
+
+
+def keys_file(path: Path, contents: dict[str, dict[str, Any]]) -> Path:
+    """A keys file with these tables."""
+    lines = []
+    for name, table in contents.items():
+        lines += [f"[{name}]", *(f"{key} = {value!r}" for key, value in table.items())]
+    text = "\n".join(lines).replace("{'", "{").replace("': '", " = '").replace(", '", ", ")
+    path.write_text(text + "\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with three workers; a test that takes one away starts another."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as running:
+        for _ in range(3):
+            running.start_worker()
+        yield running
+
+
+async def joined(fleet: Fleet, count: int) -> None:
+    """Wait until the fleet has so many workers."""
+    async with asyncio.timeout(15):
+        while len(fleet.workers) != count:  # noqa: ASYNC110 - there is nothing to wait for
+            await asyncio.sleep(0.05)
+
+
+async def fetched(fleet: Fleet) -> dict[str, Any]:
+    """What a fleet reads; each account comes once."""
+    balances: dict[str, Any] = {}
+    async for name, balance in fleet.fetch_balances():
+        assert name not in balances
+        balances[name] = balance
+    assert set(balances) == set(fleet.names)
+    return balances
+
+
+def most_reads(requests: Iterable[SandboxRequest], seconds: float = 3.0) -> int:
+    """The most reads of one user in any 3 s."""
+    moments: dict[str | None, list[float]] = {}
+    for request in requests:
+        moments.setdefault(request.uid, []).append(request.monotonic)
+    return max(
+        sum(first <= moment < first + seconds for moment in of_user[index : index + 100])
+        for of_user in moments.values()
+        for index, first in enumerate(of_user)
+    )
+
+
+class Watcher:
+    """Takes what a fleet's watch gives, and remembers when it came."""
+
+    def __init__(self, fleet: Fleet, **arguments: Any) -> None:
+        self.seen: dict[str, float] = {}
+        self.timestamps: dict[str, list[int]] = {}
+        self.failures: list[Exception] = []
+        self._changed = asyncio.Event()
+        self._names = fleet.names
+        self._task = asyncio.create_task(self._take(fleet.watch_balances(**arguments)))
+
+    async def _take(self, watch: AsyncIterator[tuple[str, Any]]) -> None:
+        async for name, balance in watch:
+            if isinstance(balance, Exception):
+                self.failures.append(balance)
+                continue
+            self.seen[name] = time.monotonic()
+            self.timestamps.setdefault(name, []).append(balance["timestamp"])
+            self._changed.set()
+
+    async def all_since(self, moment: float) -> float:
+        """Wait until there is a balance of each account since that moment; how long it took."""
+        while not all(self.seen.get(name, 0.0) > moment for name in self._names):
+            self._changed.clear()
+            await asyncio.wait_for(self._changed.wait(), 15)
+        return time.monotonic() - moment
+
+    async def end(self) -> None:
+        """Watch no more."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        assert all(each == sorted(each) for each in self.timestamps.values())
+
+
+def test_no_secret_travels(tmp_path: Path) -> None:
+    """Names travel between client, scheduler and workers, but no key, secret or signature."""
+    venue = Sandbox([account(number) for number in range(5)])
+    with venue, recording() as inside, recording() as outside:
+        known = tables(venue, f"http://127.0.0.1:{outside.to(int(venue.url.rpartition(':')[2]))}")
+        known["account-1"]["secret"] = "made-up-and-wrong"
+        lacking = {name: table for name, table in known.items() if name != "account-2"}
+        workers_own = keys_file(tmp_path / "workers.toml", lacking)
+        # The application need not have any key.
+        bare = {name: {"exchange": "sunx", "uid": table["uid"]} for name, table in known.items()}
+        file = keys_file(tmp_path / "accounts.toml", bare)
+
+        async def run(cluster: Cluster) -> dict[str, Any]:
+            async with Fleet(file, scheduler=cluster.address, number=str) as fleet:
+                balances = await fetched(fleet)
+                watch = fleet.watch_balances()
+                watched = {(await anext(watch))[0] for _ in range(5)}
+                await watch.aclose()
+                assert watched == set(balances)
+            return balances
+
+        with Cluster(tmp_path, inside.to) as cluster:
+            cluster.start_worker(SUNX_ADAPTER_KEYS=str(workers_own))
+            balances = asyncio.run(run(cluster))
+
+    assert balances["account-3"]["total"] == {"USDT": "3"}
+    assert type(balances["account-1"]) is AuthenticationError
+    assert "signature" in str(balances["account-1"])
+    assert isinstance(balances["account-2"], KeysError)
+    traffic = b"".join(inside.recorded)
+    assert b"account-3" in traffic
+    written = b"".join(outside.recorded).decode("latin-1")
+    signatures = re.findall(r"Signature=([^& ]+)", written)
+    assert len(signatures) >= len(known) - 1
+    secrets = [str(table[key]) for table in known.values() for key in ("apiKey", "secret")]
+    for secret in (*secrets, *signatures, *map(unquote, signatures)):
+        assert secret.encode() not in traffic
+
+
+def test_hanging_accounts_delay_no_other(cluster: Cluster, tmp_path: Path) -> None:
+    """Many accounts that hang give their places to the others."""
+    venue = Sandbox([account(n) for n in range(30)])
+    with venue, socket.create_server(("127.0.0.1", 0), backlog=500) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        good = tables(venue)
+        hanging = {
+            f"hanging-{number}": {
+                **good["account-0"],
+                "uid": f"1{number}",
+                "apiKey": f"made-up-{number}",
+                "timeout": 8000,
+                "urls.api": {"rest": address},
+            }
+            for number in range(250)
+        }
+
+        async def run(file: Path) -> list[str]:
+            arrived: list[str] = []
+            async with Fleet(file, scheduler=cluster.address) as fleet:
+                await joined(fleet, 3)
+                async for name, balance in fleet.fetch_balances():
+                    assert isinstance(balance, dict)
+                    arrived.append(name)
+                    if len(arrived) == len(good):
+                        break
+            return arrived
+
+        # The hanging ones are asked for first.
+        arrived = asyncio.run(run(keys_file(tmp_path / "accounts.toml", {**hanging, **good})))
+    assert set(arrived) == set(good)
+
+
+def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
+    """Who takes balances slowly gets the newest of each account, here with the application's client."""
+    with Sandbox([account(n) for n in range(4)]) as venue:
+
+        async def run(file: Path) -> list[float]:
+            ages: list[float] = []
+            async with Fleet(file, client=client) as fleet:
+                async for _, balance in fleet.watch_balances(every=0.05):
+                    assert isinstance(balance, dict)
+                    ages.append(time.time() - balance["timestamp"] / 1000)
+                    if len(ages) == 12:
+                        break
+                    await asyncio.sleep(0.15)
+            return ages
+
+        with Client(cluster.address, set_as_default=False) as client:
+            ages = asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue))))
+    # Each account is taken every 0.6 s; it is read 20 times a second.
+    assert max(ages[6:]) < 0.4
+
+
+def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:
+    """Workers that are killed, hang, come back or join lose no account and break no limit."""
+    venue = Sandbox([account(number, uid=min(number, 30)) for number in range(60)])
+
+    async def run(file: Path) -> None:
+        async with Fleet(file, scheduler=cluster.address, number=str) as fleet:
+            await joined(fleet, 3)
+            watcher = Watcher(fleet, every=0.5)
+            await watcher.all_since(0.0)
+            fetching = asyncio.create_task(fetched(fleet))
+            killed, hanging, _ = cluster.workers
+            killed.kill()
+            stop(hanging)
+            assert await watcher.all_since(time.monotonic()) < 10
+            balances = await fetching
+            go_on(hanging)
+            await joined(fleet, 2)
+            assert await watcher.all_since(time.monotonic()) < 10
+            await watcher.end()
+            assert not watcher.failures
+            assert {each["USDT"]["total"] for each in balances.values()} == {
+                str(number) for number in range(60)
+            }
+
+    with venue:
+        asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue))))
+        assert 60 < most_reads(venue.requests) <= 72
+        assert {request.code for request in venue.requests} == {200}
+
+
+def test_scheduler_restarts(cluster: Cluster, tmp_path: Path) -> None:
+    """A scheduler that is killed and started again costs no account."""
+    with Sandbox([account(n) for n in range(100)], faults=["slow=0.5"]) as venue:
+
+        async def run(file: Path) -> None:
+            async with Fleet(file, scheduler=cluster.address) as fleet:
+                watcher = Watcher(fleet)
+                await watcher.all_since(0.0)
+                fetching = asyncio.create_task(fetched(fleet))
+                await asyncio.sleep(0)
+                cluster.kill_scheduler()
+                # Workers end with their scheduler; whoever runs them starts them again.
+                cluster.start_scheduler()
+                cluster.start_worker()
+                moment = time.monotonic()
+                balances = await fetching
+                assert all(isinstance(each, dict) for each in balances.values())
+                assert await watcher.all_since(moment) < 15
+                await watcher.end()
+
+        asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue))))
+
+
+def test_cluster_of_its_own(tmp_path: Path) -> None:
+    """Without a scheduler a fleet starts processes on this machine, and ends them."""
+    with Sandbox([account(n) for n in range(10)]) as venue:
+
+        async def run(file: Path) -> int:
+            async with Fleet(file, workers=2, number=str) as fleet:
+                assert len(fleet.workers) == 2
+                assert all(address.startswith("tls://127.0.0.1:") for address in fleet.workers)
+                balances = await fetched(fleet)
+                assert balances["account-7"]["free"] == {"USDT": "7"}
+                with pytest.raises(KeyError, match="no account 'unknown'"):
+                    await anext(fleet.fetch_balances(["unknown"]))
+                return len(multiprocessing.active_children())
+
+        assert asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue)))) >= 2
+    assert not multiprocessing.active_children()
+
+
+def test_no_worker(tmp_path: Path) -> None:
+    """A scheduler that is not there is told, after the time that one has patience."""
+    with Sandbox([account(0)]) as venue:
+        file = keys_file(tmp_path / "accounts.toml", tables(venue))
+
+    async def run() -> None:
+        async with Fleet(file, scheduler=f"tcp://127.0.0.1:{free_port()}", patience=0.5):
+            pass
+
+    with pytest.raises(FleetError, match=r"no worker answered within 0\.5 s"):
+        asyncio.run(run())
+
+
+def test_accounts_of_one_user() -> None:
+    """Accounts that share a UID or a key are one user's, on one exchange."""
+    known: dict[str, tuple[str, dict[str, Any]]] = {
+        "a": ("sunx", {"uid": "1", "apiKey": "k1"}),
+        "b": ("sunx", {"uid": "1", "apiKey": "k2"}),
+        "c": ("sunx", {"apiKey": "k2"}),
+        "d": ("htxfutures", {"uid": "1", "apiKey": "k1"}),
+        "e": ("sunx", {"apiKey": "k3"}),
+        "f": ("sunx", {"uid": "2", "apiKey": "k4"}),
+        "g": ("sunx", {"uid": "2", "apiKey": "k3"}),
+    }
+    assert sorted(users(known).values()) == [["a", "b", "c"], ["d"], ["e", "f", "g"]]
+    assert with_uids(known)["c"][1]["uid"] == "1"
+    assert with_uids(known)["e"][1]["uid"] == "2"
+
+
+def test_what_cannot_be_pickled_says_so() -> None:
+    """An exception of another class arrives in any case, with its text."""
+
+    class LocalError(Exception):
+        pass
+
+    arrived = unpacked(packed(LocalError("out of order")))
+    assert type(arrived) is ExchangeError
+    assert "LocalError: out of order" in str(arrived)
+    refused = unpacked(packed(AuthenticationError("no such key")))
+    assert type(refused) is AuthenticationError
+    assert str(refused) == "no such key"
