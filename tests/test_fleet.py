@@ -206,7 +206,7 @@ def test_hanging_accounts_delay_no_other(cluster: Cluster, tmp_path: Path) -> No
 
 
 def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
-    """Who takes balances slowly gets the newest of each account, here with the application's client."""
+    """Who takes balances slowly gets the newest of each, here with the application's own client."""
     with Sandbox([account(n) for n in range(4)]) as venue:
 
         async def run(file: Path) -> list[float]:

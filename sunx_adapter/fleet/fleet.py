@@ -156,7 +156,14 @@ class Fleet:
         client = Client(
             self._scheduler, security=self._security, asynchronous=True, set_as_default=False
         )
-        return await self._open.enter_async_context(client)
+        try:
+            await client
+        except BaseException:
+            with contextlib.suppress(Exception):  # it never connected
+                await client.close()
+            raise
+        self._open.push_async_callback(client.close)
+        return client
 
     async def _start_cluster(self) -> None:
         # Otherwise the scheduler makes a connection for each call.
