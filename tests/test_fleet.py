@@ -18,7 +18,7 @@ from distributed import Client
 from sunx_adapter.fleet import Fleet, FleetError
 from sunx_adapter.fleet.accounts import users, with_uids
 from sunx_adapter.fleet.messages import packed, unpacked
-from sunx_adapter.keys import KeysError
+from sunx_adapter.keys import Account, KeysError
 from sunx_adapter.sandbox import Holding, Sandbox, SandboxAccount, SandboxRequest, balance_data
 from tests.cluster import Cluster, free_port, go_on, recording, stop
 
@@ -312,18 +312,20 @@ def test_no_worker(tmp_path: Path) -> None:
 
 def test_accounts_of_one_user() -> None:
     """Accounts that share a UID or a key are one user's, on one exchange."""
-    known: dict[str, tuple[str, dict[str, Any]]] = {
-        "a": ("sunx", {"uid": "1", "apiKey": "k1"}),
-        "b": ("sunx", {"uid": "1", "apiKey": "k2"}),
-        "c": ("sunx", {"apiKey": "k2"}),
-        "d": ("htxfutures", {"uid": "1", "apiKey": "k1"}),
-        "e": ("sunx", {"apiKey": "k3"}),
-        "f": ("sunx", {"uid": "2", "apiKey": "k4"}),
-        "g": ("sunx", {"uid": "2", "apiKey": "k3"}),
+    known = {
+        "a": Account("sunx", {"uid": "1", "apiKey": "k1"}),
+        "b": Account("sunx", {"uid": "1", "apiKey": "k2"}),
+        "c": Account("sunx", {"apiKey": "k2"}),
+        "d": Account("htxfutures", {"uid": "1", "apiKey": "k1"}),
+        "e": Account("sunx", {"apiKey": "k3"}),
+        "f": Account("sunx", {"uid": "2", "apiKey": "k4"}),
+        "g": Account("sunx", {"uid": "2", "apiKey": "k3"}),
     }
-    assert sorted(users(known).values()) == [["a", "b", "c"], ["d"], ["e", "f", "g"]]
-    assert with_uids(known)["c"][1]["uid"] == "1"
-    assert with_uids(known)["e"][1]["uid"] == "2"
+    assert sorted(sorted(names) for names in users(known).values()) == [
+        ["a", "b", "c"], ["d"], ["e", "f", "g"]
+    ]  # fmt: skip
+    assert with_uids(known)["c"].config["uid"] == "1"
+    assert with_uids(known)["e"].config["uid"] == "2"
 
 
 def test_what_cannot_be_pickled_says_so() -> None:

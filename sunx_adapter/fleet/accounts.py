@@ -1,64 +1,45 @@
-"""The accounts of a keys file, and which of them belong to one user."""
+"""Which accounts belong to one user, whose read budget they share."""
 
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from sunx_adapter.keys import read_private
-
-Accounts = dict[str, tuple[str, dict[str, Any]]]
-"""For each name the exchange's id and its configuration."""
+from sunx_adapter.keys import Account
 
 
-def read_accounts(path: str) -> Accounts:
-    """All accounts of a keys file, in one read.
-
-    Raises:
-        KeysError: the file cannot be used.
-    """
-    tables = tomllib.loads(read_private(Path(path)))
-    return {name: (table.pop("exchange", name), table) for name, table in tables.items()}
-
-
-def users(accounts: Accounts) -> dict[str, list[str]]:
+def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
     """The accounts' names by user: those that share a UID or a key are one user's.
 
     Returns:
-        The names by a text that is the same for the same user in every run; it may hold a key, so
-        it stays in the process.
+        The names by a text that is the same for the same user in every run. It may hold a key: it
+        never leaves the process.
     """
-    by_mark: dict[tuple[str, str, str], str] = {}
-    user_of: dict[str, str] = {}
-    for name, (exchange_id, config) in accounts.items():
-        marks = [
-            (exchange_id, key, str(config[key])) for key in ("uid", "apiKey") if config.get(key)
-        ]
-        known = sorted({by_mark[mark] for mark in marks if mark in by_mark})
-        user = known[0] if known else "/".join(marks[0]) if marks else name
-        for other in known[1:]:  # this account shows that two users are one
-            user_of = {each: user if u == other else u for each, u in user_of.items()}
-            by_mark = {mark: user if u == other else u for mark, u in by_mark.items()}
-        by_mark.update(dict.fromkeys(marks, user))
-        user_of[name] = user
+    known: dict[tuple[str, str, str], str] = {}
     names: dict[str, list[str]] = {}
-    for name, user in user_of.items():
-        names.setdefault(user, []).append(name)
+    for name, account in accounts.items():
+        marks = [
+            (account.exchange, kind, str(account.config[kind]))
+            for kind in ("uid", "apiKey")
+            if account.config.get(kind)
+        ]
+        same = dict.fromkeys(known[mark] for mark in marks if mark in known)
+        user = next(iter(same), "/".join(marks[0]) if marks else name)
+        # This account may show that several users are one.
+        joined = [each for other in same for each in names.pop(other)]
+        names[user] = [*joined, name]
+        if len(same) > 1:
+            known = {mark: user if each in same else each for mark, each in known.items()}
+        known.update(dict.fromkeys(marks, user))
     return names
 
 
-def with_uids(accounts: Accounts) -> Accounts:
+def with_uids(accounts: Mapping[str, Account]) -> dict[str, Account]:
     """The same accounts; one whose key has a UID elsewhere gets it, so that they share a budget."""
     uids = {
-        (exchange_id, config["apiKey"]): config["uid"]
-        for exchange_id, config in accounts.values()
-        if config.get("uid") and config.get("apiKey")
+        (account.exchange, account.config["apiKey"]): account.config["uid"]
+        for account in accounts.values()
+        if account.config.get("uid") and account.config.get("apiKey")
     }
     return {
-        name: (exchange_id, _with(config, uids.get((exchange_id, config.get("apiKey")))))
-        for name, (exchange_id, config) in accounts.items()
+        name: Account(account.exchange, {**account.config, "uid": uid}) if uid else account
+        for name, account in accounts.items()
+        for uid in [uids.get((account.exchange, account.config.get("apiKey")))]
     }
-
-
-def _with(config: Mapping[str, Any], uid: object) -> dict[str, Any]:
-    return {"uid": uid, **config} if uid else dict(config)

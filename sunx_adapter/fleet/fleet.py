@@ -14,10 +14,10 @@ from typing import Any, Self
 import dask
 from distributed import Client, LocalCluster, Security
 
-from sunx_adapter.fleet.accounts import read_accounts, users
+from sunx_adapter.fleet.accounts import users
 from sunx_adapter.fleet.messages import Assignment
 from sunx_adapter.fleet.workers import Workers
-from sunx_adapter.keys import KEYS_FILE_VARIABLE
+from sunx_adapter.keys import KEYS_FILE_VARIABLE, accounts_from_file
 
 
 class FleetError(Exception):
@@ -64,8 +64,9 @@ class Fleet:
     ``if __name__ == "__main__":``.
 
     Args:
-        accounts: the keys file, with a table per account, ``exchange = "sunx"`` in it. A worker
-            reads a file of its own: what ``SUNX_ADAPTER_KEYS`` names there, else the same path.
+        accounts: the keys file, see :mod:`sunx_adapter.keys`. A worker takes keys from its own
+            environment, and from its own file: the one that ``SUNX_ADAPTER_KEYS`` names there, else
+            the same path. So this file need not hold any key, only each account's ``uid``.
         scheduler: address of a scheduler that runs already, ``"tls://host:8786"``.
         security: certificates for it.
         client: a client that the application has, instead of a scheduler; it stays open.
@@ -89,11 +90,12 @@ class Fleet:
         number: type = float,
         patience: float = 60.0,
     ) -> None:
-        self._file = str(Path(accounts).expanduser().absolute())
+        file = Path(accounts).expanduser().absolute()
+        self._file = str(file)
         self._scheduler, self._security, self._given = scheduler, security, client
         self._processes, self._number, self._patience = workers, number, patience
         self._expected = 1
-        by_user = users(read_accounts(self._file))
+        by_user = users(accounts_from_file(file))
         self._names = [name for names in by_user.values() for name in names]
         self._workers = Workers(
             uuid.uuid4().hex, by_user, connect=self._connect, work=self._work, take=self._take

@@ -21,7 +21,7 @@ from distributed import Worker, WorkerPlugin
 
 from sunx_adapter.exchange.redaction import cleaned
 from sunx_adapter.exchange.retry import backoff
-from sunx_adapter.fleet.accounts import Accounts, read_accounts, with_uids
+from sunx_adapter.fleet.accounts import with_uids
 from sunx_adapter.fleet.messages import (
     LEASE_SECONDS,
     WINDOW_SECONDS,
@@ -32,7 +32,7 @@ from sunx_adapter.fleet.messages import (
     packed,
 )
 from sunx_adapter.host import AsyncExchange, ExchangeHost
-from sunx_adapter.keys import KEYS_FILE_VARIABLE, KeysError
+from sunx_adapter.keys import KEYS_FILE_VARIABLE, Account, KeysError, accounts_from_environment
 
 CONCURRENCY: Final = 64
 """So many accounts are read at the same time; those that take longer than a second come on top."""
@@ -184,7 +184,7 @@ class Share:
         self.making = asyncio.Lock()
         self.places = asyncio.Semaphore(CONCURRENCY)
         self._host = ExchangeHost()
-        self._accounts: Accounts = {}
+        self._accounts: dict[str, Account] = {}
         self._unreadable: KeysError | None = None
         self._assignment = Assignment(0, "", float, {})
         self._owned: dict[str, Owned] = {}
@@ -206,16 +206,16 @@ class Share:
         if self._unreadable is not None:
             raise KeysError(str(self._unreadable))
         if name not in self._accounts:
-            raise KeysError(f"the worker's keys file has no account {name!r}")
-        exchange_id, config = self._accounts[name]
-        config = {**config, "number": self._assignment.number}
-        exchange = self._host.create(exchange_id, config, asynchronous=True)
+            raise KeysError(f"this worker has no keys for {name!r}")
+        account = self._accounts[name]
+        config = {**account.config, "number": self._assignment.number}
+        exchange = self._host.create(account.exchange, config, asynchronous=True)
         await asyncio.sleep(0)
         return exchange
 
     def told(self, name: str, error: Exception) -> Any:
         """The error without secrets, which exchanges of others may quote."""
-        config = self._accounts.get(name, ("", {}))[1]
+        config = self._accounts[name].config if name in self._accounts else {}
         secrets = [config.get("secret"), config.get("privateKey"), config.get("password")]
         text = cleaned(str(error), api_key=config.get("apiKey"), secrets=secrets)
         with contextlib.suppress(Exception):  # a class of others that is made otherwise
@@ -238,7 +238,7 @@ class Share:
         if is_meant and assignment.generation > self._assignment.generation:
             self._assignment = assignment
             if assignment.owned.keys() - self._accounts.keys():
-                self._read_file(assignment.file)
+                self._read_keys(assignment.file)
             for name in self._owned.keys() - assignment.owned.keys():
                 gone = self._owned.pop(name)
                 if seconds := gone.release():
@@ -267,9 +267,11 @@ class Share:
             if number in numbers.get(name, ())
         }
 
-    def _read_file(self, file: str) -> None:
+    def _read_keys(self, file: str) -> None:
         try:
-            self._accounts = with_uids(read_accounts(os.environ.get(KEYS_FILE_VARIABLE) or file))
+            self._accounts = with_uids(
+                accounts_from_environment({KEYS_FILE_VARIABLE: file, **os.environ})
+            )
             self._unreadable = None
         except KeysError as error:
             self._unreadable = error
