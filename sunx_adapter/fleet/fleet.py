@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -36,7 +37,7 @@ class _Reading:
     def __init__(self, names: Iterable[str], every: float | None = None) -> None:
         self.missing = dict.fromkeys(names)
         self.every = every
-        self.news: dict[str, Any] = {}
+        self.news: OrderedDict[str, Any] = OrderedDict()
         self.changed = asyncio.Event()
 
     def add(self, name: str, value: Any) -> None:
@@ -46,8 +47,7 @@ class _Reading:
 
     def taken(self) -> tuple[str, Any]:
         """The account whose news have waited for longest."""
-        name = next(iter(self.news))
-        return name, self.news.pop(name)
+        return self.news.popitem(last=False)
 
 
 class Fleet:
@@ -233,7 +233,7 @@ class Fleet:
             FleetError: the fleet was closed, or no worker has answered for ``patience``.
         """
         reading = _Reading(self.names if names is None else names, every or 0.0)
-        reading.news |= {n: self._newest[n] for n in reading.missing if n in self._newest}
+        reading.news.update({n: self._newest[n] for n in reading.missing if n in self._newest})
         with self._reads(reading):
             while True:
                 await self._next(reading)

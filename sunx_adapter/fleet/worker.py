@@ -8,6 +8,7 @@ sign, is where the lease is checked; after it there is nothing to wait for but t
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import sys
@@ -186,6 +187,7 @@ class Share:
         self._host = ExchangeHost()
         self._accounts: dict[str, Account] = {}
         self._unreadable: KeysError | None = None
+        self._keys: asyncio.Future[None] | None = None
         self._assignment = Assignment(0, "", float, {})
         self._owned: dict[str, Owned] = {}
         self._news: dict[tuple[int, str], tuple[int, Any]] = {}
@@ -203,6 +205,8 @@ class Share:
 
     async def make(self, name: str) -> AsyncExchange:
         """The account's exchange."""
+        if self._keys is not None:
+            await asyncio.shield(self._keys)
         if self._unreadable is not None:
             raise KeysError(str(self._unreadable))
         if name not in self._accounts:
@@ -237,8 +241,12 @@ class Share:
         is_meant = assignment.worker == self.worker
         if is_meant and assignment.generation > self._assignment.generation:
             self._assignment = assignment
-            if assignment.owned.keys() - self._accounts.keys():
-                self._read_keys(assignment.file)
+            if self._keys is None or (
+                self._keys.done() and assignment.owned.keys() - self._accounts.keys()
+            ):
+                self._keys = asyncio.ensure_future(
+                    asyncio.to_thread(self._read_keys, assignment.file)
+                )
             for name in self._owned.keys() - assignment.owned.keys():
                 gone = self._owned.pop(name)
                 if seconds := gone.release():
@@ -284,8 +292,11 @@ class Share:
             self.renewed.set()
             self.renewed = asyncio.Event()
         if mine:
-            while self._news and (oldest := next(iter(self._news.items())))[1][0] <= request.taken:
-                del self._news[oldest[0]]
+            known = itertools.takewhile(
+                lambda news: news[1][0] <= request.taken, self._news.items()
+            )
+            for key, _ in list(known):
+                del self._news[key]
         if not self._news:
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):

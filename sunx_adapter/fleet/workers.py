@@ -9,6 +9,7 @@ next owner waits until its lease has ended and its last read is out of the venue
 import asyncio
 import contextlib
 import itertools
+import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -29,6 +30,8 @@ from sunx_adapter.fleet.messages import (
     Request,
     unpacked,
 )
+
+_logger: Final = logging.getLogger(__name__)
 
 _SILENT_SECONDS: Final = LEASE_SECONDS + 0.5
 _LOOK_SECONDS: Final = 0.25
@@ -222,6 +225,7 @@ class Workers:
     def _see(self, member: _Member, *, present: bool) -> None:
         if member.is_present != present:
             member.is_present = present
+            _logger.info("worker %s %s", member.address, "answers" if present else "is lost")
             self._joined.set()
             self.plan()
 
