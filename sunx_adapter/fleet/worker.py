@@ -104,18 +104,16 @@ class Owned:
                 return self._share.told(self._name, error)
 
     async def read_once(self, number: int) -> None:
-        """Read it for a request; a slow account gives its place to another."""
-        async with self._share.places:
-            reading = asyncio.ensure_future(self._read())
-            try:
-                await asyncio.wait({reading}, timeout=_SLOW_SECONDS)
-            except asyncio.CancelledError:
-                reading.cancel()
-                raise
+        """Read it for a request; an account that is slow gives its place to another."""
+        places, loop = self._share.places, asyncio.get_running_loop()
+        await places.acquire()
+        slow = loop.call_later(_SLOW_SECONDS, places.release)
         try:
-            self._share.publish(number, self._name, await reading)
+            self._share.publish(number, self._name, await self._read())
         finally:
-            reading.cancel()
+            if slow.when() > loop.time():
+                slow.cancel()
+                places.release()
         if self._share.is_crowded and len(self._tasks) == 1:
             await self._close()
 

@@ -312,5 +312,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     if os.environ.get("LOGF"):
-        import logging; logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     asyncio.run(main())
