@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
@@ -186,7 +190,7 @@ def test_hanging_accounts_delay_no_other(cluster: Cluster, tmp_path: Path) -> No
                 "timeout": 8000,
                 "urls.api": {"rest": address},
             }
-            for number in range(250)
+            for number in range(200)
         }
 
         async def run(file: Path) -> list[str]:
@@ -228,12 +232,12 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:
     """Workers that are killed, hang, come back or join lose no account and break no limit."""
-    venue = Sandbox([account(number, uid=min(number, 30)) for number in range(60)])
+    venue = Sandbox([account(number, uid=number % 6) for number in range(60)])
 
     async def run(file: Path) -> None:
         async with Fleet(file, scheduler=cluster.address, number=str) as fleet:
             await joined(fleet, 3)
-            watcher = Watcher(fleet, every=0.5)
+            watcher = Watcher(fleet, every=0.25)
             await watcher.all_since(0.0)
             fetching = asyncio.create_task(fetched(fleet))
             killed, hanging, _ = cluster.workers
@@ -340,3 +344,51 @@ def test_what_cannot_be_pickled_says_so() -> None:
     refused = unpacked(packed(AuthenticationError("no such key")))
     assert type(refused) is AuthenticationError
     assert str(refused) == "no such key"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """``sunx-adapter fleet`` as a user runs it."""
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("SUNX_")}
+    return subprocess.run(
+        [sys.executable, "-m", "sunx_adapter", "fleet", *arguments],
+        env=environ | {"COLUMNS": "100", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_command_with_a_sandbox(cluster: Cluster) -> None:
+    """``fleet --sandbox`` makes accounts, reads them, and shows the summary."""
+    done = command("--sandbox", "12", "--scheduler", cluster.address)
+    assert (done.returncode, done.stderr) == (0, "")
+    for expected in ("12 of 12 accounts read", "USDT", "12,228", "maintenance margin rate"):
+        assert expected in done.stdout
+    assert len(re.findall("account-", done.stdout)) == 10
+
+
+def test_command_with_a_refused_account(cluster: Cluster, tmp_path: Path) -> None:
+    """One account that cannot be read is in the summary with its reason, and fails the command."""
+    with Sandbox([account(n) for n in range(4)]) as venue:
+        known = tables(venue)
+        known["account-2"]["secret"] = "made-up-and-wrong"
+        file = keys_file(tmp_path / "accounts.toml", known)
+        done = command(str(file), "--scheduler", cluster.address, "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    summary = lines.pop()["summary"]
+    assert (summary["accounts"], summary["read"]) == (4, 3)
+    assert summary["failed"] == {"AuthenticationError": 1}
+    assert summary["equity"] == {"USDT": "4"}
+    balances = {line["account"]: line for line in lines}
+    assert balances["account-3"]["balance"]["USDT"]["total"] == "3"
+    assert "made-up-and-wrong" not in done.stdout + done.stderr
+    assert "AuthenticationError" in balances["account-2"]["error"]
+
+
+def test_command_needs_accounts() -> None:
+    """Without a keys file or a sandbox the command says what to do."""
+    done = command()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "name the keys file, or add --sandbox N" in done.stderr

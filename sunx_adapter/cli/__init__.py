@@ -1,4 +1,4 @@
-"""The command line: ``sunx-adapter exchanges | balance | watch | doctor | sandbox``.
+"""The command line: ``sunx-adapter exchanges | balance | watch | fleet | doctor | sandbox``.
 
 One module for each command. They read keys, call the library and show the result; every rule is
 the library's. What is heavy is imported by the command that needs it.
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sunx_adapter import __version__
-from sunx_adapter.cli import balance, doctor, exchanges, sandbox, watch
+from sunx_adapter.cli import balance, doctor, exchanges, fleet, sandbox, watch
 from sunx_adapter.cli.options import Command, Group, examples
 from sunx_adapter.cli.output import os_error_text
 
@@ -72,6 +72,7 @@ for _module, _command in (
     (exchanges, exchanges.exchanges),
     (balance, balance.balance),
     (watch, watch.watch),
+    (fleet, fleet.fleet),
     (doctor, doctor.doctor),
     (sandbox, sandbox.sandbox),
 ):
