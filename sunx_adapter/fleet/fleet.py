@@ -168,9 +168,12 @@ class Fleet:
         return client
 
     async def _start_cluster(self) -> None:
-        # Otherwise the scheduler makes a connection for each call.
-        kept = {"distributed.scheduler.reuse-broadcast-comm": True}
-        self._open.enter_context(dask.config.set(kept))
+        settings = {
+            # Else the scheduler makes a connection for each call, and workers sample their threads.
+            "distributed.scheduler.reuse-broadcast-comm": True,
+            "distributed.worker.profile.enabled": False,
+        }
+        self._open.enter_context(dask.config.set(settings))
         self._security = Security.temporary()
         cluster = LocalCluster(
             n_workers=self._processes,
