@@ -19,6 +19,8 @@ SETTINGS = {
     "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
 }
 
+LIMITED = 'ulimit -n $0 && exec "$@"'
+
 
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
@@ -62,8 +64,8 @@ class Cluster:
         self._scheduler.kill()
         self._scheduler.wait()
 
-    def start_worker(self, **environ: str) -> subprocess.Popen[bytes]:
-        """Start one more."""
+    def start_worker(self, descriptors: int = 4096, **environ: str) -> subprocess.Popen[bytes]:
+        """Start one more, which may have so many files open."""
         port = free_port()
         process = self._start(
             "dask_worker",
@@ -71,18 +73,31 @@ class Cluster:
             *("--no-nanny", "--no-dashboard", "--nthreads", "1"),
             *("--listen-address", f"tcp://127.0.0.1:{port}"),
             *("--contact-address", f"tcp://127.0.0.1:{self._relay(port)}"),
+            descriptors=descriptors,
             **environ,
         )
         self.workers.append(process)
         return process
 
-    def _start(self, command: str, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: str, *arguments: str, descriptors: int = 4096, **environ: str
+    ) -> subprocess.Popen[bytes]:
         # The pages that each shows to people are on another port.
         pages = ("--dashboard-address", "127.0.0.1:0")
         log = (self._directory / f"{command}.log").open("ab")
         with log:
             return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.{command}", *arguments, *pages],
+                [
+                    "sh",
+                    "-c",
+                    LIMITED,
+                    str(descriptors),
+                    sys.executable,
+                    "-m",
+                    f"distributed.cli.{command}",
+                    *arguments,
+                    *pages,
+                ],
                 env={**os.environ, **SETTINGS, **environ},
                 stdout=log,
                 stderr=log,

@@ -139,7 +139,7 @@ class Watcher:
 
 def test_no_secret_travels(tmp_path: Path) -> None:
     """Names travel between client, scheduler and workers, but no key, secret or signature."""
-    venue = Sandbox([account(number) for number in range(5)])
+    venue = Sandbox([account(number) for number in range(120)])
     with venue, recording() as inside, recording() as outside:
         known = tables(venue, f"http://127.0.0.1:{outside.to(int(venue.url.rpartition(':')[2]))}")
         known["account-1"]["secret"] = "made-up-and-wrong"
@@ -152,17 +152,20 @@ def test_no_secret_travels(tmp_path: Path) -> None:
         async def run(cluster: Cluster) -> dict[str, Any]:
             async with Fleet(file, scheduler=cluster.address, number=str) as fleet:
                 balances = await fetched(fleet)
-                watch = fleet.watch_balances()
-                watched = {(await anext(watch))[0] for _ in range(5)}
+                few = [f"account-{number}" for number in range(5)]
+                watch = fleet.watch_balances(few)
+                watched = {(await anext(watch))[0] for _ in few}
                 await watch.aclose()
-                assert watched == set(balances)
+                assert watched == set(few)
             return balances
 
         with Cluster(tmp_path, inside.to) as cluster:
-            cluster.start_worker(SUNX_ADAPTER_KEYS=str(workers_own))
+            # It cannot keep a connection for each account.
+            cluster.start_worker(descriptors=128, SUNX_ADAPTER_KEYS=str(workers_own))
             balances = asyncio.run(run(cluster))
 
-    assert balances["account-3"]["total"] == {"USDT": "3"}
+    for number in range(3, 120):
+        assert balances[f"account-{number}"]["total"] == {"USDT": str(number)}
     assert type(balances["account-1"]) is AuthenticationError
     assert "signature" in str(balances["account-1"])
     assert isinstance(balances["account-2"], KeysError)
@@ -219,7 +222,7 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
                 async for _, balance in fleet.watch_balances(every=0.05):
                     assert isinstance(balance, dict)
                     ages.append(time.time() - balance["timestamp"] / 1000)
-                    if len(ages) == 12:
+                    if len(ages) == 8:
                         break
                     await asyncio.sleep(0.15)
             return ages
@@ -227,7 +230,7 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
         with Client(cluster.address, set_as_default=False) as client:
             ages = asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue))))
     # Each account is taken every 0.6 s; it is read 20 times a second.
-    assert max(ages[6:]) < 0.4
+    assert max(ages[4:]) < 0.4
 
 
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:

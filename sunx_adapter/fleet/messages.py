@@ -82,8 +82,8 @@ class Released:
 
     Attributes:
         worker: a number of its own.
-        busy: of the accounts that it let go, the seconds until their reads are out of the venue's
-            window, where there are any.
+        busy: of accounts that it let go lately, the seconds until their reads are out of the
+            venue's window.
     """
 
     worker: str

@@ -9,6 +9,7 @@ sign, is where the lease is checked; after it there is nothing to wait for but t
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import random
 import sys
@@ -156,11 +157,10 @@ class Owned:
             self._tasks[number, every] = asyncio.ensure_future(work)
 
     def release(self) -> float:
-        """Read no more; returns the seconds until the last read is out of the window."""
+        """Read no more; returns the moment at which the last read is out of the window."""
         self._released = True
         self.do(set())
-        now = time.monotonic()
-        return max(self._signed_at + WINDOW_SECONDS - now, self._ready_at - now, 0.0)
+        return max(self._signed_at + WINDOW_SECONDS, self._ready_at)
 
     async def _close(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -188,6 +188,7 @@ class Share:
         self._keys: asyncio.Future[None] | None = None
         self._assignment = Assignment(0, "", float, {})
         self._owned: dict[str, Owned] = {}
+        self._free_at: dict[str, float] = {}
         self._news: dict[tuple[int, str], tuple[int, Any]] = {}
         self._number = 0
         self._arrived = asyncio.Event()
@@ -235,7 +236,6 @@ class Share:
 
     def assign(self, assignment: Assignment) -> Released:
         """Own these accounts from now on; an older assignment is ignored."""
-        busy: dict[str, float] = {}
         is_meant = assignment.worker == self.worker
         if is_meant and assignment.generation > self._assignment.generation:
             self._assignment = assignment
@@ -247,15 +247,16 @@ class Share:
                 )
             for name in self._owned.keys() - assignment.owned.keys():
                 gone = self._owned.pop(name)
-                if seconds := gone.release():
-                    busy[name] = seconds
+                self._free_at[name] = max(gone.release(), self._free_at.get(name, 0.0))
                 self._closing.add(task := asyncio.ensure_future(gone.close()))
                 task.add_done_callback(self._closing.discard)
             for name, wait in assignment.owned.items():
                 if name not in self._owned:
                     self._owned[name] = Owned(self, name, wait)
             self._begin(assignment)
-        return Released(self.worker, busy)
+        now = time.monotonic()
+        self._free_at = {name: moment for name, moment in self._free_at.items() if moment > now}
+        return Released(self.worker, {name: at - now for name, at in self._free_at.items()})
 
     def _begin(self, assignment: Assignment) -> None:
         wanted: dict[str, set[Task]] = {name: set() for name in self._owned}
@@ -330,6 +331,7 @@ class FleetPlugin(WorkerPlugin):
     def setup(self, worker: Worker) -> None:  # noqa: ARG002
         """Begin."""
         _allow_descriptors()
+        logging.getLogger("distributed.worker").addFilter(_is_not_ours)
         self._forgetting = asyncio.ensure_future(self._forget())
 
     async def teardown(self, worker: Worker) -> None:  # noqa: ARG002
@@ -345,6 +347,11 @@ class FleetPlugin(WorkerPlugin):
             await asyncio.sleep(_FORGET_SECONDS / 4)
             for number in [each for each, share in self.shares.items() if share.is_forgotten()]:
                 await self.shares.pop(number).close()
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Not the engine's line about each call of :func:`collect`, of which there are many."""
+    return not record.getMessage().startswith(f"Run out-of-band function {collect.__name__!r}")
 
 
 async def _share(worker: Worker, fleet: str) -> Share:
