@@ -33,7 +33,8 @@ from sunx_adapter.fleet.messages import (
 
 _logger: Final = logging.getLogger(__name__)
 
-_SILENT_SECONDS: Final = LEASE_SECONDS + 0.5
+# Before its accounts may be read by others there is nothing to win by giving it up.
+_SILENT_SECONDS: Final = LEASE_SECONDS + WINDOW_SECONDS - 0.5
 _LOOK_SECONDS: Final = 0.25
 _LATE_SECONDS: Final = 1.0
 _SLOTS: Final = 4096

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sunx_adapter.fleet.worker import CONCURRENCY
 
 PAYLOADS = Path(__file__).parent.parent / "payloads"
 WORKERS = 2
+ROUNDS = 3
 KIB, MIB = 1024, 1024 * 1024
 
 
@@ -148,8 +150,8 @@ def cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def without_engine(count: int, url: str, ready: Connection) -> None:
-    """The same reading in a process of its own, twice, with nothing around it."""
+def without_engine(count: int, url: str, ready: Connection, together: Barrier) -> None:
+    """The same reading in a process of its own, with nothing around it."""
 
     async def run() -> list[float]:
         config = {"secret": "made-up", "timeout": 60_000, "urls": {"api": {"rest": url}}}
@@ -163,7 +165,8 @@ def without_engine(count: int, url: str, ready: Connection) -> None:
                 await exchanges[n].fetch_balance()
 
         seconds = []
-        for _ in range(2):
+        for _ in range(ROUNDS):
+            together.wait()
             start = time.monotonic()
             await asyncio.gather(*map(read, range(count)))
             seconds.append(time.monotonic() - start)
@@ -176,11 +179,12 @@ def without_engine(count: int, url: str, ready: Connection) -> None:
 
 
 def baseline(count: int, url: str) -> list[float]:
-    """Seconds that two processes take for so many accounts: the first time, and again."""
+    """Seconds that two processes take for so many accounts, by round."""
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in range(WORKERS)]
+    together = context.Barrier(WORKERS)
     processes = [
-        context.Process(target=without_engine, args=(count // WORKERS, url, sending))
+        context.Process(target=without_engine, args=(count // WORKERS, url, sending, together))
         for _, sending in pipes
     ]
     for process in processes:
@@ -197,14 +201,14 @@ async def once(directory: Path, addresses: tuple[str, str], count: int) -> None:
     async with Fleet(keys_file(directory, addresses, count), workers=WORKERS) as fleet:
         before = [each.memory_info().rss for each in worker_processes()]
         seconds: list[float] = []
-        for _ in range(2):
+        for _ in range(ROUNDS):
             start, failed = time.monotonic(), 0
             async for _, balance in fleet.fetch_balances():
                 failed += isinstance(balance, Exception)
             seconds.append(time.monotonic() - start)
             assert not failed, f"{failed} failed"
         after = [each.memory_info().rss for each in worker_processes()]
-    for what, ours, theirs in zip(("first", "again"), seconds, alone, strict=True):
+    for what, ours, theirs in zip(("first", "second", "third"), seconds, alone, strict=True):
         print(
             f"{count} accounts once, {what}: {ours:.1f} s, {count / ours:.0f}/s; without the "
             f"engine {theirs:.1f} s, {count / theirs:.0f}/s: {theirs / ours:.0%}"
@@ -311,8 +315,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("LOGF"):
-        import logging
-
-        logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     asyncio.run(main())
