@@ -289,29 +289,13 @@ def _table(first: str, second: str, *more: str) -> Table:
 
 def _sandbox_file(stack: ExitStack, count: int, *, lives: bool) -> Path:
     """The keys file of a sandbox with so many accounts, half of them of each exchange."""
-    from sunx_adapter.sandbox import (  # noqa: PLC0415 - only now, for a quick start
-        Holding,
-        Sandbox,
-        SandboxAccount,
-        balance_data,
-    )
+    from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - only now, for a quick start
 
-    accounts = [
-        SandboxAccount(
-            f"account-{number}",
-            uid=str(1000 + number),
-            api_key=f"sandbox-account-{number}-access-key",
-            secret=f"sandbox-account-{number}-secret",
-            balance=balance_data([Holding("USDT", str(1000 + number), "12.5", "100", "20")]),
-        )
-        for number in range(1, count + 1)
-    ]
-    life = SANDBOX_LIFE_SECONDS if lives else None
-    local = stack.enter_context(Sandbox(accounts, life=life))
+    local = stack.enter_context(Sandbox(count, life=SANDBOX_LIFE_SECONDS if lives else None))
     file = Path(stack.enter_context(TemporaryDirectory())) / "accounts.toml"
     file.touch(mode=0o600)
     with file.open("w", encoding="utf-8") as text:
-        for account, exchange_id in zip(accounts, cycle(VENUES), strict=False):
+        for account, exchange_id in zip(local.accounts, cycle(VENUES), strict=False):
             config = local.config(exchange_id, account.name)
             urls = {f"urls.api.{kind}": url for kind, url in config.pop("urls")["api"].items()}
             table = {"exchange": exchange_id, **config, **urls}
