@@ -209,7 +209,7 @@ class Workers:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the engine's, and of any kind
-            self._trouble = f"{type(error).__name__}: {error}"
+            self.trouble = f"{type(error).__name__}: {error}"
 
     def _meet(self, addresses: set[str]) -> None:
         now = time.monotonic()
