@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1 that nobody else vouches for."""
+"""A self-signed certificate for 127.0.0.1."""
 
 import datetime
 import ipaddress
@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 
 def make_certificate(directory: Path) -> Path:
-    """The certificate and its key, in one file."""
+    """Write the certificate and its key to one file; return its path."""
     key = generate_private_key(SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test of sunx-adapter")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,10 +1,10 @@
 """Everything at once: ``python -m tests.chaos [--seconds 60] [--seed N]``.
 
-Threads, tasks, forks, cancellations and closes, of all four classes, plain and over TLS, several
-keys, against a venue that repeats, delays, splits, drops and lies. Each call must give the right
-balance of its own key, or one of ccxt's exceptions within its timeout and a quarter of a second;
-the venue must never see a 73rd read of a key in 3 s; and nothing may be left at the end: no
-descriptor, task or thread, no complaint of asyncio, no growing memory.
+All four classes read with several keys, in threads, tasks and forks, over plain HTTP and TLS, with
+cancellations and closes in between. The venue repeats, delays, splits, drops and falsifies answers.
+Each call must return its own key's balance or raise a ccxt exception, within its timeout plus a
+quarter of a second. The venue must never see a 73rd read of a key in 3 s. Nothing may be left at
+the end: no descriptor, task, thread, asyncio error or growing memory.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from tests.faulty import http
 TIMEOUT_MS = 1500
 LATE_SECONDS = 0.25
 KEYS = 24
-"""The first few are read as often as the limit allows, the last few by children of forks alone."""
+"""The first HOT keys are read up to the limit, the last FORKED only by children of forks."""
 
 HOT, FORKED = 2, 4
 THREADS, TASKS = 6, 12
@@ -47,15 +47,15 @@ ASYNC: list[Any] = [AsyncSunx, AsyncHtxFutures]
 
 
 def equity(key: int) -> str:
-    """What the account of that key holds."""
+    """Return the equity of the key's account."""
     return f"{key + 1}.{key:018d}"
 
 
-# -- the venue, in a process of its own -----------------------------------------------------
+# -- the venue, in a separate process -------------------------------------------------------
 
 
 class Venue:
-    """Answers each request in one of many ways, most of them wrong."""
+    """Answers each request at random, often wrongly."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - nothing secret
@@ -79,9 +79,9 @@ class Venue:
 
     async def _answer(self, writer: asyncio.StreamWriter, key: int) -> bool:  # noqa: PLR0912
         right = http(PAYLOAD.replace(b"0.004015101942876636", equity(key).encode()))
-        way = self._chance.choices(list(WAYS), list(WAYS.values()))[0]
-        self.played[way] += 1
-        match way:
+        behaviour = self._chance.choices(list(BEHAVIOURS), list(BEHAVIOURS.values()))[0]
+        self.played[behaviour] += 1
+        match behaviour:
             case "twice":
                 writer.write(right + right)
             case "tail":
@@ -90,7 +90,7 @@ class Venue:
                 writer.write(right + b"\r\n")
             case "late tail":
                 writer.write(right)
-                # Only of the same account: HTTP/1.1 cannot tell it from the next answer.
+                # Same account only: HTTP/1.1 cannot distinguish it from the next answer.
                 await asyncio.sleep(self._chance.uniform(0, 0.02))
                 writer.write(right)
             case "pieces":
@@ -130,7 +130,7 @@ class Venue:
         return True
 
 
-WAYS = {
+BEHAVIOURS = {
     "right": 60, "twice": 3, "tail": 4, "line feeds": 3, "late tail": 3, "pieces": 3, "slow": 3,
     "silent": 0.5, "drop": 3, "cut": 3, "odd status": 2, "interim": 2, "failure": 1, "busy": 2,
     "garbage": 2, "page": 2, "clock": 1,
@@ -138,7 +138,7 @@ WAYS = {
 
 
 async def serve(seed: int, certificate: Path) -> None:
-    """The venue, plain and over TLS, until its standard input ends; then its report."""
+    """Run the venue, plain and over TLS, until standard input ends; then print a report."""
     venue = Venue(seed)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -154,7 +154,7 @@ async def serve(seed: int, certificate: Path) -> None:
 
 
 def most_in_window(moments: list[float]) -> int:
-    """The most reads in any 3 s."""
+    """Return the largest number of reads in any 3 s."""
     first, most = 0, 0
     for last, moment in enumerate(moments):
         while moments[first] <= moment - 3:
@@ -163,11 +163,11 @@ def most_in_window(moments: list[float]) -> int:
     return most
 
 
-# -- those who read -------------------------------------------------------------------------
+# -- the readers ----------------------------------------------------------------------------
 
 
 class Readers:
-    """Threads, tasks and children of forks that read until the time is up."""
+    """Threads, tasks and children of forks that read until the end time."""
 
     def __init__(self, seed: int, seconds: float, ports: list[int], cafile: Path) -> None:
         self._seed = seed
@@ -178,7 +178,7 @@ class Readers:
         self.faults: list[str] = []
 
     def config(self, key: int, **more: Any) -> dict[str, Any]:
-        """The configuration for a key; every other one is read over TLS."""
+        """Return the configuration of a key; odd keys are read over TLS."""
         scheme = "https" if key % 2 else "http"
         return {
             "apiKey": f"made-up-chaos-key-{key}",
@@ -190,10 +190,10 @@ class Readers:
             **more,
         }
 
-    def _going_on(self) -> bool:
+    def _running(self) -> bool:
         return time.monotonic() < self._end and not self.faults
 
-    def _judge(self, key: int, began: float, outcome: object) -> None:
+    def _check(self, key: int, began: float, outcome: object) -> None:
         took = time.monotonic() - began
         if took > TIMEOUT_MS / 1000 + LATE_SECONDS:
             self.faults.append(f"key {key}: a call took {took:.2f} s: {outcome!r:.200}")
@@ -210,9 +210,9 @@ class Readers:
             self.faults.append(f"key {key}: {outcome!r:.300}")
 
     def read_in_thread(self, number: int, shared: dict[int, Any]) -> None:
-        """Read with exchanges that threads share, and now and then with one of one's own."""
+        """Read with exchanges shared by threads, and sometimes with a separate one."""
         chance = random.Random(self._seed * 1000 + number)  # noqa: S311
-        while self._going_on():
+        while self._running():
             hot = number % 3 == 0
             key = chance.randrange(HOT) if hot else chance.randrange(HOT, KEYS - FORKED)
             began, own = time.monotonic(), None
@@ -221,9 +221,9 @@ class Readers:
                 own = exchange = SYNC[key // 2 % 2](self.config(key))
             try:
                 outcome: object = exchange.fetch_balance()
-            except BaseException as error:  # noqa: BLE001 - that is what is judged
+            except BaseException as error:  # noqa: BLE001 - every exception is checked
                 outcome = error
-            self._judge(key, began, outcome)
+            self._check(key, began, outcome)
             if own is not None:
                 own.close()
             elif chance.random() < 0.002:
@@ -231,9 +231,9 @@ class Readers:
                 exchange.__enter__()
 
     def fork(self, exchanges: dict[int, Any]) -> None:
-        """Fork while all the others are at work; the child reads with an inherited exchange."""
+        """Fork while the others read; the child reads with an inherited exchange."""
         chance = random.Random(self._seed + 7)  # noqa: S311
-        while self._going_on():
+        while self._running():
             key = chance.randrange(KEYS - FORKED, KEYS)
             threading.Event().wait(chance.uniform(0.1, 0.5))
             child = os.fork()
@@ -245,9 +245,9 @@ class Readers:
                         outcome: object = exchanges[key].fetch_balance()
                     except ccxt.BaseError as error:
                         outcome = error
-                    self._judge(key, began, outcome)
+                    self._check(key, began, outcome)
                     os._exit(len(self.faults) - before)
-                except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+                except BaseException:  # noqa: BLE001 - the child must not continue as the parent
                     os._exit(99)
             _, status = os.waitpid(child, 0)
             self.counted["fork"] += 1
@@ -257,29 +257,29 @@ class Readers:
                 )
 
     async def read_in_tasks(self) -> None:
-        """Read in tasks, many of which are cut short, and close exchanges under others."""
-        complaints: list[Any] = []
+        """Read in tasks, cancel many calls, and close exchanges while others use them."""
+        loop_errors: list[Any] = []
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        loop.set_exception_handler(lambda _, context: loop_errors.append(context))
         keys = range(HOT, KEYS - FORKED)
         exchanges = {key: ASYNC[key // 2 % 2](self.config(key)) for key in keys}
         chance = random.Random(self._seed + 3)  # noqa: S311
 
         async def reader() -> None:
-            while self._going_on():
+            while self._running():
                 key = chance.choice(keys)
                 began = time.monotonic()
-                patience = chance.choice([None, None, 0.002, 0.01, 0.05])
+                cancel_after = chance.choice([None, None, 0.002, 0.01, 0.05])
                 try:
                     outcome: object = await asyncio.wait_for(
-                        exchanges[key].fetch_balance(), patience
+                        exchanges[key].fetch_balance(), cancel_after
                     )
                 except TimeoutError:
                     self.counted["cut short"] += 1
                     continue
-                except BaseException as error:  # noqa: BLE001 - that is what is judged
+                except BaseException as error:  # noqa: BLE001 - every exception is checked
                     outcome = error
-                self._judge(key, began, outcome)
+                self._check(key, began, outcome)
                 if chance.random() < 0.002:
                     await exchanges[key].close()
                     exchanges[key].open()
@@ -289,7 +289,7 @@ class Readers:
             await exchange.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.sleep(0.1)
-        self.faults += [f"asyncio complains: {each}" for each in complaints]
+        self.faults += [f"asyncio reported: {each}" for each in loop_errors]
         self.faults += [f"a task is left: {task}" for task in left if not task.done()]
 
 
@@ -303,7 +303,7 @@ def _memory_mib() -> float:
 
 
 def read(seed: int, seconds: float, ports: list[int], cafile: Path) -> Readers:
-    """Let all read at once; what came of it."""
+    """Run all readers at once; return them with their findings."""
     readers = Readers(seed, seconds, ports, cafile)
     files, threads_before = _open_files(), threading.active_count()
     shared = {key: SYNC[key // 2 % 2](readers.config(key)) for key in range(KEYS)}
@@ -331,7 +331,7 @@ def read(seed: int, seconds: float, ports: list[int], cafile: Path) -> Readers:
     del exchange
     shared.clear()
     gc.collect()
-    # Connections that were being made when they were given up.
+    # Wait for connections that were abandoned while being opened.
     until = time.monotonic() + TIMEOUT_MS / 1000 + 1
     while threading.active_count() > threads_before and time.monotonic() < until:
         threading.Event().wait(0.05)
@@ -347,7 +347,7 @@ def read(seed: int, seconds: float, ports: list[int], cafile: Path) -> Readers:
 
 
 def chaos(seconds: float, seed: int) -> list[str]:
-    """Start the venue and read; the faults that were found."""
+    """Start the venue and the readers; return the faults found."""
     logging.getLogger("sunx_adapter").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as directory:
         file = make_certificate(Path(directory))
@@ -356,7 +356,7 @@ def chaos(seconds: float, seed: int) -> list[str]:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # clients that go away are what it is for
+            stderr=subprocess.DEVNULL,  # disconnected clients are expected
             text=True,
         ) as venue:
             assert venue.stdout is not None
@@ -374,7 +374,7 @@ def chaos(seconds: float, seed: int) -> list[str]:
 
 
 def main() -> None:
-    """Do it by hand."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0]
     )

@@ -1,4 +1,4 @@
-"""What the tests share: a sandbox, and one way to call the sync and the async classes alike."""
+"""Shared by the tests: a sandbox, and one way to call synchronous and asynchronous classes."""
 
 import asyncio
 import inspect
@@ -27,33 +27,33 @@ CLASSES: dict[tuple[str, bool], Any] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start long tests first and say what they do."""
+    """Register the plugin that starts long tests first and says what they do."""
     progress.register(config)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process per core and one more, because long tests mostly wait."""
+    """Return one more process than there are cores, because long tests mostly wait."""
     usable = getattr(os, "sched_getaffinity", None)  # not on every system
     return (len(usable(0)) if usable else os.cpu_count() or 1) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Makes an exchange, calls one of its methods and closes it; the same for both kinds."""
+    """Makes an exchange, calls one of its methods and closes it, for both kinds of classes."""
 
     asynchronous: bool
 
     def __call__(
         self, exchange_id: str, config: dict[str, Any], method: str, *arguments: Any
     ) -> Any:
-        """What the method gives; whatever it raises comes through."""
+        """Return the result of one method call, or raise its exception."""
         return self.using(
             exchange_id, config, lambda exchange: getattr(exchange, method)(*arguments)
         )
 
     def times(self, count: int, exchange_id: str, config: dict[str, Any], method: str) -> list[Any]:
-        """What so many calls of one exchange give, one after the other."""
+        """Return the results of ``count`` calls of one exchange, in turn."""
 
         def use(exchange: Any) -> Any:
             if not self.asynchronous:
@@ -68,7 +68,7 @@ class Caller:
         return results
 
     def using(self, exchange_id: str, config: dict[str, Any], use: Callable[[Any], Any]) -> Any:
-        """What ``use`` makes of the exchange; an awaitable is awaited."""
+        """Return the result of ``use(exchange)``, awaited if it is awaitable."""
         make = CLASSES[exchange_id, self.asynchronous]
         if not self.asynchronous:
             with make(config) as exchange:
@@ -84,35 +84,35 @@ class Caller:
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def call(request: pytest.FixtureRequest) -> Caller:
-    """Calls the synchronous, then the asynchronous class."""
+    """Run the test with the synchronous, then the asynchronous class."""
     return Caller(request.param)
 
 
 @pytest.fixture(params=["sunx", "htxfutures"])
 def exchange_id(request: pytest.FixtureRequest) -> str:
-    """Each exchange in turn."""
+    """Run the test with each exchange."""
     return str(request.param)
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """A venue of its own for each test, so that read limits do not add up."""
+    """A separate venue for each test, so that the tests' read limits do not add up."""
     with Sandbox() as running:
         yield running
 
 
 def payload(name: str) -> bytes:
-    """A real answer, as it came."""
+    """Return the body of a real answer."""
     return (PAYLOADS / f"{name}.json").read_bytes()
 
 
 def new_user() -> str:
-    """A user id that no other test has: the read limit counts by user, over all exchanges."""
+    """Return a unique user id, because the read limit counts reads by user in the whole process."""
     return f"made-up-user-{uuid4()}"
 
 
-def answered(body: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """A configuration whose transport gives this answer to every request."""
+def config_answering(body: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return a configuration whose transport gives this answer to every request."""
 
     def answer(request: httpx.Request) -> httpx.Response:  # noqa: ARG001
         return httpx.Response(200, content=body, headers=headers)
@@ -120,12 +120,12 @@ def answered(body: bytes, headers: dict[str, str] | None = None) -> dict[str, An
     return {**KEYS, "uid": new_user(), "options": {"transport": httpx.MockTransport(answer)}}
 
 
-def pointed_at(address: str, **more: Any) -> dict[str, Any]:
-    """A configuration for a server at this address, without read limit and retries.
+def config_for(address: str, **more: Any) -> dict[str, Any]:
+    """Return a configuration for a server at this address, without read limit and retries.
 
     Args:
-        address: where the REST API is.
-        more: further configuration; ``options`` are added to those that there are.
+        address: base URL of the REST API.
+        more: further configuration; its ``options`` are merged.
     """
     return {
         **KEYS,
@@ -138,5 +138,5 @@ def pointed_at(address: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody knows, and its key, in one file."""
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
     return make_certificate(tmp_path_factory.mktemp("tls"))

@@ -36,17 +36,17 @@ PROFITS: Final = tuple(map(Decimal, ("120.5", "188.25", "97.75", "45.5", "176", 
 
 
 def balance() -> str:
-    """What ``sunx-adapter balance`` shows of two accounts, one of them with a debt."""
+    """Return what ``sunx-adapter balance`` shows of two accounts, one of them with a debt."""
     with venue(lambda: NOON) as (_, variables):
-        return in_a_terminal("balance", variables=variables)
+        return run_in_terminal("balance", variables=variables)
 
 
 def watch() -> str:
-    """What ``sunx-adapter watch`` shows of an account after some changes."""
+    """Return what ``sunx-adapter watch`` shows of an account after some changes."""
     shown = 0
 
     def change(written: str) -> None:
-        # One after the other: the next when the one before is on the screen.
+        # Make the next change when the previous one is on the screen.
         nonlocal shown
         if f"{CASH + PROFITS[shown]:,f}" in written and shown < len(PROFITS) - 1:
             shown += 1
@@ -55,11 +55,11 @@ def watch() -> str:
     with venue(time.time) as (sandbox, variables):
         sandbox.update("main", holdings(PROFITS[shown]))
         arguments = ("watch", "-e", "sunx", "--changes", str(len(PROFITS)))
-        return in_a_terminal(*arguments, variables=variables, seen=change)
+        return run_in_terminal(*arguments, variables=variables, seen=change)
 
 
 def holdings(profit: Decimal) -> list[Holding]:
-    """An account whose open position has earned this much."""
+    """Return an account whose open position has earned this profit."""
     margin = {"initial_margin": "3210.75", "maintenance_margin": "642.15"}
     return [
         Holding("USDT", cash=str(CASH), profit_unreal=str(profit), **margin),
@@ -70,7 +70,7 @@ def holdings(profit: Decimal) -> list[Holding]:
 
 @contextmanager
 def venue(clock: Callable[[], float]) -> Iterator[tuple[Sandbox, dict[str, str]]]:
-    """A sandbox, and an environment in which commands find it and its keys."""
+    """Yield a sandbox, and an environment that points the command line at it."""
     with Sandbox(clock=clock) as sandbox:
         variables = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         for prefix, exchange_id, account in (
@@ -85,15 +85,15 @@ def venue(clock: Callable[[], float]) -> Iterator[tuple[Sandbox, dict[str, str]]
         yield sandbox, variables | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
 
 
-def in_a_terminal(
+def run_in_terminal(
     *arguments: str, variables: dict[str, str], seen: Callable[[str], None] = lambda _: None
 ) -> str:
-    """What a command leaves on the screen of a terminal of its own.
+    """Run a command in a pseudo-terminal; return what it leaves on the screen.
 
     Args:
-        arguments: of ``sunx-adapter``.
-        variables: its environment.
-        seen: called again and again with all that was written so far.
+        arguments: arguments of ``sunx-adapter``.
+        variables: the environment.
+        seen: called after each read with the whole output so far.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
@@ -106,25 +106,25 @@ def in_a_terminal(
         stderr=subprocess.DEVNULL,
     ) as process:
         os.close(theirs)
-        while piece := _piece(ours):
+        while piece := _read_piece(ours):
             written += piece
             seen(written.decode(errors="ignore"))
     os.close(ours)
     if process.returncode:
         raise RuntimeError(f"{arguments} ended with {process.returncode}")
-    # Of a live view, what it leaves behind.
+    # After a live view, only what it leaves on the screen.
     return written.decode().replace("\r\n", "\n").rpartition(LEAVES_FULL_SCREEN)[2]
 
 
-def _piece(terminal: int) -> bytes:
+def _read_piece(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux's way to say that nobody writes any more
+    except OSError:  # Linux raises it when the other end is closed
         return b""
 
 
 def picture(name: str, screen: str) -> str:
-    """The screen as SVG, which fetches nothing when it is shown."""
+    """Return the screen as an SVG that loads nothing from elsewhere."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     lines = Text.from_ansi(screen).split()
     while lines and not lines[-1].plain.strip():
@@ -135,7 +135,7 @@ def picture(name: str, screen: str) -> str:
 
 
 def words(svg: str) -> list[str]:
-    """What a picture says, whatever version of rich drew it and in whatever colours."""
+    """Return the words in a picture, whatever its colours and version of rich."""
     found = re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)
     return unescape(" ".join(found)).split()
 

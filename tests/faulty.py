@@ -18,7 +18,7 @@ def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None 
 
 
 @contextmanager
-def serving(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+def tcp_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
     """A port where each connection is served in a thread of its own; all have ended at the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
@@ -66,7 +66,7 @@ def faulty_server(play: Play) -> Iterator[str]:
             except OSError:
                 pass  # the client went away, as it may
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         try:
             yield f"http://127.0.0.1:{port}"
         finally:

@@ -1,8 +1,8 @@
 """Fuzzing: ``python -m tests.fuzz [--inputs N] [--seed S] [--only KIND] [--atheris]``.
 
 Real answers are mutated at random: as JSON, as HTTP (head, framing, compression, in pieces), and as
-messages of the push channel. Whatever comes of it must be an exception of the error table, or what
-an independent, slow reading of the same bytes agrees with.
+messages of the push channel. Each input must either raise an exception of the error table or be
+read just as an independent, slow and simple parser reads it.
 """
 
 import argparse
@@ -48,7 +48,7 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def mutated(chance: random.Random) -> bytes:
-    """A real answer with a few wounds."""
+    """Return a real answer with a few random errors."""
     body = bytearray(chance.choice(SEEDS))
     for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
         place = chance.randrange(len(body) + 1)
@@ -73,7 +73,7 @@ def mutated(chance: random.Random) -> bytes:
 
 
 def outcome(body: bytes) -> dict[str, Any] | None:
-    """The exact balance as text, or ``None`` for an exception that may be."""
+    """Return the exact balance as text, or ``None`` for an allowed exception."""
     try:
         document = read_envelope(HttpAnswer(200, {}, body), ccxt.Exchange.httpExceptions)
         answer = read_account(document)
@@ -88,11 +88,11 @@ def outcome(body: bytes) -> dict[str, Any] | None:
 
 
 def check(body: bytes) -> bool:
-    """Whether it is a balance; an ``AssertionError`` if it is a wrong one."""
+    """Return whether the input is a balance; raise ``AssertionError`` for a wrong one."""
     structure = outcome(body)
     if structure is None:
         return False
-    # Read anew, by other means: Python's own JSON, every number as its text, exact fractions.
+    # Compute it again by other means: Python's json, every number as text, exact fractions.
     answer = json.loads(body, parse_float=str, parse_int=str, parse_constant=_refuse)
     details = answer["data"]["details"]
     rows = list(details.values()) if isinstance(details, dict) else details
@@ -142,7 +142,7 @@ LINES = [
 
 
 def http_bytes(chance: random.Random) -> bytes:
-    """Something like an HTTP answer, perhaps with something before or behind it."""
+    """Return a random HTTP answer, some with extra bytes before or after it."""
     body = chance.choice(SEEDS)[: chance.choice((0, 1, 50, 1500, 5000))]
     lines = [chance.choice(LINES[:1] * 6 + LINES) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
     chunked = any(b"chunked" in line for line in lines)
@@ -164,8 +164,8 @@ def http_bytes(chance: random.Random) -> bytes:
     return text
 
 
-def plain_reading(text: bytes) -> tuple[int, bytes, bytes, bool] | None:
-    """Status, body, what is behind it, and whether it ends with the connection; if plain enough."""
+def simple_parse(text: bytes) -> tuple[int, bytes, bytes, bool] | None:
+    """Return status, body, trailing bytes, and whether EOF ends the body; ``None`` if unsure."""
     head, ended, rest = text.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     match = re.fullmatch(rb"HTTP/1\.1 (\d{3}) [A-Za-z ]*", first)
@@ -203,7 +203,7 @@ def plain_reading(text: bytes) -> tuple[int, bytes, bytes, bool] | None:
 
 
 def check_http(text: bytes, chance: random.Random) -> bool:
-    """Whether it is an answer; an ``AssertionError`` if it was read wrongly."""
+    """Return whether the input is an answer; raise ``AssertionError`` if misread."""
     answer, place = RawAnswer(LIMIT), 0
     try:
         while place < len(text) and not answer.ended:
@@ -213,30 +213,30 @@ def check_http(text: bytes, chance: random.Random) -> bool:
         if not answer.ended:
             answer.end()
     except WireError:
-        read = plain_reading(text)
+        read = simple_parse(text)
         assert read is None, text
         return False
     assert 200 <= answer.status < 600
-    read = plain_reading(text)
+    read = simple_parse(text)
     if answer.too_large:
         assert read is None or len(read[1]) > LIMIT, text
         return True
     assert len(answer.body) <= LIMIT
     if read is not None:
         assert (answer.status, answer.body) == read[:2], text
-        behind = min(place, len(text)) > len(text) - len(read[2])
-        assert not (answer.reusable and behind), text
+        has_tail = min(place, len(text)) > len(text) - len(read[2])
+        assert not (answer.reusable and has_tail), text
     if answer.reusable and read is not None:
         assert b"connection: close\r\n" not in text.lower(), text
     decompressed(answer.body, answer.headers.get("content-encoding", ""), LIMIT)
     return True
 
 
-# -- the push channel -----------------------------------------------------------------------
+# -- push channel ---------------------------------------------------------------------------
 
 
 def check_push(body: bytes) -> bool:
-    """Whether it is an account; an ``AssertionError`` if it is read otherwise than over REST."""
+    """Return whether the input is an account; raise ``AssertionError`` if REST differs."""
     try:
         message = read_message(body)
     except ccxt.BadResponse:
@@ -259,7 +259,7 @@ def check_push(body: bytes) -> bool:
 
 
 def fuzz(inputs: int, seed: int, kind: str = "json") -> Counter[bool]:
-    """Check that many inputs; how many were balances (or answers) and how many were not."""
+    """Check ``inputs`` inputs; count how many were read and how many were refused."""
     chance = random.Random(seed)  # noqa: S311 - nothing secret
     if kind == "http":
         return Counter(check_http(http_bytes(chance), chance) for _ in range(inputs))

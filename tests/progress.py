@@ -1,4 +1,4 @@
-"""A pytest plugin: long tests start first, and the terminal says what they do.
+"""A pytest plugin: starts long tests first and prints what they do.
 
 A test is marked as long with ``@pytest.mark.long("installs …")``. pytest-xdist's workers cannot
 write to the terminal, so they write to a file, whose lines the main process prints.
@@ -15,7 +15,7 @@ _KEY: Final = "progress"
 
 
 def register(config: pytest.Config) -> None:
-    """Add the marker and the plugin to a run."""
+    """Register the marker and the plugin."""
     config.addinivalue_line("markers", "long(what): starts first; the terminal says what it does")
     given: dict[str, Any] = getattr(config, "workerinput", {})
     plugin = Worker(Path(given[_KEY])) if _KEY in given else Main(config)
@@ -30,26 +30,26 @@ def _what(item: pytest.Item) -> str | None:
 class _LongFirst:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Start the long tests first, so that the others fill the other processes meanwhile."""
+        """Start long tests first, so that the other processes run the short ones meanwhile."""
         items.sort(key=lambda item: _what(item) is None)
 
 
 class Worker(_LongFirst):
-    """In a worker of pytest-xdist: writes each long test to the file as it starts."""
+    """In a worker of pytest-xdist: writes what each long test does to the file when it starts."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
-        """Write what the test does, before the main process learns that it starts."""
+        """Write what the test does before the main process reports that it starts."""
         if (what := _what(item)) is not None:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(what + "\n")
 
 
 class Main(_LongFirst):
-    """In the process with the terminal: prints what long tests do as they start."""
+    """In the main process: prints what each long test does when it starts."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -61,17 +61,17 @@ class Main(_LongFirst):
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Give the file's path to a worker of pytest-xdist."""
+        """Pass the file's path to a worker of pytest-xdist."""
         node.workerinput[_KEY] = str(self._path)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
-        """Print what the test does, without pytest-xdist."""
+        """Print what the test does, if pytest-xdist is not used."""
         if (what := _what(item)) is not None:
             self._print(what)
 
     def pytest_runtest_logstart(self) -> None:
-        """Print what the workers have written."""
+        """Print what the workers wrote."""
         for line in self._path.read_text("utf-8").splitlines():
             self._print(line)
 

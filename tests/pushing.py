@@ -1,7 +1,7 @@
-"""A push channel to be played with by hand: it says what a test makes it say, right or wrong.
+"""A push channel controlled by the test: it sends what the test wants, valid or not.
 
-It lives in the test's own event loop. The sandbox serves the channel as the venues do; this one
-also says what no venue should.
+It runs in the test's own event loop. The sandbox serves the channel as the venues do; this one can
+also send what no venue should.
 """
 
 import asyncio
@@ -21,47 +21,49 @@ from tests.conftest import KEYS, payload
 
 P = ParamSpec("P")
 
-PATIENCE = 30.0
-"""Seconds after which a test that waits has failed."""
+TEST_TIMEOUT = 30.0
+"""Seconds after which a waiting test fails."""
 
 QUICK = {"streamReconnectDelay": 1, "streamSnapshotTimeout": 20_000}
 """Options: reconnect at once, and do not read over REST."""
 
 
 def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run a test in an event loop of its own, in which nothing may be left at the end."""
+    """Run a test in its own event loop, and check that no task is left at the end."""
 
     @wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        async def whole() -> None:
-            async with asyncio.timeout(PATIENCE):
+        async def run_test() -> None:
+            async with asyncio.timeout(TEST_TIMEOUT):
                 await test(*args, **kwargs)
             left = asyncio.all_tasks() - {asyncio.current_task()}
             assert not left, left
 
-        asyncio.run(whole())
+        asyncio.run(run_test())
 
     return run
 
 
 class Venue:
-    """A venue with one account, which it pushes and answers reads with.
+    """A venue with one account, for pushes and reads.
 
     Args:
-        tls: to be served with encryption.
+        tls: the context to serve with TLS; plain if not given.
 
     Attributes:
-        data: of the account.
-        ts: of the latest message, ms UTC.
+        data: the account's data.
+        ts: the time of the latest message, ms UTC.
         compressed: whether messages are gzip.
-        answers_auth: what an ``auth`` is answered with, besides ``op`` and ``type``; by default
-            success. It gets the message.
-        snapshots: whether a subscription is answered with a snapshot.
-        accepts: how many connections are taken until the next ones are answered with HTTP 503.
-        messages: all that came over the push channel.
-        reads: how many reads came.
-        subscriptions: how many subscriptions came.
-        connections: how many connections came.
+        auth_reply: gives the fields of the reply to an ``auth`` message, besides ``op`` and
+            ``type``; success by default.
+        sub_reply: the fields of the reply to a ``sub`` message; success by default.
+        snapshots: whether a snapshot follows a subscription.
+        max_connections: further connections are answered with HTTP 503.
+        handshake: answers the handshake instead, if given.
+        messages: all messages received.
+        reads: the number of reads received.
+        subscriptions: the number of subscriptions received.
+        connections: the number of connections made.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -69,10 +71,10 @@ class Venue:
         self.data: dict[str, Any] = json.loads(payload("htx-v5-live-stream"))["data"]
         self.ts = 1_782_459_963_509
         self.compressed = True
-        self.answers_auth: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {"err-code": 0}
-        self.answers_sub: dict[str, Any] = {"err-code": 0}
+        self.auth_reply: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {"err-code": 0}
+        self.sub_reply: dict[str, Any] = {"err-code": 0}
         self.snapshots = True
-        self.accepts = 1_000_000
+        self.max_connections = 1_000_000
         self.handshake: Callable[[web.Request], web.StreamResponse] | None = None
         self.messages: list[dict[str, Any]] = []
         self.reads = 0
@@ -84,26 +86,26 @@ class Venue:
         self._changed = asyncio.Condition()
 
     def config(self, **options: Any) -> dict[str, Any]:
-        """A configuration that points here."""
+        """Return a configuration that points here."""
         return {
             **KEYS,
             "urls": {
                 "api": {
-                    "rest": f"http{self._encrypted}://{self.address}",
-                    "stream": f"ws{self._encrypted}://{self.address}",
+                    "rest": f"http{self._scheme_suffix}://{self.address}",
+                    "stream": f"ws{self._scheme_suffix}://{self.address}",
                 }
             },
             "options": {**QUICK, **options},
         }
 
     @property
-    def _encrypted(self) -> str:
+    def _scheme_suffix(self) -> str:
         return "s" if self._tls else ""
 
     async def __aenter__(self) -> Self:
         application = web.Application()
-        application.router.add_get("/ws/{variant}/notification", self._talk)
-        application.router.add_get("/{path:.*}", self._read)
+        application.router.add_get("/ws/{variant}/notification", self._serve_push)
+        application.router.add_get("/{path:.*}", self._serve_read)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
@@ -113,15 +115,15 @@ class Venue:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # First of all, before those who are dropped come again.
+        # Stop listening first, so that dropped clients cannot reconnect.
         await self._site.stop()
         await self.drop()
         await self._runner.cleanup()
 
-    # -- what it says -----------------------------------------------------------------------
+    # -- sending ----------------------------------------------------------------------------
 
     def change(self, amount: object = None) -> None:
-        """Another state: the amount of the only row, and the next version; nothing is said."""
+        """Set the amount of the only row and the next version, without sending anything."""
         self.data = copy.deepcopy(self.data)
         self.data["version"] = self.data.get("version", 0) + 1
         self.ts += 1
@@ -130,7 +132,7 @@ class Venue:
             row["equity"] = row["available"] = row["withdraw_available"] = str(amount)
 
     def notification(self, **changes: Any) -> dict[str, Any]:
-        """The account as it is pushed."""
+        """Return the account as a push message."""
         return {
             "op": "notify",
             "topic": "account",
@@ -142,41 +144,41 @@ class Venue:
         }
 
     async def push(self, amount: object = None) -> None:
-        """Change, and tell all who subscribed."""
+        """Change the account and send it to all subscribers."""
         self.change(amount)
-        await self.say(self.notification())
+        await self.broadcast(self.notification())
 
-    async def say(self, message: object) -> None:
-        """Tell all who subscribed: bytes and text as they are, anything else as JSON."""
+    async def broadcast(self, message: object) -> None:
+        """Send to all subscribers: bytes and text unchanged, anything else as JSON."""
         for socket in list(self._subscribed):
             await self._send(socket, message)
 
     async def drop(self) -> None:
-        """Break all connections off."""
+        """Abort all connections."""
         for transport in list(self._open.values()):
             transport.abort()
         self._open.clear()
         self._subscribed.clear()
 
-    def deafen(self) -> None:
-        """Hear nothing more on any connection, not even that the other side hangs up."""
+    def stop_reading(self) -> None:
+        """Stop reading from all connections, so that not even a close is noticed."""
         for transport in self._open.values():
             transport.pause_reading()
 
-    async def until(self, true: Callable[["Venue"], bool]) -> None:
-        """Wait until that is so."""
+    async def wait_until(self, condition: Callable[["Venue"], bool]) -> None:
+        """Wait until the condition holds."""
         async with self._changed:
-            await self._changed.wait_for(lambda: true(self))
+            await self._changed.wait_for(lambda: condition(self))
 
-    async def subscribed(self, count: int) -> None:
-        """Wait for that many subscriptions in all."""
-        await self.until(lambda venue: venue.subscriptions == count)
+    async def wait_for_subscriptions(self, count: int) -> None:
+        """Wait until there were ``count`` subscriptions in all."""
+        await self.wait_until(lambda venue: venue.subscriptions == count)
 
-    async def answered(self, count: int) -> None:
-        """Wait for that many answers to heartbeats in all."""
-        await self.until(lambda venue: len(venue.heard("pong")) == count)
+    async def wait_for_pongs(self, count: int) -> None:
+        """Wait until there were ``count`` pongs in all."""
+        await self.wait_until(lambda venue: len(venue.received("pong")) == count)
 
-    # -- what it hears ----------------------------------------------------------------------
+    # -- receiving --------------------------------------------------------------------------
 
     async def _send(self, socket: web.WebSocketResponse, message: object) -> None:
         with contextlib.suppress(ConnectionError):
@@ -189,12 +191,12 @@ class Venue:
             else:
                 await socket.send_str(json.dumps(message))
 
-    async def _talk(self, request: web.Request) -> web.StreamResponse:
+    async def _serve_push(self, request: web.Request) -> web.StreamResponse:
         self.connections += 1
-        await self._tell()
+        await self._notify()
         if self.handshake is not None:
             return self.handshake(request)
-        if self.connections > self.accepts:
+        if self.connections > self.max_connections:
             return web.Response(status=503, text="<html>busy</html>")
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -203,38 +205,38 @@ class Venue:
         try:
             async for frame in socket:
                 assert frame.type is WSMsgType.TEXT
-                await self._hear(socket, json.loads(frame.data))
+                await self._receive(socket, json.loads(frame.data))
         finally:
             self._open.pop(socket, None)
             self._subscribed.discard(socket)
         return socket
 
-    async def _hear(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+    async def _receive(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         self.messages.append(message)
         match message["op"]:
             case "auth":
-                reply = {"op": "auth", "type": "api", "ts": self.ts, **self.answers_auth(message)}
+                reply = {"op": "auth", "type": "api", "ts": self.ts, **self.auth_reply(message)}
                 await self._send(socket, reply)
             case "sub":
                 self.subscriptions += 1
                 reply = {"op": "sub", "cid": message["cid"], "topic": message["topic"]}
-                await self._send(socket, {**reply, "ts": self.ts, **self.answers_sub})
+                await self._send(socket, {**reply, "ts": self.ts, **self.sub_reply})
                 self._subscribed.add(socket)
                 if self.snapshots:
                     await self._send(socket, self.notification())
-        await self._tell()
+        await self._notify()
 
-    async def _read(self, _: web.Request) -> web.Response:
+    async def _serve_read(self, _: web.Request) -> web.Response:
         self.reads += 1
-        await self._tell()
+        await self._notify()
         return web.json_response({"code": 200, "data": self.data, "ts": self.ts})
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    def heard(self, op: str) -> list[dict[str, Any]]:
-        """The messages of that kind."""
+    def received(self, op: str) -> list[dict[str, Any]]:
+        """Return the messages with this ``op``."""
         return [message for message in self.messages if message["op"] == op]
 
 
@@ -248,7 +250,7 @@ def with_venue(
         async with Venue() as venue:
             await test(venue, *args, **kwargs)
 
-    # For pytest, which takes the names of fixtures and parameters from the signature.
+    # pytest takes the names of fixtures and parameters from the signature.
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     run.__signature__ = _without_first(test)  # type: ignore[attr-defined]
     return run
@@ -259,9 +261,9 @@ def _without_first(test: Callable[..., Any]) -> Any:
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-async def take(balances: AsyncIterator[dict[str, Any]], until: object) -> dict[str, Any]:
-    """Wait for the balance with that total of USDT."""
+async def wait_for_total(balances: AsyncIterator[dict[str, Any]], total: object) -> dict[str, Any]:
+    """Wait for the balance with this total of USDT."""
     async for balance in balances:
-        if balance["USDT"]["total"] == until:
+        if balance["USDT"]["total"] == total:
             return balance
     raise AssertionError("the balances ended")

@@ -1,7 +1,4 @@
-"""Attacks that once broke a promise, from outside: over HTTP, at the socket, by fork or signal.
-
-The numbers are those of the faults as they were reported.
-"""
+"""Attacks from outside that once broke a promise: over HTTP, at the socket, by fork or signal."""
 
 import asyncio
 import gc
@@ -33,27 +30,27 @@ from ccxt.base.errors import (
 )
 
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
-from tests.conftest import KEYS, Caller, answered, new_user, payload
-from tests.faulty import http, serving
-from tests.test_reliability import arrived, most_in_any_window
+from tests.conftest import KEYS, Caller, config_answering, new_user, payload
+from tests.faulty import http, tcp_server
+from tests.test_reliability import arrival_times, most_in_any_window
 
 BODY = payload("sunx-documented")
 EMPTY = b'{"code":200,"data":{"details":[]}}'
 TOTAL = 0.004015101942876636
 
 
-def balance_of(equity: str) -> bytes:
-    """An answer that tells of this equity."""
+def balance_body(equity: str) -> bytes:
+    """Return an answer with this equity."""
     return BODY.replace(b"0.004015101942876636", equity.encode())
 
 
-Answering = Callable[[int, bytes], bytes]
+AnswerFunction = Callable[[int, bytes], bytes]
 
 
-class Counting:
-    """A venue at the socket: answers each request as told, and keeps when each arrived."""
+class RecordingVenue:
+    """A venue at socket level that records when each request arrived."""
 
-    def __init__(self, answer: Answering, accept_after: float = 0.0) -> None:
+    def __init__(self, answer: AnswerFunction, accept_after: float = 0.0) -> None:
         self._answer = answer
         self._accept_after = accept_after
         self.moments: list[float] = []
@@ -77,10 +74,10 @@ class Counting:
 
 
 @contextmanager
-def venue(answer: Answering) -> Iterator[tuple[dict[str, Any], Counting]]:
-    """A configuration for that venue, for a user of its own."""
-    counting = Counting(answer)
-    with serving(counting.serve) as port:
+def venue(answer: AnswerFunction) -> Iterator[tuple[dict[str, Any], RecordingVenue]]:
+    """Run that venue; yield it with a configuration for a separate user."""
+    recorder = RecordingVenue(answer)
+    with tcp_server(recorder.serve) as port:
         yield (
             {
                 **KEYS,
@@ -88,7 +85,7 @@ def venue(answer: Answering) -> Iterator[tuple[dict[str, Any], Counting]]:
                 "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}},
                 "options": {"maxRetriesOnFailure": 0},
             },
-            counting,
+            recorder,
         )
 
 
@@ -100,11 +97,11 @@ def unlimited(config: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {**config, "enableRateLimit": False, **more}
 
 
-# -- 1 to 4: a wrong or empty balance -------------------------------------------------------
+# -- wrong or empty balances ----------------------------------------------------------------
 
 
-def test_1_answers_behind_answers_among_threads() -> None:
-    """What comes behind an answer is nobody's balance, however many threads share an exchange."""
+def test_extra_answers_with_many_threads() -> None:
+    """An extra answer never becomes a balance, however many threads share an exchange."""
 
     def answer(number: int, _: bytes) -> bytes:
         return http(BODY) + (http(EMPTY) if number % 10 == 0 else b"")
@@ -119,13 +116,13 @@ def test_1_answers_behind_answers_among_threads() -> None:
     assert totals == [{"USDT": TOTAL}] * 1000
 
 
-def test_1_accounts_that_share_connections_among_threads() -> None:
-    """Several accounts get their own balance, though they were told to share connections."""
+def test_shared_connections_with_many_threads() -> None:
+    """Accounts that share connections each get their own balance."""
 
     def answer(number: int, request: bytes) -> bytes:
         key = parse_qs(request.split(b"?")[1].split(b" ")[0].decode())["AccessKeyId"][0]
-        mine = http(balance_of(key.rpartition("-")[2]))
-        return mine + (mine if number % 10 == 0 else b"")
+        own = http(balance_body(key.rpartition("-")[2]))
+        return own + (own if number % 10 == 0 else b"")
 
     def read(exchange: Sunx, equity: float) -> bool:
         return all(exchange.fetch_balance()["USDT"]["total"] == equity for _ in range(200))
@@ -141,8 +138,8 @@ def test_1_accounts_that_share_connections_among_threads() -> None:
     assert right == [True] * 4
 
 
-def test_2_a_late_duplicate_is_no_other_account_s(call: Caller) -> None:
-    """What arrives late for one key is never taken for the answer to another key's request."""
+def test_late_duplicate_for_another_key(call: Caller) -> None:
+    """A late answer for one key is never taken as the answer for another key."""
 
     def use(exchange: Any) -> Any:
         if call.asynchronous:
@@ -166,18 +163,18 @@ def test_2_a_late_duplicate_is_no_other_account_s(call: Caller) -> None:
         with connection:
             while request := connection.recv(65536):
                 key = parse_qs(request.split(b"?")[1].split(b" ")[0].decode())["AccessKeyId"][0]
-                mine = http(balance_of("1" if key.endswith("a") else "2"))
-                connection.sendall(b"".join(sent_here) or mine)
-                sent_here[:] = [mine]
+                own = http(balance_body("1" if key.endswith("a") else "2"))
+                connection.sendall(b"".join(sent_here) or own)
+                sent_here[:] = [own]
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         config = unlimited({**KEYS, "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}}})
         assert call.using("sunx", config, use) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("status", ["099 Odd", "99 Odd", "600 Odd", "999 Odd"])
-def test_3_a_status_that_is_none(call: Caller, status: str) -> None:
-    """A status below 100 or above 599 is no answer, and no part of one."""
+def test_invalid_status(call: Caller, status: str) -> None:
+    """A status below 100 or above 599 raises NetworkError."""
     with (
         venue(lambda *_: http(EMPTY, status=status) + http(BODY)) as (config, _),
         pytest.raises(NetworkError, match="check the network"),
@@ -185,7 +182,7 @@ def test_3_a_status_that_is_none(call: Caller, status: str) -> None:
         call("sunx", unlimited(config), "fetch_balance")
 
 
-DENIALS = [
+FAILURES = [
     {"success": False},
     {"success": "false"},
     {"success": 0},
@@ -198,27 +195,27 @@ DENIALS = [
 ]
 
 
-@pytest.mark.parametrize("denial", DENIALS, ids=str)
-def test_4_a_told_failure_is_a_failure(call: Caller, denial: dict[str, Any]) -> None:
-    """An answer that tells of a failure is none of success, whatever else it says."""
-    body = json.dumps({"code": 200, **denial, "data": {"details": []}}).encode()
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+def test_failure_despite_code_200(call: Caller, failure: dict[str, Any]) -> None:
+    """An answer with any sign of failure raises an exception, even with code 200."""
+    body = json.dumps({"code": 200, **failure, "data": {"details": []}}).encode()
     with pytest.raises(BaseError):
-        call("sunx", answered(body), "fetch_balance")
+        call("sunx", config_answering(body), "fetch_balance")
 
 
 @pytest.mark.parametrize("more", [{"success": True}, {"ok": 1}, {"error": None}, {"errors": []}])
-def test_4_a_told_success_is_a_success(call: Caller, more: dict[str, Any]) -> None:
-    """What merely confirms the success does no harm."""
+def test_signs_of_success(call: Caller, more: dict[str, Any]) -> None:
+    """A field that only confirms success changes nothing."""
     body = json.dumps({"code": 200, **more, "data": {"details": []}}).encode()
-    assert call("sunx", answered(body), "fetch_balance")["total"] == {}
+    assert call("sunx", config_answering(body), "fetch_balance")["total"] == {}
 
 
-# -- 5 to 13: outliving the timeout, or broken for good -------------------------------------
+# -- timeouts, interruptions and forks ------------------------------------------------------
 
 
 @pytest.mark.parametrize("ts", ["1e1000000", "1e20", "-1", "1e999999999", '"9' + "9" * 5000 + '"'])
-def test_5_a_time_that_is_none(call: Caller, ts: str) -> None:
-    """A time that cannot be a venue's clock costs nothing, and leaves the clock as it is."""
+def test_invalid_venue_time(call: Caller, ts: str) -> None:
+    """An invalid venue time is refused quickly and does not change the clock offset."""
     answers = [f'{{"code":12001,"message":"no","ts":{ts}}}'.encode(), BODY]
 
     def use(exchange: Any) -> Any:
@@ -241,8 +238,8 @@ def test_5_a_time_that_is_none(call: Caller, ts: str) -> None:
 
 
 @contextmanager
-def redis_that(play: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
-    """Something at a Redis' address that answers in its own way."""
+def fake_redis(play: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
+    """Run a server that plays a Redis; yield its URI."""
     ending = threading.Event()
 
     def serve(connection: socket.socket) -> None:
@@ -252,35 +249,35 @@ def redis_that(play: Callable[[socket.socket, threading.Event], None]) -> Iterat
             except OSError:
                 return
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         try:
             yield f"redis://:made-up-password@127.0.0.1:{port}/0"
         finally:
             ending.set()
 
 
-def _stalls(_: socket.socket, ending: threading.Event) -> None:
+def _stall(_: socket.socket, ending: threading.Event) -> None:
     ending.wait(30)
 
 
-def _drips(connection: socket.socket, ending: threading.Event) -> None:
+def _drip(connection: socket.socket, ending: threading.Event) -> None:
     connection.recv(65536)
     connection.sendall(b"$1000000\r\n")
     while not ending.wait(0.05):
         connection.sendall(b"x")
 
 
-def _is_slow(connection: socket.socket, ending: threading.Event) -> None:
+def _answer_slowly(connection: socket.socket, ending: threading.Event) -> None:
     while connection.recv(65536) and not ending.wait(0.7):
         connection.sendall(b"+OK\r\n")
 
 
-@pytest.mark.parametrize("play", [_stalls, _drips, _is_slow])
+@pytest.mark.parametrize("play", [_stall, _drip, _answer_slowly])
 @pytest.mark.parametrize("fallback", [None, "memory"])
-def test_8_redis_does_not_hold_a_call(call: Caller, play: Any, fallback: str | None) -> None:
-    """However Redis stalls, drips or dawdles, the call ends in time, with the fallback if any."""
+def test_slow_redis(call: Caller, play: Any, fallback: str | None) -> None:
+    """If Redis stalls or is slow, the call still ends in time, with the fallback if set."""
     pytest.importorskip("redis")
-    with redis_that(play) as uri, venue(good) as (config, _):
+    with fake_redis(play) as uri, venue(good) as (config, _):
         config |= {"timeout": 600}
         config["options"] |= {"rateLimitStorage": uri, "rateLimitFallback": fallback}
         start = time.monotonic()
@@ -293,11 +290,11 @@ def test_8_redis_does_not_hold_a_call(call: Caller, play: Any, fallback: str | N
         assert time.monotonic() - start < 0.6 + 0.35
 
 
-def test_9_ctrl_c_in_line_for_the_budget() -> None:
-    """A thread that is interrupted while it waits for the budget leaves nothing behind."""
-    # Whoever starts the tests may have had SIGINT ignored.
+def test_ctrl_c_while_waiting_for_the_budget() -> None:
+    """Ctrl-C while a call waits for the read budget does not disturb later calls."""
+    # SIGINT may be ignored in the process that starts the tests.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with venue(good) as (config, counting), Sunx({**config, "timeout": 20_000}) as exchange:
+    with venue(good) as (config, recorder), Sunx({**config, "timeout": 20_000}) as exchange:
         for _ in range(72):
             exchange.fetch_balance()
         for _ in range(3):
@@ -310,7 +307,7 @@ def test_9_ctrl_c_in_line_for_the_budget() -> None:
         with Sunx({**config, "timeout": 20_000}) as another:
             assert another.fetch_balance()["USDT"]["total"] == TOTAL
     signal.signal(signal.SIGINT, before)
-    assert most_in_any_window(counting.moments, 3.0) <= 72
+    assert most_in_any_window(recorder.moments, 3.0) <= 72
 
 
 def _report(exchange: Any, sending: Any) -> None:
@@ -323,8 +320,8 @@ def _report(exchange: Any, sending: Any) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("moment", [0.0, 0.005, 0.02, 0.1])
 @pytest.mark.parametrize("waiting", [False, True], ids=["first call", "waiting for rateLimit"])
-def test_10_a_fork_during_another_thread_s_call(moment: float, waiting: bool) -> None:
-    """The child of a fork at any moment of another thread's call gets its balance."""
+def test_fork_during_a_call_in_another_thread(moment: float, waiting: bool) -> None:
+    """The child of a fork gets its balance, at any moment of another thread's call."""
     context = multiprocessing.get_context("fork")
     with venue(good) as (config, _):
         if waiting:
@@ -345,8 +342,8 @@ def test_10_a_fork_during_another_thread_s_call(moment: float, waiting: bool) ->
         exchange.close()
 
 
-def test_11_an_answer_of_many_small_rows(call: Caller) -> None:
-    """A small answer that becomes a large one is refused before it costs more than the timeout."""
+def test_compressed_answer_that_unpacks_too_large(call: Caller) -> None:
+    """A small answer that unpacks to a large one is refused in time."""
     row = b'{"currency":"A","equity":"1","available":"1","initial_margin":"0"},'
     body = b'{"code":200,"data":{"details":[' + row * (8 * 2**20 // len(row)) + row[:-1] + b"]}}"
     zipped = gzip.compress(body)
@@ -359,24 +356,24 @@ def test_11_an_answer_of_many_small_rows(call: Caller) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\r\n", b"\n", b"\r\n\r\n"])
-def test_12_line_feeds_behind_an_answer(call: Caller, tail: bytes) -> None:
-    """An answer followed by line feeds costs a connection, and no later call."""
+def test_line_feeds_after_an_answer(call: Caller, tail: bytes) -> None:
+    """Line feeds after an answer make no later call fail."""
     with venue(lambda *_: http(BODY) + tail) as (config, _):
         balances = call.times(3, "sunx", unlimited(config), "fetch_balance")
     assert [balance["USDT"]["total"] for balance in balances] == [TOTAL] * 3
 
 
-# -- 14: a 73rd read in 3 s, counted at the server ------------------------------------------
+# -- no 73rd read in 3 s, counted at the server ---------------------------------------------
 
 
-def test_14_first_calls_of_many_threads() -> None:
-    """A hundred and twenty threads that begin at the same moment share one budget."""
-    together = threading.Barrier(120)
-    with venue(good) as (config, counting):
+def test_budget_with_simultaneous_threads() -> None:
+    """120 threads that start at the same moment share one budget."""
+    barrier = threading.Barrier(120)
+    with venue(good) as (config, recorder):
 
         def read() -> None:
             exchange = Sunx({**config, "timeout": 1500})
-            together.wait()
+            barrier.wait()
             try:
                 exchange.fetch_balance()
             except RateLimitExceeded:
@@ -389,12 +386,12 @@ def test_14_first_calls_of_many_threads() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert 60 <= most_in_any_window(counting.moments, 3.0) <= 72
+    assert 60 <= most_in_any_window(recorder.moments, 3.0) <= 72
 
 
 @pytest.mark.long("waits for several windows of the read limit")
-def test_14_slow_connections(certificate: Path) -> None:
-    """A read counts when it is written, not when its connection was begun."""
+def test_budget_with_slow_connections(certificate: Path) -> None:
+    """A read counts when its request is written, not when its connection is opened."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     moments: list[float] = []
@@ -422,15 +419,15 @@ def test_14_slow_connections(certificate: Path) -> None:
         async with AsyncSunx(config) as exchange:
             await asyncio.gather(*(exchange.fetch_balance() for _ in range(150)))
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         asyncio.run(run(port))
     assert len(moments) == 150
     assert most_in_any_window(moments, 3.0) <= 72
 
 
-def test_14_sign_and_fetch_count(call: Caller) -> None:
-    """What sign() gives and fetch() sends counts like any other read."""
-    with venue(good) as (config, counting):
+def test_sign_and_fetch_use_the_budget(call: Caller) -> None:
+    """A request made with ``sign()`` and ``fetch()`` counts like any other read."""
+    with venue(good) as (config, recorder):
         signed = Sunx(config).sign("sapi/v1/account/balance", "private", "GET", {})
 
         def use(exchange: Any) -> Any:
@@ -452,25 +449,25 @@ def test_14_sign_and_fetch_count(call: Caller) -> None:
             return results
 
         results = call.using("sunx", {**config, "timeout": 300}, use)
-    assert most_in_any_window(counting.moments, 3.0) <= 72
+    assert most_in_any_window(recorder.moments, 3.0) <= 72
     assert sum(isinstance(result, RateLimitExceeded) for result in results) >= 40
 
 
-def test_14_close_and_open_again_with_a_thread_in_line() -> None:
-    """An exchange that is closed and opened again keeps to the budget that was used."""
-    with venue(good) as (config, counting):
+def test_budget_after_close_and_reopen() -> None:
+    """After ``close()`` and reopening, earlier reads still count."""
+    with venue(good) as (config, recorder):
         exchange = Sunx({**config, "timeout": 10_000})
         for _ in range(72):
             exchange.fetch_balance()
         ended: list[Any] = []
 
-        def wait_in_line() -> None:
+        def wait_for_budget() -> None:
             try:
                 ended.append(exchange.fetch_balance())
             except ExchangeClosedByUser as error:
                 ended.append(error)
 
-        threads = [threading.Thread(target=wait_in_line) for _ in range(8)]
+        threads = [threading.Thread(target=wait_for_budget) for _ in range(8)]
         for thread in threads:
             thread.start()
         time.sleep(0.1)
@@ -481,12 +478,12 @@ def test_14_close_and_open_again_with_a_thread_in_line() -> None:
             for _ in range(8):
                 exchange.fetch_balance()
     assert {type(each) for each in ended} <= {ExchangeClosedByUser, dict}
-    assert most_in_any_window(counting.moments, 3.0) <= 72
+    assert most_in_any_window(recorder.moments, 3.0) <= 72
 
 
 @pytest.mark.long("waits for several windows of the read limit")
-def test_14_the_venue_s_own_count(sandbox: Sandbox) -> None:
-    """The sandbox, which refuses a 73rd read itself, never has to."""
+def test_budget_as_the_venue_counts(sandbox: Sandbox) -> None:
+    """The sandbox, which refuses a 73rd read in 3 s, never has to."""
 
     async def run() -> None:
         async with AsyncSunx({**sandbox.config("sunx"), "timeout": 10_000}) as exchange:
@@ -494,17 +491,17 @@ def test_14_the_venue_s_own_count(sandbox: Sandbox) -> None:
 
     asyncio.run(run())
     assert all(request.code == 200 for request in sandbox.requests)
-    assert most_in_any_window(arrived(sandbox), 3.0) <= 72
+    assert most_in_any_window(arrival_times(sandbox), 3.0) <= 72
 
 
-def test_a_call_that_nothing_answers_ends_in_time(call: Caller) -> None:
-    """A call ends within its timeout and a quarter of a second, whatever does not come."""
+def test_unanswered_call_ends_in_time(call: Caller) -> None:
+    """A call without an answer ends within its timeout plus a small margin."""
 
     def serve(connection: socket.socket) -> None:
         with connection:
             threading.Event().wait(1.0)
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         config = unlimited({**KEYS, "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}}})
         start = time.monotonic()
         with pytest.raises(RequestTimeout):
@@ -513,7 +510,7 @@ def test_a_call_that_nothing_answers_ends_in_time(call: Caller) -> None:
 
 
 def test_close_ends_calls_wherever_they_wait() -> None:
-    """close() soon ends a call that waits for Redis, or over connections of earlier settings."""
+    """``close()`` ends a call that waits for Redis, or on connections with earlier settings."""
     pytest.importorskip("redis")
     release = threading.Event()
 
@@ -521,16 +518,16 @@ def test_close_ends_calls_wherever_they_wait() -> None:
         release.wait(5)
         return http(BODY)
 
-    with redis_that(_stalls) as uri, venue(answer) as (config, counting):
+    with fake_redis(_stall) as uri, venue(answer) as (config, recorder):
         slow = Sunx(unlimited(config, timeout=5000))
         stalled = Sunx({**config, "timeout": 5000, "options": {"rateLimitStorage": uri}})
         with ThreadPoolExecutor() as threads:
             calls = [threads.submit(each.fetch_balance) for each in (slow, stalled)]
-            while not counting.moments:
+            while not recorder.moments:
                 time.sleep(0.01)
             slow.trust_env = True
             calls.append(threads.submit(slow.fetch_balance))
-            while len(counting.moments) < 2:
+            while len(recorder.moments) < 2:
                 time.sleep(0.01)
             start = time.monotonic()
             slow.close()
@@ -542,8 +539,8 @@ def test_close_ends_calls_wherever_they_wait() -> None:
         release.set()
 
 
-def test_keys_that_change_while_a_call_is_in_line() -> None:
-    """A call is signed with the keys that it began with, and counts and connects for those."""
+def test_keys_that_change_while_calls_wait() -> None:
+    """A waiting call keeps its keys for signing, budget and connections."""
     seen: list[tuple[int, str]] = []
 
     def serve(connection: socket.socket) -> None:
@@ -563,14 +560,14 @@ def test_keys_that_change_while_a_call_is_in_line() -> None:
         }
         async with AsyncSunx(config) as exchange:
             first = [asyncio.create_task(exchange.fetch_balance()) for _ in range(80)]
-            await asyncio.sleep(0.5)  # so that eight are in line
+            await asyncio.sleep(0.5)  # eight calls wait for the budget
             exchange.apiKey = keys[1]
             second = [asyncio.create_task(exchange.fetch_balance()) for _ in range(10)]
             await asyncio.gather(*first, *second)
         assert [key for _, key in seen].count(keys[0]) == 80
         assert [key for _, key in seen].count(keys[1]) == 10
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         asyncio.run(run(port))
     by_connection: dict[int, set[str]] = {}
     for connection, key in seen:
@@ -578,8 +575,8 @@ def test_keys_that_change_while_a_call_is_in_line() -> None:
     assert {len(keys) for keys in by_connection.values()} == {1}
 
 
-def test_one_exchange_in_two_event_loops_at_once() -> None:
-    """Calls of one exchange in two event loops each end in time."""
+def test_one_exchange_in_several_event_loops() -> None:
+    """Calls of one exchange in several event loops each end in time."""
 
     def serve(connection: socket.socket) -> None:
         with connection:
@@ -594,7 +591,7 @@ def test_one_exchange_in_two_event_loops_at_once() -> None:
 
         return asyncio.run(run())
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         config = unlimited({**KEYS, "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}}})
         exchange = AsyncSunx({**config, "timeout": 500})
         with ThreadPoolExecutor() as threads:
@@ -603,8 +600,8 @@ def test_one_exchange_in_two_event_loops_at_once() -> None:
 
 
 @pytest.mark.long("waits for several windows of the read limit")
-def test_14_an_exchange_with_a_pace_of_its_own() -> None:
-    """Reads of an exchange that is paced, and of one that is not, share the user's budget."""
+def test_budget_with_different_rate_limits() -> None:
+    """Exchanges with and without their own ``rateLimit`` share the user's budget."""
 
     async def run(config: dict[str, Any]) -> None:
         slow = AsyncSunx({**config, "rateLimit": 60, "timeout": 12_000})
@@ -616,16 +613,16 @@ def test_14_an_exchange_with_a_pace_of_its_own() -> None:
         await slow.close()
         await fast.close()
 
-    with venue(good) as (config, counting):
+    with venue(good) as (config, recorder):
         asyncio.run(run(config))
-    assert len(counting.moments) == 120
-    assert most_in_any_window(counting.moments, 3.0) <= 72
+    assert len(recorder.moments) == 120
+    assert most_in_any_window(recorder.moments, 3.0) <= 72
 
 
-# A coroutine that is interrupted before its first step is complained of, and does no harm.
+# Python warns about a coroutine that is interrupted before its first step; it is harmless.
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
-def test_ctrl_c_again_and_again() -> None:
-    """Interrupted at any moment, the next call is right, and no descriptor is left."""
+def test_repeated_ctrl_c() -> None:
+    """After an interrupt at any moment, the next call is right and no descriptor is left open."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -644,7 +641,7 @@ def test_ctrl_c_again_and_again() -> None:
                     pass
                 assert exchange.fetch_balance()["USDT"]["total"] == TOTAL
             gc.collect()
-            # The other ends of closed connections are in this process, too, for a moment.
+            # The server's ends of closed connections stay open in this process for a moment.
             until = time.monotonic() + 5
             while len(os.listdir("/proc/self/fd")) > files + 4 and time.monotonic() < until:
                 time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Attacks on secrets and on the host, from outside; with a venue that repeats all that it gets."""
+"""Attacks on secrets and on the host from outside, by a venue that repeats what it gets."""
 
 import asyncio
 import io
@@ -25,17 +25,17 @@ from rich.traceback import Traceback
 from sunx_adapter import AsyncSunx, ExchangeHost, HtxFutures, Sunx
 from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
 from sunx_adapter.keys import KeysError, config_from_environment
-from tests.conftest import Caller, answered, payload
+from tests.conftest import Caller, config_answering, payload
 from tests.faulty import http
 from tests.test_attacks import venue
 
 SECRET = "made-up+secret/for=tests"
 API_KEY = "made-up-api-key-for-tests"
-STEERING = "\x1b]0;owned\x07\r\n\x9b31m"
+CONTROL_CHARACTERS = "\x1b]0;owned\x07\r\n\x9b31m"
 
 
 def spellings(signature: str) -> list[str]:
-    """The ways in which a peer may repeat a signature."""
+    """Return the ways in which a peer may spell a signature."""
     encoded = quote(signature, safe="")
     raw = b64decode(signature)
     return [
@@ -59,7 +59,7 @@ def signature_of(request: bytes) -> str:
 
 
 def frames_of(error: BaseException) -> str:
-    """What a traceback with local variables shows of the package, and of what came before it."""
+    """Return a traceback with local variables, from the package's first frame on."""
     output = io.StringIO()
     trace = Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True)
     Console(file=output, width=2000).print(trace)
@@ -68,14 +68,14 @@ def frames_of(error: BaseException) -> str:
 
 @contextmanager
 def all_logs() -> Iterator[list[str]]:
-    """Every record of every logger, formatted."""
+    """Yield the formatted records of all loggers."""
     records: list[str] = []
 
-    class Kept(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             records.append(self.format(record))
 
-    root, handler = logging.getLogger(), Kept(level=0)
+    root, handler = logging.getLogger(), RecordingHandler(level=0)
     level = root.level
     root.addHandler(handler)
     root.setLevel(0)
@@ -86,19 +86,19 @@ def all_logs() -> Iterator[list[str]]:
         root.setLevel(level)
 
 
-Places = Callable[[str, str], bytes]
+Echo = Callable[[str, str], bytes]
 
 
 def _as_error(text: str, key: str) -> bytes:
-    return http(json.dumps({"code": 9999, "message": f"{text} {key}{STEERING}"}).encode())
+    return http(json.dumps({"code": 9999, "message": f"{text} {key}{CONTROL_CHARACTERS}"}).encode())
 
 
 def _as_busy(text: str, key: str) -> bytes:
-    return http(json.dumps({"code": 1004, "message": f"{text} {key}{STEERING}"}).encode())
+    return http(json.dumps({"code": 1004, "message": f"{text} {key}{CONTROL_CHARACTERS}"}).encode())
 
 
 def _as_page(text: str, key: str) -> bytes:
-    return http(f"<html>{text} {key}{STEERING}</html>".encode(), status="502 Bad Gateway")
+    return http(f"<html>{text} {key}{CONTROL_CHARACTERS}</html>".encode(), status="502 Bad Gateway")
 
 
 def _as_header(text: str, key: str) -> bytes:
@@ -106,23 +106,23 @@ def _as_header(text: str, key: str) -> bytes:
 
 
 def _as_no_http(text: str, key: str) -> bytes:
-    return f"{text} {key}{STEERING}\r\n\r\n".encode("utf-8", "replace")
+    return f"{text} {key}{CONTROL_CHARACTERS}\r\n\r\n".encode("utf-8", "replace")
 
 
-PLACES: list[Places] = [_as_error, _as_busy, _as_page, _as_header, _as_no_http]
+ECHOES: list[Echo] = [_as_error, _as_busy, _as_page, _as_header, _as_no_http]
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+@pytest.mark.parametrize("echo", ECHOES, ids=lambda echo: echo.__name__)
 @pytest.mark.parametrize("number", range(11))
-def test_22_echoes(
-    call: Caller, place: Places, number: int, capsys: pytest.CaptureFixture[str]
+def test_echoed_secrets_are_hidden(
+    call: Caller, echo: Echo, number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """However a venue repeats signature and key, neither is in anything that leaves the package."""
+    """If a venue repeats signature and key in any way, neither leaves the package."""
     sent: list[str] = []
 
     def answer(_: int, request: bytes) -> bytes:
         sent.append(signature_of(request))
-        return place(spellings(sent[-1])[number], API_KEY)
+        return echo(spellings(sent[-1])[number], API_KEY)
 
     with venue(answer) as (config, _), all_logs() as log:
         config |= {"apiKey": API_KEY, "secret": SECRET, "verbose": True, "enableRateLimit": False}
@@ -141,8 +141,8 @@ def test_22_echoes(
     assert sent
     for where, text in texts.items():
         for signature in sent:
-            for spelled in spellings(signature):
-                assert spelled not in text, where
+            for spelling in spellings(signature):
+                assert spelling not in text, where
         assert SECRET not in text, where
     for where in ("exception", "repr", "log", "printed"):
         assert API_KEY not in texts[where], where
@@ -150,8 +150,8 @@ def test_22_echoes(
     assert all(line.isprintable() for record in log for line in record.splitlines())
 
 
-def test_21_exceptions_that_are_returned_have_no_frames() -> None:
-    """What fetch_balances() returns of a failed account leads through no frame with its keys."""
+def test_returned_exceptions_hide_the_keys() -> None:
+    """An exception returned by ``fetch_balances()`` has no frame with keys."""
     accounts: dict[str, tuple[str, dict[str, Any]]] = {
         "refused": ("sunx", {"apiKey": API_KEY, "secret": SECRET, "password": "x"}),
         "unknown": ("no-such-exchange", {"apiKey": API_KEY, "secret": SECRET}),
@@ -169,8 +169,8 @@ def test_21_exceptions_that_are_returned_have_no_frames() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_21_ctrl_c_shows_no_signed_address(kind: type[BaseException]) -> None:
-    """The traceback of an interrupted call leads through no frame with the signed request."""
+def test_ctrl_c_hides_the_signed_request(kind: type[BaseException]) -> None:
+    """The traceback of an interrupted call has no frame with the signed request."""
 
     def interrupt(*_: object) -> None:
         raise kind
@@ -178,12 +178,12 @@ def test_21_ctrl_c_shows_no_signed_address(kind: type[BaseException]) -> None:
     before = signal.signal(signal.SIGUSR1, interrupt)
     release = threading.Event()
     try:
-        with venue(lambda *_: (release.wait(5), b"")[1]) as (config, counting):
+        with venue(lambda *_: (release.wait(5), b"")[1]) as (config, recorder):
             config |= {"apiKey": API_KEY, "secret": SECRET, "enableRateLimit": False}
             exchange = Sunx(config)
 
             def send() -> None:
-                while not counting.moments:
+                while not recorder.moments:
                     threading.Event().wait(0.01)
                 os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -215,8 +215,8 @@ def test_21_ctrl_c_shows_no_signed_address(kind: type[BaseException]) -> None:
         b'sunx = "made-up-secret-in-file"\n',
     ],
 )
-def test_21_a_keys_file_that_is_wrong_is_not_shown(tmp_path: Path, content: bytes) -> None:
-    """No exception about a keys file, and none behind it, holds what the file says."""
+def test_invalid_keys_file_is_not_quoted(tmp_path: Path, content: bytes) -> None:
+    """No exception about a keys file, nor its context, quotes the file's content."""
     file = tmp_path / "keys.toml"
     file.write_bytes(content)
     file.chmod(0o600)
@@ -233,8 +233,8 @@ def test_21_a_keys_file_that_is_wrong_is_not_shown(tmp_path: Path, content: byte
         chain = chain.__context__
 
 
-class _Exits:
-    """A plugin whose hook ends the program."""
+class _RaisingPlugin:
+    """A plugin whose hook raises this exception."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -244,24 +244,24 @@ class _Exits:
         raise self._error
 
 
-class _Unspeakable(BaseException):
+class _UnprintableError(BaseException):
     def __str__(self) -> str:
         raise ValueError
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_23_a_plugin_that_ends_the_program(number: int) -> None:
-    """Whatever a plugin raises is a problem that is reported, and the others go on."""
-    error = [SystemExit(3), GeneratorExit(), BaseException("x"), _Unspeakable()][number]
+def test_plugin_that_raises_base_exceptions(number: int) -> None:
+    """Whatever a plugin raises is reported as a problem, and the other plugins still work."""
+    error = [SystemExit(3), GeneratorExit(), BaseException("x"), _UnprintableError()][number]
     host = ExchangeHost(discover=False)
-    host.register(_Exits(error), "bad")
+    host.register(_RaisingPlugin(error), "bad")
     assert "binance" in [found.offer.id for found in host.offers()]
     assert [problem.plugin for problem in host.problems] == ["bad"]
 
 
 @pytest.mark.parametrize("wrong", [{"id": 1}, {"id": None}, {"sync_class": b"x"}, {"has": None}])
-def test_23_an_offer_that_is_none(wrong: dict[str, Any]) -> None:
-    """An offer whose names are no texts is a problem, and hides no other offer."""
+def test_malformed_offer(wrong: dict[str, Any]) -> None:
+    """A malformed offer is reported as a problem, and the other offers still work."""
     offer = ExchangeOffer(
         **{"id": "x", "name": "X", "sync_class": "a:B", "async_class": "a:B"} | wrong
     )
@@ -277,8 +277,8 @@ def test_23_an_offer_that_is_none(wrong: dict[str, Any]) -> None:
     assert [problem.plugin for problem in host.problems] == ["bad"]
 
 
-def test_24_the_doctor_shows_no_steering() -> None:
-    """What a venue says in headers and modes neither steers a terminal nor breaks the doctor."""
+def test_doctor_hides_control_characters() -> None:
+    """The doctor prints no control characters from a venue, and copes with odd values."""
 
     def answer(_: int, request: bytes) -> bytes:
         if b"asset_mode" in request:
@@ -308,18 +308,18 @@ def test_24_the_doctor_shows_no_steering() -> None:
     assert API_KEY not in done.stdout + done.stderr
 
 
-def test_25_numbers_with_a_fraction_in_info() -> None:
-    """parse_account_summary() reads the info of an answer whose amounts are JSON numbers."""
+def test_summary_of_info_with_json_numbers() -> None:
+    """``parse_account_summary()`` accepts an ``info`` with amounts as JSON numbers."""
     answer = json.loads(payload("htx-v5-documented"))
     answer["data"] |= {"equity": 12.5, "initial_margin": 0.25}
-    exchange = HtxFutures(answered(json.dumps(answer).encode()))
+    exchange = HtxFutures(config_answering(json.dumps(answer).encode()))
     summary = exchange.parse_account_summary(exchange.fetch_balance()["info"])
     assert str(summary.equity) == "12.5"
     assert str(summary.initial_margin) == "0.25"
 
 
-def test_25_a_keys_file_that_is_a_pipe(tmp_path: Path) -> None:
-    """A keys file that is no file is refused at once."""
+def test_keys_file_is_a_pipe(tmp_path: Path) -> None:
+    """A keys file that is not a regular file is refused at once."""
     pipe = tmp_path / "keys.toml"
     os.mkfifo(pipe, 0o600)
     with pytest.raises(KeysError, match="no plain file"):
@@ -327,8 +327,8 @@ def test_25_a_keys_file_that_is_a_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only for root")
-def test_25_a_keys_file_of_another_user(tmp_path: Path) -> None:
-    """Not even root takes keys from a file that somebody else could change."""
+def test_keys_file_of_another_user(tmp_path: Path) -> None:
+    """Even root reads no keys from a file that another user owns."""
     file = tmp_path / "keys.toml"
     file.write_text('[sunx]\napiKey = "x"\n')
     file.chmod(0o600)
@@ -337,8 +337,8 @@ def test_25_a_keys_file_of_another_user(tmp_path: Path) -> None:
         config_from_environment("sunx", {"SUNX_ADAPTER_KEYS": str(file)})
 
 
-def test_25_settings_that_change_with_each_call_leave_nothing() -> None:
-    """An exchange whose settings change with each call keeps no connections of before."""
+def test_settings_that_change_with_each_call() -> None:
+    """If settings change with each call, connections of earlier settings are closed."""
 
     def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -354,13 +354,13 @@ def test_25_settings_that_change_with_each_call_leave_nothing() -> None:
             return open_files() - before
 
     with venue(lambda *_: http(payload("sunx-documented"))) as (config, _):
-        # Those at the other end are in this process, too.
+        # The server's ends are in this process, too.
         assert asyncio.run(run(config)) <= 6
 
 
 @pytest.mark.parametrize("length", range(150, 210, 7))
-def test_22_a_signature_where_a_text_is_cut(call: Caller, length: int) -> None:
-    """No part of a signature is left over where a long text is cut."""
+def test_signature_at_the_cut_of_a_long_text(call: Caller, length: int) -> None:
+    """Cutting a long text leaves no part of a signature visible."""
     sent: list[str] = []
 
     def fail(request: httpx.Request) -> httpx.Response:
@@ -375,8 +375,8 @@ def test_22_a_signature_where_a_text_is_cut(call: Caller, length: int) -> None:
 
 @pytest.mark.parametrize("command", [["balance", "--verbose"], ["balance", "--json"], ["doctor"]])
 @pytest.mark.parametrize("number", [0, 5, 9])
-def test_22_echoes_on_the_command_line(command: list[str], number: int) -> None:
-    """Nor is any of it in what the command line prints, tracebacks and logs included."""
+def test_echoed_secrets_on_the_command_line(command: list[str], number: int) -> None:
+    """The command line prints no echoed secret either, not even with ``--verbose``."""
     sent: list[str] = []
 
     def answer(_: int, request: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Attacks on the push channel that once ended the stream, or told a secret."""
+"""Attacks on the push channel that once ended the stream or revealed a secret."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,10 @@ from ccxt.base.errors import AuthenticationError, BadResponse, NetworkError
 from sunx_adapter import AsyncSunx
 from sunx_adapter.stream import StreamState
 from tests.conftest import KEYS
-from tests.pushing import Venue, asynchronous, take, with_venue
-from tests.test_attacks import redis_that
+from tests.pushing import Venue, asynchronous, wait_for_total, with_venue
+from tests.test_attacks import fake_redis
 
-STRANGE: dict[str, str] = {
+ODD_MESSAGES: dict[str, str] = {
     "a ping with an exponent": '{"op":"ping","ts":1.7e12}',
     "a ping with a huge exponent": '{"op":"ping","ts":1e1000000}',
     "a ping with a long number": f'{{"op":"ping","ts":{"9" * 5000}}}',
@@ -47,21 +47,21 @@ STRANGE: dict[str, str] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("words", STRANGE)
+@pytest.mark.parametrize("words", ODD_MESSAGES)
 @with_venue
-async def test_15_the_stream_goes_on(venue: Venue, words: str) -> None:
-    """Whatever a message is, what is pushed after it arrives over the same connection."""
+async def test_odd_messages_do_not_end_the_stream(venue: Venue, words: str) -> None:
+    """After any message, later messages arrive over the same connection."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
-        await venue.say(STRANGE[words])
+        await venue.broadcast(ODD_MESSAGES[words])
         venue.ts += 10
         await venue.push(77)
-        await take(_through_bad_messages(exchange), 77)
+        await wait_for_total(_ignoring_bad_messages(exchange), 77)
         assert exchange.stream_status().state is StreamState.LIVE
     assert venue.connections == 1
 
 
-async def _through_bad_messages(exchange: Any) -> Any:
+async def _ignoring_bad_messages(exchange: Any) -> Any:
     while True:
         try:
             yield await exchange.watch_balance()
@@ -70,8 +70,8 @@ async def _through_bad_messages(exchange: Any) -> Any:
 
 
 @asynchronous
-async def test_16_a_venue_that_floods_and_does_not_read() -> None:
-    """Who sends heartbeats without end and takes no answer is given up, and callers learn of it."""
+async def test_venue_that_floods_and_does_not_read() -> None:
+    """A venue that floods pings and reads nothing is dropped, and callers get NetworkError."""
     ping = json.dumps({"op": "ping", "ts": "1" * 60, "more": "x" * 60_000})
 
     async def talk(request: web.Request) -> web.StreamResponse:
@@ -114,8 +114,8 @@ async def test_16_a_venue_that_floods_and_does_not_read() -> None:
 
 
 @with_venue
-async def test_17_what_is_older_is_never_published(venue: Venue) -> None:
-    """After a message that was not understood, an older answer over REST is not taken for new."""
+async def test_older_rest_answer_after_a_bad_message(venue: Venue) -> None:
+    """After an unreadable message, an older REST answer is not published."""
     async with AsyncSunx(venue.config(streamSnapshotTimeout=20, streamGapTimeout=1000)) as exchange:
         old, then = copy.deepcopy(venue.data), venue.ts
         await exchange.watch_balance()
@@ -123,7 +123,7 @@ async def test_17_what_is_older_is_never_published(venue: Venue) -> None:
         assert (await exchange.watch_balance())["USDT"]["total"] == 5
         new = venue.data
         venue.data, venue.ts = old, then - 1000
-        await venue.say("garbage")
+        await venue.broadcast("garbage")
         with pytest.raises(BadResponse):
             await exchange.watch_balance()
         with pytest.raises(NetworkError):
@@ -140,14 +140,14 @@ async def test_17_what_is_older_is_never_published(venue: Venue) -> None:
 
 
 @with_venue
-async def test_18_dropped_after_each_snapshot(venue: Venue) -> None:
-    """A venue that drops each connection after its first message is not asked ever more often."""
+async def test_connections_dropped_after_each_snapshot(venue: Venue) -> None:
+    """Reconnecting backs off if the venue drops each connection after the first message."""
     async with AsyncSunx(venue.config(streamReconnectDelay=200)) as exchange:
         await exchange.watch_balance()
 
         async def drop() -> None:
             while True:
-                await venue.until(lambda venue: bool(venue.heard("sub")))
+                await venue.wait_until(lambda venue: bool(venue.received("sub")))
                 await venue.drop()
                 await asyncio.sleep(0.01)
 
@@ -170,11 +170,11 @@ def _echoes(signature: str, key: str) -> list[str]:
 
 @pytest.mark.parametrize("number", range(5))
 @with_venue
-async def test_19_a_refusal_that_repeats_the_login(
+async def test_refusal_that_repeats_the_login(
     venue: Venue, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    """No exception, log line or status has the signature or the whole key of a refused login."""
-    venue.answers_auth = lambda message: {
+    """No exception, log record or status has the signature or full key of a refused login."""
+    venue.auth_reply = lambda message: {
         "err-code": 2003,
         "err-msg": _echoes(message["Signature"], message["AccessKeyId"])[number],
     }
@@ -184,7 +184,7 @@ async def test_19_a_refusal_that_repeats_the_login(
         with pytest.raises(AuthenticationError) as caught:
             await exchange.watch_balance()
         reason = exchange.stream_status().reason or ""
-    [login] = venue.heard("auth")
+    [login] = venue.received("auth")
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     inside = "".join(frames.format()).partition("sunx_adapter/exchange")[2]
     log = "".join(record.getMessage() for record in caplog.records if record.name != "asyncio")
@@ -197,8 +197,8 @@ async def test_19_a_refusal_that_repeats_the_login(
 
 
 @asynchronous
-async def test_20_a_proxy_that_refuses_does_not_tell_its_password() -> None:
-    """The password of a proxy is in no exception of watch_balance(), and in no log."""
+async def test_proxy_password_is_hidden() -> None:
+    """A proxy's password is in no exception of ``watch_balance()`` and in no log."""
 
     async def refuse(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=407)
@@ -211,11 +211,11 @@ async def test_20_a_proxy_that_refuses_does_not_tell_its_password() -> None:
     port = runner.addresses[0][1]
     records: list[str] = []
 
-    class Kept(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record.getMessage())
 
-    root, handler = logging.getLogger(), Kept(level=0)
+    root, handler = logging.getLogger(), RecordingHandler(level=0)
     level = root.level
     root.addHandler(handler)
     root.setLevel(0)
@@ -225,16 +225,16 @@ async def test_20_a_proxy_that_refuses_does_not_tell_its_password() -> None:
         async with AsyncSunx(config) as exchange:
             with pytest.raises(Exception, match="407") as caught:
                 await exchange.watch_balance()
-            told = [str(caught.value), exchange.stream_status().reason or "", *records]
+            texts = [str(caught.value), exchange.stream_status().reason or "", *records]
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
         await runner.cleanup()
-    assert not [text for text in told if "s3cret-word" in text]
+    assert not [text for text in texts if "s3cret-word" in text]
 
 
-def test_20_a_storage_s_password_is_not_told() -> None:
-    """The password of a Redis URI is in no exception, whatever is wrong with the URI."""
+def test_redis_password_is_hidden() -> None:
+    """The password of a Redis URI is in no exception, even if the URI is invalid."""
     for uri in (
         *("redis://:s3cret-word@h:x/0", "mongodb://me:s3cret-word@h", "redis://:s3cret-word@[::1"),
         *("rediss://:s3cret-word@h:1/x", "memcached://me:s3cret-word@h"),
@@ -248,6 +248,6 @@ def test_20_a_storage_s_password_is_not_told() -> None:
                 return repr(caught.value)
 
         assert "s3cret-word" not in asyncio.run(run(config))
-    with redis_that(lambda connection, _: connection.close()) as uri:
+    with fake_redis(lambda connection, _: connection.close()) as uri:
         config = {**KEYS, "timeout": 300, "options": {"rateLimitStorage": uri}}
         assert "made-up-password" not in asyncio.run(run(config))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunx_adapter import AccountState, HtxFutures
-from tests.conftest import Caller, answered, payload
+from tests.conftest import Caller, config_answering, payload
 
 ACCOUNT = {
     "state": "normal",
@@ -21,7 +21,7 @@ ACCOUNT = {
 
 
 def amounts() -> st.SearchStrategy[str]:
-    """Decimal text of up to 40 digits, as the venues write it."""
+    """Decimal texts of up to 40 digits, as the venues write amounts."""
     whole = st.integers(-(10**22), 10**22).map(str)
     places = st.text("0123456789", max_size=18).map(lambda text: f".{text}" if text else "")
     return st.builds("{}{}".format, whole, places)
@@ -44,7 +44,9 @@ def body(details: object, **other: object) -> bytes:
 
 
 def read(details: object, config: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
-    with HtxFutures({"number": str, **answered(body(details)), **(config or {})}) as exchange:
+    with HtxFutures(
+        {"number": str, **config_answering(body(details)), **(config or {})}
+    ) as exchange:
         balance: dict[str, Any] = exchange.fetch_balance(params)
         return balance
 
@@ -75,9 +77,11 @@ EXAMPLES = [
 def test_examples(
     call: Caller, name: str, expected: dict[str, tuple[str | None, ...]], timestamp: int
 ) -> None:
-    """Each documented and seen answer gives exactly these figures, and is in info as it came."""
+    """Each documented or live answer gives exactly these figures, and is ``info`` unchanged."""
     for exchange_id in ("sunx", "htxfutures"):
-        balance = call(exchange_id, {"number": str, **answered(payload(name))}, "fetch_balance")
+        balance = call(
+            exchange_id, {"number": str, **config_answering(payload(name))}, "fetch_balance"
+        )
         figures = {
             code: tuple(balance[code].get(view) for view in ("free", "used", "total", "debt"))
             for code in expected
@@ -98,7 +102,7 @@ def test_examples(
     st.sampled_from(["margin", "available", "withdrawable"]),
 )
 def test_mapping_against_fractions(details: list[dict[str, str]], policy: str) -> None:
-    """For any account each figure is what slow fractions make of the design's table."""
+    """For any account, each figure equals the mapping table computed with exact fractions."""
     totals: dict[str, Fraction] = {}
     frees: dict[str, Fraction] = {}
     debts: dict[str, Fraction] = {}
@@ -130,7 +134,7 @@ def test_mapping_against_fractions(details: list[dict[str, str]], policy: str) -
 @settings(deadline=None)
 @given(st.lists(rows(), max_size=4))
 def test_number_types_agree(details: list[dict[str, str]]) -> None:
-    """Decimals equal the text, and floats are the nearest to it."""
+    """Decimal figures equal the text; float figures are the nearest floats."""
     text = read(details)
     exact = read(details, {"number": Decimal})
     floats = read(details, {"number": float})
@@ -152,7 +156,7 @@ NO_AMOUNTS: list[Any] = [
 @pytest.mark.parametrize("value", NO_AMOUNTS, ids=lambda value: repr(value)[:20])
 @pytest.mark.parametrize("field", ["equity", "available", "initial_margin"])
 def test_unreadable_amount(field: str, value: object) -> None:
-    """A needed amount that is no finite decimal number is a BadResponse that names its path."""
+    """A needed amount that is no finite decimal number raises BadResponse with its path."""
     with pytest.raises(BadResponse, match=rf"data\.details\[1\]\.{field} "):
         read([ROW, {**ROW, field: value}])
 
@@ -160,7 +164,7 @@ def test_unreadable_amount(field: str, value: object) -> None:
 @pytest.mark.parametrize("value", [None, "", True, [], {}], ids=repr)
 @pytest.mark.parametrize("field", ["available", "available_margin"])
 def test_unreadable_amount_beside_a_number(field: str, value: object) -> None:
-    """That the equity is a JSON number makes no other amount readable."""
+    """The same holds where the equity is a JSON number."""
     row = {**ROW, "equity": 5, "available_margin": 5, field: value}
     with pytest.raises(BadResponse, match=rf"data\.details\[0\]\.{field} is"):
         read([row])
@@ -168,32 +172,32 @@ def test_unreadable_amount_beside_a_number(field: str, value: object) -> None:
 
 @pytest.mark.parametrize("field", ["equity", "available", "initial_margin"])
 def test_missing_amount(field: str) -> None:
-    """A needed amount that is missing is a BadResponse that names its path."""
+    """A missing needed amount raises BadResponse with its path."""
     with pytest.raises(BadResponse, match=rf"data\.details\[0\]\.{field} is missing"):
         read([{key: value for key, value in ROW.items() if key != field}])
 
 
-def test_amounts_that_are_not_needed() -> None:
-    """An amount that the policy does not need may be anything."""
+def test_unneeded_amounts() -> None:
+    """An amount that the policy does not need is not checked."""
     row = {**ROW, "available_margin": "2.5", "initial_margin": "?", "withdraw_available": None}
     assert read([row])["USDT"] == {"free": "2.5", "used": "0.5", "total": "3"}
 
 
 @pytest.mark.parametrize("value", ["", None, "?"])
-def test_margin_that_is_sent_but_unreadable(value: object) -> None:
-    """Where the venue sends available_margin, it is not guessed around."""
+def test_unreadable_available_margin(value: object) -> None:
+    """An unreadable ``available_margin`` raises BadResponse; it is not computed instead."""
     with pytest.raises(BadResponse, match=r"data\.details\[0\]\.available_margin"):
         read([{**ROW, "available_margin": value}])
 
 
 def test_json_numbers_are_exact() -> None:
-    """Amounts sent as JSON numbers lose no digit, and info has them as any JSON library."""
+    """Amounts sent as JSON numbers keep every digit; ``info`` has them as ``json`` reads them."""
     details = (
         b'[{"currency":"USDT","equity":0.1234567890123456789012345,'
         b'"available":123456789012345678901234567890,"initial_margin":1e-20}]'
     )
     answer = b'{"code":200,"data":{"details":' + details + b'},"ts":"1770293281344"}'
-    with HtxFutures({"number": str, **answered(answer)}) as exchange:
+    with HtxFutures({"number": str, **config_answering(answer)}) as exchange:
         balance = exchange.fetch_balance()
         assert balance["USDT"] == {
             "free": "0.1234567890123456788912345",
@@ -209,14 +213,14 @@ def test_json_numbers_are_exact() -> None:
 
 
 def test_details_as_an_object() -> None:
-    """Details as HTX's page prints them, {"0": …, "1": …}, are read in their order."""
+    """Details in the form of HTX's docs, {"0": …, "1": …}, are read in order."""
     details = {str(index): {**ROW, "currency": f"C{index}"} for index in (10, *range(10))}
     assert list(read(details)["total"]) == [f"C{index}" for index in range(11)]
 
 
 @pytest.mark.parametrize("keys", [["1"], ["0", "2"], ["0", "00"], ["0", "x"], ["-1", "0"]])
 def test_details_with_a_gap(keys: list[str]) -> None:
-    """An object whose keys are not 0, 1, 2 … is no list: a row may be missing."""
+    """Details whose keys are not 0, 1, 2 … are refused: a row may be missing."""
     with pytest.raises(BadResponse, match=r"data\.details is an object"):
         read(dict.fromkeys(keys, ROW))
 
@@ -238,36 +242,36 @@ def test_details_with_a_gap(keys: list[str]) -> None:
     ],
 )
 def test_wrong_shapes(call: Caller, answer: bytes, path: str) -> None:
-    """Whatever is missing, null or of the wrong type is named, and is never an empty balance."""
+    """A field that is missing, null or of the wrong type is named; the result is never empty."""
     with pytest.raises(BadResponse, match=path):
-        call("htxfutures", answered(answer), "fetch_balance")
+        call("htxfutures", config_answering(answer), "fetch_balance")
 
 
 @pytest.mark.parametrize("currency", [None, "", "  ", 7, ["USDT"]])
 def test_row_without_currency(currency: object) -> None:
-    """A row without a currency is named."""
+    """A row without a currency raises BadResponse that names it."""
     with pytest.raises(BadResponse, match=r"data\.details\[0\]\.currency"):
         read([{**ROW, "currency": currency}])
 
 
-def test_key_that_stands_twice() -> None:
-    """Of two values for one key none is chosen, however deep they stand."""
+def test_duplicate_key() -> None:
+    """A duplicate key at any depth raises BadResponse."""
     row = json.dumps(ROW)[:-1] + ', "equity": "4"}'
     answer = f'{{"code":200,"data":{{"details":[{row}]}}}}'.encode()
     with (
-        HtxFutures(answered(answer)) as exchange,
+        HtxFutures(config_answering(answer)) as exchange,
         pytest.raises(BadResponse, match="duplicate key 'equity'"),
     ):
         exchange.fetch_balance()
 
 
 def test_colons_in_text_are_no_keys() -> None:
-    """Colons inside of texts do not make an answer suspicious."""
+    """Colons inside text do not count as duplicate keys."""
     assert read([{**ROW, "note": "a:b:c:d:e:f:g:h:i:j:k:l:m"}])["USDT"]["total"] == "3"
 
 
 def test_empty_and_zero() -> None:
-    """No rows give an empty balance; a row of zeros stays."""
+    """No rows give an empty balance; a row of zeros is kept."""
     empty = read([])
     assert empty["total"] == empty["free"] == empty["used"] == {}
     zero = {**ROW, "equity": "0.000", "available": "0", "initial_margin": "-0"}
@@ -275,7 +279,7 @@ def test_empty_and_zero() -> None:
 
 
 def test_two_ids_of_one_code() -> None:
-    """Rows that come out as one unified code are added, their debts too."""
+    """Rows with the same unified code are added, and so are their debts."""
     details = [
         {**ROW, "currency": "XBT", "available": "-1"},
         {**ROW, "currency": "btc", "available": "5"},
@@ -284,14 +288,14 @@ def test_two_ids_of_one_code() -> None:
 
 
 def test_unknown_policy() -> None:
-    """A policy that there is not is refused with those that there are."""
+    """An unknown policy is refused; the error lists the valid ones."""
     with pytest.raises(NotSupported, match="margin, available, withdrawable"):
         read([ROW], free="cash")
 
 
 def test_policy_as_option() -> None:
-    """The policy may be set for the exchange and be overruled per call."""
-    config = {"number": str, **answered(body([{**ROW, "withdraw_available": "0.5"}]))}
+    """The policy can be set as an option and overridden per call."""
+    config = {"number": str, **config_answering(body([{**ROW, "withdraw_available": "0.5"}]))}
     config["options"]["free"] = "withdrawable"
     with HtxFutures(config) as exchange:
         assert exchange.fetch_free_balance() == {"USDT": "0.5"}
@@ -299,8 +303,8 @@ def test_policy_as_option() -> None:
 
 
 def test_balances_are_plain_and_independent() -> None:
-    """A balance can be copied and pickled, and changing one does not change the next."""
-    with HtxFutures(answered(payload("htx-v5-documented"))) as exchange:
+    """A balance can be copied and pickled; changing one does not change the next."""
+    with HtxFutures(config_answering(payload("htx-v5-documented"))) as exchange:
         first, second = exchange.fetch_balance(), exchange.fetch_balance()
         kept = copy.deepcopy(second)
         assert pickle.loads(pickle.dumps(first)) == first  # noqa: S301
@@ -320,13 +324,13 @@ STATES = [
 
 @pytest.mark.parametrize(("state", "permitted"), STATES)
 def test_states(call: Caller, state: AccountState, permitted: tuple[bool, ...]) -> None:
-    """A state is known by name and by number, as text or not, and tells what it permits."""
+    """A state is known by name and by number, and says what it permits."""
     spellings = [state.name, state.name.lower(), state.value, str(state.value)]
     for spelling in spellings:
         answer = json.dumps(
             {"code": 200, "data": {**ACCOUNT, "state": spelling, "details": []}}
         ).encode()
-        summary = call("htxfutures", answered(answer), "fetch_account_summary")
+        summary = call("htxfutures", config_answering(answer), "fetch_account_summary")
         assert summary.state is state
     assert permitted == (
         state.permits_trading,
@@ -337,17 +341,17 @@ def test_states(call: Caller, state: AccountState, permitted: tuple[bool, ...]) 
 
 @pytest.mark.parametrize("state", ["odd", 2, True, None, ""])
 def test_unknown_state(state: object) -> None:
-    """A state that nobody knows is an error of the summary, and does not touch the balance."""
+    """An unknown state raises an error in the summary, but not in the balance."""
     answer = json.dumps({"code": 200, "data": {**ACCOUNT, "state": state, "details": []}}).encode()
-    with HtxFutures(answered(answer)) as exchange:
+    with HtxFutures(config_answering(answer)) as exchange:
         assert exchange.fetch_balance()["total"] == {}
         with pytest.raises(BadResponse, match=r"data\.state .*known states: 1 NORMAL, 3"):
             exchange.fetch_account_summary()
 
 
 def test_summary_of_the_example(call: Caller) -> None:
-    """The documented account's figures are exact, blank vouchers are None."""
-    answer = answered(payload("htx-v5-documented"))
+    """The summary of the documented account is exact; blank vouchers are None."""
+    answer = config_answering(payload("htx-v5-documented"))
     summary = call("htxfutures", answer, "fetch_account_summary")
     assert summary.equity == Decimal("74999.9030801324")
     assert summary.equity - summary.initial_margin == summary.available_margin
@@ -358,11 +362,11 @@ def test_summary_of_the_example(call: Caller) -> None:
 
 @pytest.mark.parametrize("field", ["equity", "available_margin", "maintenance_margin_rate"])
 def test_summary_needs_its_figures(field: str) -> None:
-    """A figure of the account that is missing is named."""
+    """A missing figure of the account is named in the error."""
     data = {key: value for key, value in ACCOUNT.items() if key != field}
     answer = json.dumps({"code": 200, "data": {**data, "details": []}}).encode()
     with (
-        HtxFutures(answered(answer)) as exchange,
+        HtxFutures(config_answering(answer)) as exchange,
         pytest.raises(BadResponse, match=rf"data\.{field} is missing"),
     ):
         exchange.fetch_account_summary()

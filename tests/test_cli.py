@@ -21,7 +21,7 @@ CLEAN = {
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The command line as a user runs it, with a clean environment but for ``environ``."""
+    """Run the command line as a user does, in a clean environment plus ``environ``."""
     return subprocess.run(
         [*COMMAND, *arguments],
         env=CLEAN | environ,
@@ -41,7 +41,7 @@ def test_balance_of_the_sandbox() -> None:
 
 
 def test_precise_and_debt() -> None:
-    """--precise shows every digit, and debt where there is some."""
+    """``--precise`` shows every digit, and the debt of an account that has one."""
     done = run("balance", "--sandbox", "--account", "indebted", "--precise", "-e", "sunx")
     assert done.returncode == 0
     for expected in ("-2.9969196676", "2.8999998", "-0.0969198676", "0.0050448676", "debt"):
@@ -49,26 +49,26 @@ def test_precise_and_debt() -> None:
 
 
 def test_cut_digits_are_marked() -> None:
-    """Without --precise digits may be cut, which is to be seen, and never rounded up."""
+    """Without ``--precise``, cut digits are marked and never rounded up."""
     done = run("balance", "--sandbox", "--account", "small", "-e", "sunx")
     assert "0.00401510…" in done.stdout
 
 
-def test_state_that_forbids() -> None:
-    """A state that forbids something says what."""
+def test_restricted_state() -> None:
+    """A restricted account state is shown with what it forbids."""
     done = run("balance", "--sandbox", "--account", "open_limit", "-e", "htxfutures")
     assert "OPEN_LIMIT: no trading, no transfers out" in done.stdout
 
 
 def test_empty_account() -> None:
-    """An account without currencies is told as such."""
+    """The table says when an account has no currencies."""
     done = run("balance", "--sandbox", "--account", "empty", "-e", "sunx")
     assert done.returncode == 0
     assert "holds no currency" in done.stdout
 
 
-def test_json_of_one() -> None:
-    """--json prints ccxt's structure of one account and nothing else, amounts as exact text."""
+def test_json_of_one_account() -> None:
+    """``--json`` prints only ccxt's structure of the account, amounts as exact text."""
     done = run("balance", "--sandbox", "-e", "sunx", "--json")
     balance = json.loads(done.stdout)
     assert balance["USDT"]["used"] == "3210.75"
@@ -76,15 +76,15 @@ def test_json_of_one() -> None:
     assert done.stderr == ""
 
 
-def test_json_of_several() -> None:
-    """--json of several accounts is by name."""
+def test_json_of_several_accounts() -> None:
+    """``--json`` prints several accounts as one object, by name."""
     done = run("balance", "--sandbox", "--json", "--free", "withdrawable")
     balances = json.loads(done.stdout)
     assert list(balances) == ["sunx", "htxfutures"]
 
 
 def test_no_keys() -> None:
-    """Without keys the variables are named, and the way to do without."""
+    """Without keys, the error names the variables to set and suggests the sandbox."""
     done = run("balance")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -109,7 +109,7 @@ def test_no_keys() -> None:
     ],
 )
 def test_wrong_arguments(arguments: list[str], words: str) -> None:
-    """What is impossible is an error that says what is possible."""
+    """An invalid argument is an error that says what is valid."""
     done = run("balance", *arguments)
     assert done.returncode != 0
     assert words in " ".join(done.stderr.split())
@@ -117,7 +117,7 @@ def test_wrong_arguments(arguments: list[str], words: str) -> None:
 
 
 def test_keys_from_the_environment() -> None:
-    """Keys of the environment are used; a wrong one is an error in a line, with status 1."""
+    """Keys come from the environment; a wrong key is a one-line error with status 1."""
     with Sandbox() as sandbox:
         config = sandbox.config("sunx", "small")
         environ = {
@@ -143,7 +143,7 @@ def test_keys_from_the_environment() -> None:
 
 
 def test_one_of_two_fails() -> None:
-    """If one of several fails, the others are shown and the status is 1."""
+    """If one account fails, the others are still shown, and the status is 1."""
     with Sandbox() as sandbox:
         config = sandbox.config("sunx")
         environ = {
@@ -162,7 +162,7 @@ def test_one_of_two_fails() -> None:
 
 
 def test_exchanges() -> None:
-    """The list tells which plugin offers what; with --all every exchange of ccxt too."""
+    """The list shows which plugin offers what; with ``--all``, every ccxt exchange too."""
     short, everything, as_json = (
         run("exchanges"),
         run("exchanges", "--all"),
@@ -178,7 +178,7 @@ def test_exchanges() -> None:
 
 @pytest.mark.parametrize("command", ["", "balance", "exchanges", "watch", "doctor", "sandbox"])
 def test_help(command: str) -> None:
-    """Every command explains itself, with examples, and names no type for what takes no value."""
+    """Every command has help with examples, and shows no type for flags."""
     done = run(*command.split(), "--help")
     assert done.returncode == 0
     assert f"Usage: sunx-adapter {command}" in done.stdout
@@ -197,7 +197,7 @@ def test_help(command: str) -> None:
     ],
 )
 def test_completion(words: str, completed: list[str], tmp_path: Path) -> None:
-    """A shell completes commands, exchanges, policies, faults and names of accounts."""
+    """A shell completes commands, exchanges, policies, faults and account names."""
     done = run(
         _SUNX_ADAPTER_COMPLETE="complete_bash",
         COMP_WORDS=words,
@@ -208,7 +208,7 @@ def test_completion(words: str, completed: list[str], tmp_path: Path) -> None:
 
 
 def test_completion_can_be_installed() -> None:
-    """--show-completion prints what a shell needs."""
+    """``--show-completion`` prints the completion script of a shell."""
     done = run(
         "--show-completion",
         "bash",
@@ -228,7 +228,7 @@ def test_main_module_can_be_imported() -> None:
 
 
 def test_quick_start() -> None:
-    """A balance as JSON needs neither pydantic nor rich, and the version not even ccxt."""
+    """``balance --json`` imports neither pydantic nor rich; ``--version`` does not import ccxt."""
     with Sandbox() as sandbox:
         config = sandbox.config("sunx")
         environ = {
@@ -245,7 +245,7 @@ def test_quick_start() -> None:
 
 
 def keys_file(directory: Path, text: str) -> Path:
-    """A keys file that only its owner can read."""
+    """Write a keys file that only its owner can read."""
     file = directory / "keys.toml"
     file.write_text(text)
     file.chmod(0o600)
@@ -253,7 +253,7 @@ def keys_file(directory: Path, text: str) -> Path:
 
 
 def test_named_accounts(tmp_path: Path) -> None:
-    """All accounts of the keys file are read, or one by its name, or those of an exchange."""
+    """All accounts of the keys file are read, or one by name, or those of one exchange."""
     with Sandbox() as sandbox:
         tables = ""
         for name, exchange, account in (("a", "sunx", "main"), ("b", "htxfutures", "small")):
@@ -280,15 +280,15 @@ def test_named_accounts(tmp_path: Path) -> None:
     assert checked.stdout.count("keys: found in SUNX_ADAPTER_KEYS") == 2
 
 
-def test_half_of_the_keys() -> None:
-    """If a part of an account's keys is missing, the variable is named, and nothing is read."""
+def test_missing_secret() -> None:
+    """If part of an account's keys is missing, the error names the variable; nothing is read."""
     done = run("balance", SUNX_API_KEY="made-up", HTXFUTURES_API_KEY="k", HTXFUTURES_API_SECRET="s")
     assert done.returncode == 1
     assert "keys of sunx are missing: set SUNX_API_SECRET (or SUNX_PRIVATE_KEY_FILE)" in done.stderr
 
 
 def test_misspelt_table(tmp_path: Path) -> None:
-    """A misspelt table of the keys file is one error that says what was probably meant."""
+    """A misspelt table in the keys file is one error that suggests the right name."""
     file = keys_file(tmp_path, '[sunxx]\napiKey = "made-up"\n')
     done = run("balance", SUNX_ADAPTER_KEYS=str(file))
     assert done.returncode == 1
@@ -296,7 +296,7 @@ def test_misspelt_table(tmp_path: Path) -> None:
 
 
 def test_closed_pipe() -> None:
-    """A command whose output nobody reads ends without a traceback."""
+    """A command whose output pipe is closed ends without a traceback."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
@@ -312,12 +312,12 @@ def test_closed_pipe() -> None:
 
 
 def test_version() -> None:
-    """--version tells the package's version."""
+    """``--version`` prints the package's version."""
     assert run("--version").stdout.strip() == f"sunx-adapter {__version__}"
 
 
 def test_sandbox_command() -> None:
-    """The sandbox command says how to point an exchange at it, serves, and ends on Ctrl-C."""
+    """``sandbox`` prints how to point an exchange at it, serves, and ends on Ctrl-C."""
     with subprocess.Popen(
         [*COMMAND, "sandbox"],
         env=CLEAN | {"PYTHONUNBUFFERED": "1"},
@@ -348,7 +348,7 @@ def test_sandbox_command() -> None:
 
 
 def test_sandbox_faults() -> None:
-    """Faults are listed in the help, and with one that there is not."""
+    """The help lists all faults; so does the error for an unknown one."""
     assert "reset" in run("sandbox", "--help").stdout
     done = run("sandbox", "--fault", "nonsense")
     assert done.returncode == 1
@@ -357,7 +357,7 @@ def test_sandbox_faults() -> None:
 
 
 def test_sandbox_port_in_use() -> None:
-    """A port in use is told in a line."""
+    """A port in use is a one-line error."""
     with Sandbox() as sandbox:
         done = run("sandbox", "--port", sandbox.url.rpartition(":")[2])
     assert done.returncode == 1
@@ -367,7 +367,7 @@ def test_sandbox_port_in_use() -> None:
 
 
 def test_sandbox_accounts(tmp_path: Path) -> None:
-    """Accounts can be printed, changed and served again."""
+    """Accounts can be printed, edited and served again."""
     printed = run("sandbox", "--show-accounts")
     assert printed.returncode == 0
     (tmp_path / "accounts.json").write_text(printed.stdout)
@@ -379,8 +379,8 @@ def test_sandbox_accounts(tmp_path: Path) -> None:
     assert "Traceback" not in broken.stderr
 
 
-def test_sandbox_address_that_is_not_here() -> None:
-    """An address that cannot be listened on is named in the error."""
+def test_sandbox_address_of_another_machine() -> None:
+    """An address that this machine does not have is named in the error."""
     done = run("sandbox", "--host", "192.0.2.1")
     assert done.returncode == 1
     assert "192.0.2.1" in done.stderr
@@ -388,7 +388,7 @@ def test_sandbox_address_that_is_not_here() -> None:
 
 
 def test_sandbox_logs() -> None:
-    """With --verbose the sandbox logs each request and what went wrong, without its query."""
+    """With ``--verbose``, the sandbox logs each request and any fault, without the query."""
     with subprocess.Popen(
         [*COMMAND, "sandbox", "--verbose", "--fault", "html"],
         env=CLEAN | {"PYTHONUNBUFFERED": "1"},

@@ -1,4 +1,4 @@
-"""The conformance suite as its users run it: a command of its own, without pytest-xdist."""
+"""The conformance suite as its users run it: on its own, without pytest-xdist."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ VECTORS = ROOT / "conformance" / "vectors"
 
 
 def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the suite from an empty directory, as it is run against an installed package."""
+    """Run the suite from an empty directory, as against an installed package."""
     without = ("-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider", "-c", "pytest.ini")
     (directory / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
@@ -34,7 +34,7 @@ def test_a_misspelt_exchange_is_one_error(tmp_path: Path) -> None:
 
 
 def test_a_failure_names_every_rule(tmp_path: Path) -> None:
-    """A vector whose figure is wrong fails as one test that lists all rules that do not hold."""
+    """A wrong vector fails as one test that lists every rule it breaks."""
     vectors = tmp_path / "vectors"
     vectors.mkdir()
     shutil.copy(VECTORS / "config.toml", vectors)

@@ -1,4 +1,4 @@
-"""What goes over one HTTP connection: an answer is for its own request, or is none."""
+"""HTTP connections: a call gets the answer to its own request, or an exception."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ import pytest
 from ccxt.base.errors import ExchangeClosedByUser, ExchangeError, NetworkError
 
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
-from tests.conftest import CLASSES, Caller, payload, pointed_at
+from tests.conftest import CLASSES, Caller, config_for, payload
 from tests.faulty import faulty_server, http
 
 BODY = payload("sunx-documented")
@@ -22,20 +22,20 @@ TOTAL = 0.004015101942876636
 
 
 @contextmanager
-def talking(*answers: bytes) -> Iterator[tuple[str, list[int]]]:
-    """A server that gives these answers on each connection, one a request; how many came on each.
+def scripted_server(*answers: bytes) -> Iterator[tuple[str, list[int]]]:
+    """Serve these answers in turn on each connection; yield the address and request counts.
 
-    The first request of a connection is read by the server underneath.
+    The first request of a connection is read by :func:`faulty_server`.
     """
     requests: list[int] = []
 
     def play(connection: socket.socket, _: threading.Event) -> None:
-        mine = len(requests)
+        own = len(requests)
         requests.append(0)
         for number, answer in enumerate(answers):
             if number and not connection.recv(65536):
                 return
-            requests[mine] += 1
+            requests[own] += 1
             connection.sendall(answer)
         connection.recv(65536)
 
@@ -44,22 +44,22 @@ def talking(*answers: bytes) -> Iterator[tuple[str, list[int]]]:
 
 
 class Forger:
-    """A server that answers one request, and when it is told to sends a forged answer to none."""
+    """A server that answers one request, and later sends a forged answer on the same connection."""
 
     def __init__(self) -> None:
-        self._told, self._sent = threading.Event(), threading.Event()
+        self._requested, self._sent = threading.Event(), threading.Event()
 
     def play(self, connection: socket.socket, _: threading.Event) -> None:
-        """Serve one connection, as :func:`faulty_server` wants it."""
+        """Serve one connection; a ``play`` for :func:`faulty_server`."""
         connection.sendall(http(BODY))
-        assert self._told.wait(10)
+        assert self._requested.wait(10)
         connection.sendall(http(FORGED))
         self._sent.set()
         connection.recv(65536)
 
-    def forged(self) -> bool:
-        """Have it sent; true as soon as it is."""
-        self._told.set()
+    def send_forged_answer(self) -> bool:
+        """Send the forged answer; return whether it was sent."""
+        self._requested.set()
         return self._sent.wait(10)
 
 
@@ -68,49 +68,49 @@ def totals(balances: list[dict[str, Any]]) -> list[float]:
 
 
 def test_a_connection_is_kept(call: Caller) -> None:
-    """One connection serves one request after the other."""
-    with talking(*[http(BODY)] * 3) as (address, requests):
-        assert totals(call.times(3, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 3
+    """One connection serves several requests in turn."""
+    with scripted_server(*[http(BODY)] * 3) as (address, requests):
+        assert totals(call.times(3, "sunx", config_for(address), "fetch_balance")) == [TOTAL] * 3
     assert requests == [3]
 
 
 @pytest.mark.parametrize("tail", [http(FORGED), b"HTTP/1.1 200 OK\r\n", b"x", b"\r\n\r\nx"])
 def test_two_answers_to_one_request(call: Caller, tail: bytes) -> None:
-    """What comes behind an answer is never taken for the answer to the next request."""
-    with talking(http(BODY) + tail, http(FORGED)) as (address, requests):
-        assert totals(call.times(2, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 2
+    """Extra bytes after an answer are never taken as the answer to the next request."""
+    with scripted_server(http(BODY) + tail, http(FORGED)) as (address, requests):
+        assert totals(call.times(2, "sunx", config_for(address), "fetch_balance")) == [TOTAL] * 2
     assert requests == [1, 1]
 
 
-def test_an_answer_that_nobody_asked_for(call: Caller) -> None:
-    """What comes over a connection that is kept is never taken for the answer to a request."""
+def test_unrequested_answer(call: Caller) -> None:
+    """An unrequested answer on a kept connection is never taken as the answer to a request."""
     forger = Forger()
 
     def use(exchange: Any) -> Any:
         if not call.asynchronous:
             first = exchange.fetch_balance()
-            assert forger.forged()
+            assert forger.send_forged_answer()
             return [first, exchange.fetch_balance()]
 
         async def run() -> list[dict[str, Any]]:
             first = await exchange.fetch_balance()
-            assert await asyncio.to_thread(forger.forged)
+            assert await asyncio.to_thread(forger.send_forged_answer)
             return [first, await exchange.fetch_balance()]
 
         return run()
 
     with faulty_server(forger.play) as address:
-        assert totals(call.using("sunx", pointed_at(address), use)) == [TOTAL] * 2
+        assert totals(call.using("sunx", config_for(address), use)) == [TOTAL] * 2
 
 
-def test_an_answer_that_came_while_nobody_looked() -> None:
-    """Nor is what came while the event loop was kept busy by something else."""
+def test_unrequested_answer_while_the_loop_is_busy() -> None:
+    """The same holds for an answer that arrives while the event loop is busy."""
     forger = Forger()
 
     async def run(address: str) -> list[dict[str, Any]]:
-        async with AsyncSunx(pointed_at(address)) as exchange:
+        async with AsyncSunx(config_for(address)) as exchange:
             first = await exchange.fetch_balance()
-            assert forger.forged()  # blocks the event loop, as a strategy that computes
+            assert forger.send_forged_answer()  # blocks the event loop, as a computation would
             return [first, await exchange.fetch_balance()]
 
     with faulty_server(forger.play) as address:
@@ -118,10 +118,10 @@ def test_an_answer_that_came_while_nobody_looked() -> None:
 
 
 def test_loops_in_turn() -> None:
-    """Event loops that take turns keep a connection each."""
-    with talking(http(BODY), http(BODY)) as (address, requests):
+    """Event loops that run in turn each keep their own connection."""
+    with scripted_server(http(BODY), http(BODY)) as (address, requests):
         loops = [asyncio.new_event_loop() for _ in range(2)]
-        exchange = AsyncSunx(pointed_at(address))
+        exchange = AsyncSunx(config_for(address))
         for loop in loops * 2:
             loop.run_until_complete(exchange.fetch_balance())
         for loop in loops:
@@ -130,28 +130,28 @@ def test_loops_in_turn() -> None:
     assert requests == [2, 2]
 
 
-def test_what_close_cut_short_is_not_whole() -> None:
-    """An answer without a length is not taken for whole because its connection was given up."""
-    came = threading.Event()
+def test_close_during_an_answer_without_length() -> None:
+    """An answer without a length is not taken as complete when ``close()`` ends its connection."""
+    sent = threading.Event()
 
     def play(connection: socket.socket, ending: threading.Event) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
-        came.set()
+        sent.set()
         ending.wait(10)
 
     with faulty_server(play) as address:
-        exchange = Sunx(pointed_at(address))
+        exchange = Sunx(config_for(address))
         with ThreadPoolExecutor() as threads:
             reading = threads.submit(exchange.fetch_balance)
-            assert came.wait(10)
-            time.sleep(0.05)  # so that it waits for more
+            assert sent.wait(10)
+            time.sleep(0.05)  # let the call wait for more
             exchange.close()
             with pytest.raises(ExchangeClosedByUser):
                 reading.result()
 
 
-def test_closing_one_exchange_leaves_the_others_alone(call: Caller) -> None:
-    """An exchange that was told to share connections goes on when the other one is closed."""
+def test_closing_one_exchange_leaves_others_open(call: Caller) -> None:
+    """An exchange that shares connections keeps working when the other one is closed."""
 
     def use(exchange: Any) -> Any:
         other = CLASSES["sunx", call.asynchronous](exchange_config)
@@ -169,8 +169,8 @@ def test_closing_one_exchange_leaves_the_others_alone(call: Caller) -> None:
 
         return run()
 
-    with talking(http(BODY), http(BODY)) as (address, _):
-        exchange_config = pointed_at(address)
+    with scripted_server(http(BODY), http(BODY)) as (address, _):
+        exchange_config = config_for(address)
         assert totals([call.using("sunx", exchange_config, use)]) == [TOTAL]
 
 
@@ -178,9 +178,9 @@ def test_closing_one_exchange_leaves_the_others_alone(call: Caller) -> None:
     "head", [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
 )
 def test_interim_answers(call: Caller, head: bytes) -> None:
-    """An answer that only tells of the one to come is passed over."""
-    with talking(head + head + http(BODY), head + http(BODY)) as (address, requests):
-        assert totals(call.times(2, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 2
+    """Interim (1xx) answers are skipped."""
+    with scripted_server(head + head + http(BODY), head + http(BODY)) as (address, requests):
+        assert totals(call.times(2, "sunx", config_for(address), "fetch_balance")) == [TOTAL] * 2
     assert requests == [2]
 
 
@@ -195,13 +195,13 @@ def test_interim_answers(call: Caller, head: bytes) -> None:
     ids=["no length", "HTTP/1.0, no length", "HTTP/1.0", "close"],
 )
 def test_answers_that_end_the_connection(call: Caller, answer: bytes) -> None:
-    """An answer may end with its connection; the next request takes another one."""
+    """An answer may end with its connection; the next request opens a new one."""
 
     def play(connection: socket.socket, _: threading.Event) -> None:
         connection.sendall(answer)
 
     with faulty_server(play) as address:
-        assert totals(call.times(2, "sunx", pointed_at(address), "fetch_balance")) == [TOTAL] * 2
+        assert totals(call.times(2, "sunx", config_for(address), "fetch_balance")) == [TOTAL] * 2
 
 
 ENDLESS: dict[str, tuple[bytes, bytes]] = {
@@ -217,8 +217,8 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_what_does_not_end(call: Caller, kind: str) -> None:
-    """What a server sends without end is not collected: the call fails, at the latest in time."""
+def test_endless_answers(call: Caller, kind: str) -> None:
+    """An endless answer fails in time and is not buffered."""
     start, more = ENDLESS[kind]
     sent: list[int] = []
 
@@ -229,9 +229,9 @@ def test_what_does_not_end(call: Caller, kind: str) -> None:
             sent.append(len(more))
 
     with faulty_server(play) as address, pytest.raises(NetworkError):
-        call("sunx", pointed_at(address, timeout=2_000), "fetch_balance")
+        call("sunx", config_for(address, timeout=2_000), "fetch_balance")
     if call.asynchronous:
-        # The system's own buffers take some of it.
+        # The operating system's buffers hold some of it.
         assert sum(sent) < 8 * 2**20
 
 
@@ -247,7 +247,7 @@ SMUGGLED: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("kind", SMUGGLED)
 def test_no_request_is_smuggled(call: Caller, sandbox: Sandbox, kind: str) -> None:
-    """A path or a header that would be more than it says is refused, and nothing is sent."""
+    """A path or header that would inject another request is refused, and nothing is sent."""
     with pytest.raises(ExchangeError) as caught:
         call.using("sunx", sandbox.config("sunx"), SMUGGLED[kind])
     assert not isinstance(caught.value, NetworkError)
@@ -255,28 +255,28 @@ def test_no_request_is_smuggled(call: Caller, sandbox: Sandbox, kind: str) -> No
     assert sandbox.request_count == 0
 
 
-class Later(asyncio.SelectorEventLoop):
-    """An event loop whose clock can be put forward."""
+class AdjustableLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be moved forward."""
 
     ahead = 0.0
 
     def time(self) -> float:
-        """The time, as far as it was put forward."""
+        """Return the time plus the offset ``ahead``."""
         return super().time() + self.ahead
 
 
 @pytest.mark.parametrize(("seconds", "connections"), [(10.0, 1), (20.0, 2)])
 def test_idle_connections(seconds: float, connections: int) -> None:
-    """A connection that was idle for long is not used again: the venue may be closing it."""
+    """A connection that was idle for long is not reused: the venue may be closing it."""
 
     async def run(address: str) -> None:
-        async with AsyncSunx(pointed_at(address)) as exchange:
+        async with AsyncSunx(config_for(address)) as exchange:
             await exchange.fetch_balance()
             loop.ahead += seconds
             await exchange.fetch_balance()
 
-    loop = Later()
-    with talking(http(BODY), http(BODY)) as (address, requests):
+    loop = AdjustableLoop()
+    with scripted_server(http(BODY), http(BODY)) as (address, requests):
         loop.run_until_complete(run(address))
     loop.close()
     assert len(requests) == connections

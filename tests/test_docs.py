@@ -1,4 +1,4 @@
-"""The README and the pages in docs/: examples run, tables and links are whole, facts hold."""
+"""The README and docs/: examples run, tables and links are valid, and statements are true."""
 
 import os
 import re
@@ -29,7 +29,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, *DOCS, ROOT / "CHANGELOG.md", ROOT / "conformance" / "README.md"]
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
-# As Jupyter does: a cell may use ``await``.
+# As in Jupyter, examples may use ``await`` at the top level.
 RUN_A_CELL = """
 import ast, asyncio, sys
 code = compile(sys.stdin.read(), "example", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -40,7 +40,7 @@ if result is not None:
 
 
 def name_of(page: Path) -> str:
-    """The page as a test's id shows it."""
+    """Return the page's name for test ids."""
     return str(page.relative_to(ROOT))
 
 
@@ -56,7 +56,7 @@ def examples() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def keys() -> Iterator[dict[str, str]]:
-    """An environment with keys, as a user has it; they are a sandbox's."""
+    """An environment with the keys of a sandbox."""
     variables = dict(os.environ)
     with Sandbox() as venue:
         for prefix, exchange_id in (("SUNX", "sunx"), ("HTXFUTURES", "htxfutures")):
@@ -79,28 +79,28 @@ def test_examples_run(code: str, keys: dict[str, str]) -> None:
         text=True,
         check=False,
     )
-    # A retry is logged, as it is to be.
+    # Retries are logged.
     errors = [line for line in done.stderr.splitlines() if "trying again" not in line]
     assert (done.returncode, errors) == (0, [])
 
 
 def test_readme_is_short() -> None:
-    """The README is read in five minutes."""
+    """The README can be read in five minutes."""
     assert len(README.read_text("utf-8").split()) <= 1600
 
 
 def test_commands() -> None:
-    """The two commands stand in the README as CI and newcomers need them."""
+    """The README has the two commands exactly as CI runs them."""
     lines = [line.strip() for line in README.read_text("utf-8").splitlines()]
     assert "pip install . && sunx-adapter balance --sandbox" in lines
     assert "pip install -e '.[test]' && pytest" in lines
 
 
-# -- what a renderer makes of it ------------------------------------------------------------
+# -- rendering ------------------------------------------------------------------------------
 
 
 def broken_rows(text: str) -> list[str]:
-    """The lines that are written as rows of a table, and that a renderer shows as something else.
+    """Return the lines that are written as table rows but not rendered as such.
 
     That is a row outside any table, and one with more or fewer cells than the table's heading.
     """
@@ -122,13 +122,13 @@ def broken_rows(text: str) -> list[str]:
 
 
 def cells(row: str) -> int:
-    """How many cells a renderer sees: also a ``|`` in code divides them, unless escaped."""
+    """Count the cells that a renderer sees: a ``|`` in code divides them too, unless escaped."""
     return len(re.findall(r"(?<!\\)\|", row.strip())) - 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_tables_are_whole(page: Path) -> None:
-    """Each row of a table is shown in its table, with as many cells as the heading."""
+def test_tables_render(page: Path) -> None:
+    """Each table row is rendered in its table, with as many cells as the heading."""
     assert broken_rows(page.read_text("utf-8")) == []
 
 
@@ -144,26 +144,26 @@ def test_tables_are_whole(page: Path) -> None:
     ids=["no-heading", "bar-in-code", "too-few", "gap", "rule"],
 )
 def test_broken_tables_are_found(text: str) -> None:
-    """The check finds what renderers break."""
+    """The check finds broken tables."""
     assert broken_rows(text)
 
 
 def inline(tokens: list[Token]) -> Iterator[Token]:
-    """The tokens within paragraphs, headings and cells."""
+    """Yield the tokens within paragraphs, headings and cells."""
     for token in tokens:
         yield from token.children or ()
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as the common forges make them."""
+    """Return the anchors of a page's headings, as common forges make them."""
     tokens = MARKDOWN.parse(page.read_text("utf-8"))
     headings = (after for before, after in pairwise(tokens) if before.type == "heading_open")
     return {re.sub(r"[^\w\- ]", "", h.content.lower()).replace(" ", "-") for h in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Each link between the pages names a file that is there, and a heading that is in it."""
+def test_links(page: Path) -> None:
+    """Each link between pages points to an existing file and heading."""
     lost = []
     for token in inline(MARKDOWN.parse(page.read_text("utf-8"))):
         target = str(token.attrs.get("href") or token.attrs.get("src") or "")
@@ -176,7 +176,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert lost == []
 
 
-def test_every_page_is_found() -> None:
+def test_every_page_is_linked() -> None:
     """The README links to each page in docs/."""
     tokens = inline(MARKDOWN.parse(README.read_text("utf-8")))
     linked = {str(token.attrs.get("href", "")).partition("#")[0] for token in tokens}
@@ -185,26 +185,26 @@ def test_every_page_is_found() -> None:
 
 @pytest.mark.parametrize("name", draw.PICTURES)
 def test_pictures(name: str) -> None:
-    """The README's pictures show what the commands show; ``python -m tests.draw`` draws them."""
+    """The README's pictures show what the commands print; ``python -m tests.draw`` redraws them."""
     kept = (ROOT / "docs" / f"{name}.svg").read_text("utf-8")
     drawn = draw.picture(name, draw.PICTURES[name]())
     assert draw.words(kept) == draw.words(drawn)
     assert "USDT" in kept
-    assert "url(http" not in kept  # it fetches nothing
+    assert "url(http" not in kept  # the picture loads nothing
 
 
-# -- whether it is true ---------------------------------------------------------------------
+# -- facts ----------------------------------------------------------------------------------
 
 
 def code_words(page: Path) -> Iterator[str]:
-    """What is set as code within the text."""
+    """Yield the code spans of the text."""
     tokens = inline(MARKDOWN.parse(page.read_text("utf-8")))
     return (token.content for token in tokens if token.type == "code_inline")
 
 
 @pytest.mark.parametrize("page", [README, *DOCS], ids=name_of)
 def test_named_things_exist(page: Path) -> None:
-    """Files, modules and commands that a page names are there."""
+    """Files, modules and commands that a page names exist."""
     missing = []
     for word in code_words(page):
         if re.fullmatch(r"(sunx_adapter|tests|conformance|docs)/[\w./]+", word):
@@ -220,14 +220,14 @@ def test_named_things_exist(page: Path) -> None:
 
 
 def options_named() -> Iterator[tuple[str, str]]:
-    """Each command and option that a page's examples or text name."""
+    """Yield each command and option named in a page's examples or text."""
     for page in (README, *DOCS):
         for command, rest in re.findall(r"sunx-adapter (\w+)([^\n`#]*)", page.read_text("utf-8")):
             yield from ((command, option) for option in re.findall(r"--[\w-]+|(?<= )-\w\b", rest))
 
 
 def test_named_options_exist() -> None:
-    """Each option of a command that a page names is one that the command has."""
+    """Each command-line option that a page names exists."""
     named = set(options_named())
     help_texts = {
         command: subprocess.run(
@@ -243,14 +243,14 @@ def test_named_options_exist() -> None:
 
 
 def first_cells(page: str, heading: str) -> list[str]:
-    """What is set as code in the first column of the table under a heading."""
+    """Return the code spans in the first column of the table under a heading."""
     text = (ROOT / page).read_text("utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.*?) \|", text, re.M)
     return [word for row in rows for word in re.findall(r"`([^`]+)`", row)]
 
 
 def test_settings_are_known() -> None:
-    """Each setting and option of the page on configuration is known: its misspelling is refused."""
+    """Each setting on the configuration page is known: a misspelling of it is refused."""
     settings = first_cells("docs/configuration.md", "Settings")
     options = first_cells("docs/configuration.md", "Options")
     assert len(settings) > 15
@@ -265,7 +265,7 @@ def test_settings_are_known() -> None:
 
 
 def printed(rules: tuple[ErrorRule, ...], *last: str) -> str:
-    """The table of some error rules."""
+    """Print the table of some error rules."""
     rows = [
         f"| {', '.join(f'`{code}`' for code in rule.codes)} | {rule.meaning} "
         f"| `{rule.exception.__name__}` | {'yes' if rule.transient else ''} |"
@@ -286,13 +286,13 @@ def printed(rules: tuple[ErrorRule, ...], *last: str) -> str:
     ],
 )
 def test_error_tables(mark: str, table: str) -> None:
-    """The tables of codes are the ones that the code goes by."""
+    """The printed tables of codes equal the tables in the code."""
     text = (ROOT / "docs" / "errors.md").read_text("utf-8")
     assert f"<!-- {mark} -->\n{table}\n<!-- /{mark} -->" in text
 
 
-def answering(body: bytes, _: httpx.Request) -> httpx.Response:
-    """A venue that always answers alike."""
+def fixed_answer(body: bytes, _: httpx.Request) -> httpx.Response:
+    """A venue that always sends the same answer."""
     return httpx.Response(200, content=body)
 
 
@@ -301,7 +301,7 @@ def test_worked_out_examples() -> None:
     rows = []
     for venue in ("sunx", "htx-v5"):
         body = (ROOT / "tests" / "payloads" / f"{venue}-documented.json").read_bytes()
-        transport = httpx.MockTransport(partial(answering, body))
+        transport = httpx.MockTransport(partial(fixed_answer, body))
         config = {"apiKey": "made-up", "secret": "made-up", "number": str}
         with Sunx({**config, "options": {"transport": transport}}) as exchange:
             balance: Any = exchange.fetch_balance()

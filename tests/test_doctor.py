@@ -7,20 +7,20 @@ import pytest
 from sunx_adapter import HtxFutures, Sandbox, Sunx
 from sunx_adapter.doctor import Finding, diagnose
 from tests.test_cli import run
-from tests.test_reliability import Script, refusal
+from tests.test_reliability import ScriptedTransport, refusal
 
 CLASSES: dict[str, Any] = {"sunx": Sunx, "htxfutures": HtxFutures}
 QUIET = {"options": {"maxRetriesOnFailure": 0}}
 
 
 def findings(exchange_id: str, config: dict[str, Any]) -> dict[str, Finding]:
-    """What is found, by check."""
+    """Return the findings by check."""
     with CLASSES[exchange_id]({**QUIET, **config}) as exchange:
         return {found.check: found for found in diagnose(exchange, ["a test"])}
 
 
-def test_all_is_well(sandbox: Sandbox, exchange_id: str) -> None:
-    """With the right key at a venue that is up, every check is ok, in the order of the call."""
+def test_no_problem(sandbox: Sandbox, exchange_id: str) -> None:
+    """With a valid key and a running venue, every check is ok, in the documented order."""
     found = findings(exchange_id, sandbox.config(exchange_id))
     assert {finding.status for finding in found.values()} == {"ok"}
     common = ["keys", "name", "connection", "clock"]
@@ -32,7 +32,7 @@ def test_all_is_well(sandbox: Sandbox, exchange_id: str) -> None:
 
 
 def test_no_keys(sandbox: Sandbox) -> None:
-    """Without keys what needs none is checked all the same."""
+    """Without keys, the checks that need none still run."""
     config = {"urls": sandbox.config("htxfutures")["urls"]}
     found = findings("htxfutures", config)
     assert found["keys"].status == "failed"
@@ -41,14 +41,14 @@ def test_no_keys(sandbox: Sandbox) -> None:
 
 
 def test_wrong_host() -> None:
-    """A name that does not exist ends the checks there, with what to look at."""
+    """An unknown host ends the checks there, with advice on what to check."""
     found = findings("sunx", {"urls": {"api": {"rest": "https://no-such-host.invalid"}}})
     assert list(found) == ["keys", "name"]
     assert "name server" in found["name"].advice
 
 
-def test_nobody_listens() -> None:
-    """An address that does not answer ends the checks there."""
+def test_connection_refused() -> None:
+    """A refused connection ends the checks there."""
     with Sandbox() as sandbox:
         config = sandbox.config("sunx")
     found = findings("sunx", config)
@@ -56,8 +56,8 @@ def test_nobody_listens() -> None:
     assert "firewall" in found["connection"].advice
 
 
-def test_clock_that_is_off() -> None:
-    """A clock that is off is told with by how much; the rest goes on, corrected."""
+def test_wrong_clock() -> None:
+    """A wrong clock is reported with its difference; the other checks correct for it."""
     with Sandbox(clock=lambda: 1_700_000_000.0) as past:
         found = findings("sunx", past.config("sunx"))
     assert found["clock"].status == "warning"
@@ -73,22 +73,22 @@ def test_clock_that_is_off() -> None:
         ("single_asset", "collateral mode", "single-asset"),
     ],
 )
-def test_account_in_the_way(sandbox: Sandbox, account: str, check: str, words: str) -> None:
-    """An account that cannot be served is told apart from a key that is refused."""
+def test_unreadable_account(sandbox: Sandbox, account: str, check: str, words: str) -> None:
+    """An account that cannot be read is reported as such, not as a refused key."""
     found = findings("htxfutures", sandbox.config("htxfutures", account))
     assert found["key and signature"].status == "ok"
     assert found[check].status == "failed"
     assert words in found[check].seen
 
 
-def test_single_asset_account_is_told_what_serves_it(sandbox: Sandbox) -> None:
-    """For a single-asset account the doctor says what serves it instead."""
+def test_single_asset_account(sandbox: Sandbox) -> None:
+    """For a single-asset account, the doctor names an alternative."""
     found = findings("htxfutures", sandbox.config("htxfutures", "single_asset"))
     assert "/linear-swap-api/" in found["collateral mode"].advice
 
 
 def test_wrong_secret(sandbox: Sandbox) -> None:
-    """A refused signature is a matter of key and signature."""
+    """A refused signature is reported as a problem of key and signature."""
     config = sandbox.config("sunx") | {"secret": "made-up-wrong-secret"}
     found = findings("sunx", config)
     assert found["key and signature"].status == "failed"
@@ -98,23 +98,23 @@ def test_wrong_secret(sandbox: Sandbox) -> None:
     ("code", "check"), [(12005, "permission and address"), (1113, "permission and address")]
 )
 def test_permission(code: int, check: str) -> None:
-    """An address or permission that is missing is told as such, the key being right."""
-    script = Script(refusal(code, Date="Tue, 16 Sep 2025 07:16:15 GMT"))
+    """A missing permission or IP address is reported as such; the key itself is ok."""
+    script = ScriptedTransport(refusal(code, Date="Tue, 16 Sep 2025 07:16:15 GMT"))
     config = script.config(maxRetriesOnFailure=0)
     found = findings("sunx", config | {"urls": {"api": {"rest": "http://127.0.0.1:9"}}})
     assert found["key and signature"].status == "ok"
     assert found[check].status == "failed"
 
 
-def test_state_that_forbids(sandbox: Sandbox) -> None:
-    """A state that forbids something is a warning that says what."""
+def test_restricted_state(sandbox: Sandbox) -> None:
+    """A restricted account state is a warning that says what it forbids."""
     found = findings("sunx", sandbox.config("sunx", "liquidating"))
     assert found["account state"].status == "warning"
     assert "no trading" in found["account state"].seen
 
 
 def test_command() -> None:
-    """The command shows marks, or JSON; its status is 1 if anything failed."""
+    """The command prints marks or JSON; its status is 1 if a check failed."""
     well, ill = run("doctor", "--sandbox"), run("doctor", "--sandbox", "--account", "locked")
     assert (well.returncode, ill.returncode) == (0, 1)
     assert well.stdout.count("✔") == 18
@@ -123,8 +123,8 @@ def test_command() -> None:
     assert {finding["status"] for finding in report["sunx"]} == {"ok"}
 
 
-def test_command_without_anything() -> None:
-    """With an empty environment it names the variables to set."""
+def test_command_without_arguments() -> None:
+    """With an empty environment, the command names the variables to set."""
     done = run("doctor")
     assert (done.returncode, done.stdout) == (1, "")
     assert "htxfutures: set HTXFUTURES_API_KEY and HTXFUTURES_API_SECRET" in done.stderr
@@ -132,7 +132,7 @@ def test_command_without_anything() -> None:
 
 
 def test_command_without_keys() -> None:
-    """An exchange that is named is looked at without keys too."""
+    """A named exchange is checked even without keys."""
     done = run("doctor", "-e", "sunx", SUNX_REST_URL="http://127.0.0.1:9")
     assert done.returncode == 1
     assert "keys: none found\n    → set SUNX_API_KEY and SUNX_API_SECRET" in done.stdout
@@ -141,7 +141,7 @@ def test_command_without_keys() -> None:
 
 
 def test_only_exchanges_with_keys(sandbox: Sandbox) -> None:
-    """Without a name only the exchanges that there are keys for are looked at."""
+    """Without a name, only exchanges with keys are checked."""
     config = sandbox.config("htxfutures")
     done = run(
         "doctor",
@@ -154,8 +154,8 @@ def test_only_exchanges_with_keys(sandbox: Sandbox) -> None:
     assert "sunx\n" not in done.stdout
 
 
-def test_half_of_the_keys() -> None:
-    """The variable that is missing is named."""
+def test_missing_variable() -> None:
+    """The missing variable is named."""
     done = run("doctor", SUNX_API_KEY="made-up", SUNX_REST_URL="http://127.0.0.1:9")
     assert "keys: only SUNX_API_KEY\n    → set SUNX_API_SECRET (or SUNX_PRIVATE_KEY_FILE)" in (
         done.stdout
@@ -172,8 +172,8 @@ def test_half_of_the_keys() -> None:
         ("privateKey", "made-up junk", "no Ed25519 private key"),
     ],
 )
-def test_form_of_the_keys(sandbox: Sandbox, key: str, text: str, words: str) -> None:
-    """What cannot be a key is found before anything is signed with it, and is not repeated."""
+def test_malformed_keys(sandbox: Sandbox, key: str, text: str, words: str) -> None:
+    """A malformed key is found before anything is signed, and is not quoted."""
     found = findings("sunx", sandbox.config("sunx") | {key: text})
     assert found["keys"].status == "failed"
     assert words in found["keys"].seen
@@ -182,8 +182,8 @@ def test_form_of_the_keys(sandbox: Sandbox, key: str, text: str, words: str) -> 
     assert {request.uid for request in sandbox.requests} <= {None}
 
 
-def test_junk_in_the_private_key_file(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Junk in the private key file is found before the network, with the file's variable."""
+def test_malformed_private_key_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A malformed private key file is found before any request, and its variable is named."""
     file = tmp_path / "key.pem"
     file.write_text("made-up junk")
     file.chmod(0o600)
@@ -194,8 +194,8 @@ def test_junk_in_the_private_key_file(sandbox: Sandbox, tmp_path: Path) -> None:
     assert "made-up junk" not in done.stdout
 
 
-def test_commands_stay_whole(tmp_path: Path) -> None:
-    """A command that mends something is on one line, on however narrow a terminal."""
+def test_commands_are_not_wrapped(tmp_path: Path) -> None:
+    """A command that fixes a problem stays on one line, even on a narrow terminal."""
     file = tmp_path / "a-rather-long-name-of-a-file-with-a-private-key.pem"
     file.write_text("made-up")
     file.chmod(0o644)
@@ -204,7 +204,7 @@ def test_commands_stay_whole(tmp_path: Path) -> None:
 
 
 def test_unknown_exchange() -> None:
-    """An exchange of another plugin is told to be none of this doctor's."""
+    """The doctor says that it cannot check another plugin's exchange."""
     done = run("doctor", "-e", "kraken")
     assert done.returncode == 1
     assert "→ only sunx, htxfutures are looked at" in done.stdout

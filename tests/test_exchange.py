@@ -24,13 +24,13 @@ from ccxt.base.errors import (
 
 from sunx_adapter import AsyncSunx, HtxFutures, Sandbox, Sunx
 from sunx_adapter.protocol.errors import ERROR_RULES
-from tests.conftest import CLASSES, KEYS, Caller, answered, payload
+from tests.conftest import CLASSES, KEYS, Caller, config_answering, payload
 
 BALANCE_PATHS = {"sunx": "/sapi/v1/account/balance", "htxfutures": "/v5/account/balance"}
 
 
 def recording(requests: list[httpx.Request]) -> dict[str, Any]:
-    """A config that keeps what is sent and gives the documented answer."""
+    """Return a config that records the requests and gives the documented answer."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         requests.append(request)
@@ -39,7 +39,7 @@ def recording(requests: list[httpx.Request]) -> dict[str, Any]:
     return {**KEYS, "options": {"transport": httpx.MockTransport(answer)}}
 
 
-# -- what goes out --------------------------------------------------------------------------
+# -- requests -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["HmacSHA256", "Ed25519"])
@@ -47,7 +47,7 @@ def recording(requests: list[httpx.Request]) -> dict[str, Any]:
 def test_venue_accepts_the_signature(
     call: Caller, sandbox: Sandbox, exchange_id: str, variant: str, method: Any
 ) -> None:
-    """Either exchange reads either path variant with either kind of key, in one request."""
+    """Each exchange reads each path variant with each kind of key, in one request."""
     config = sandbox.config(exchange_id, "indebted", signature_method=method)
     config |= {"number": str, "options": {"pathVariant": variant}}
     balance = call(exchange_id, config, "fetch_balance")
@@ -59,7 +59,7 @@ def test_venue_accepts_the_signature(
 
 
 def test_request(call: Caller, exchange_id: str) -> None:
-    """The request goes to the venue's own host and path, and has the headers that the user set."""
+    """The request goes to the venue's host and path, with the headers that the user set."""
     sent: list[httpx.Request] = []
     config = {**recording(sent), "headers": {"X-Bot": "mine"}, "userAgent": "my bot"}
     call(exchange_id, config, "fetch_balance", {"extra": "a b"})
@@ -76,7 +76,7 @@ def test_request(call: Caller, exchange_id: str) -> None:
 
 
 def test_hostname_and_gateway(call: Caller) -> None:
-    """hostname replaces the venue's host; a gateway's path is put before, and not signed."""
+    """``hostname`` replaces the venue's host; a gateway's path is prepended."""
     sent: list[httpx.Request] = []
     call("htxfutures", {**recording(sent), "hostname": "api.hbdm.vn"}, "fetch_balance")
     gateway = {"urls": {"api": {"rest": "https://gateway.example/htx/"}}}
@@ -88,7 +88,7 @@ def test_hostname_and_gateway(call: Caller) -> None:
 
 
 def test_gateway_signs_for_the_venue(call: Caller, sandbox: Sandbox) -> None:
-    """Through another address the venue still accepts what is signed for its own host."""
+    """With ``signatureHost``, the venue accepts requests sent through another address."""
     config = sandbox.config("sunx") | {"options": {"signatureHost": "api.sunx.io"}}
     assert "USDT" in call("sunx", config, "fetch_balance")["total"]
 
@@ -103,8 +103,8 @@ def test_gateway_signs_for_the_venue(call: Caller, sandbox: Sandbox) -> None:
         {"type": None, "subType": None, "marginMode": None, "free": None},
     ],
 )
-def test_served_parameters(call: Caller, params: dict[str, Any]) -> None:
-    """What these venues serve may be named, and is not sent."""
+def test_supported_parameters(call: Caller, params: dict[str, Any]) -> None:
+    """Supported values of ccxt's parameters are accepted and not sent."""
     sent: list[httpx.Request] = []
     config = recording(sent)
     config["options"]["free"] = "available"
@@ -121,17 +121,17 @@ def test_served_parameters(call: Caller, params: dict[str, Any]) -> None:
         ({"free": "cash"}, "margin, available, withdrawable"),
     ],
 )
-def test_parameters_that_are_not_served(call: Caller, params: dict[str, Any], instead: str) -> None:
-    """What these venues cannot serve is refused with what they can, and nothing is sent."""
+def test_unsupported_parameters(call: Caller, params: dict[str, Any], instead: str) -> None:
+    """Unsupported values are refused; the error lists the supported ones; nothing is sent."""
     sent: list[httpx.Request] = []
     with pytest.raises(NotSupported, match=instead):
         call("sunx", recording(sent), "fetch_balance", params)
     assert not sent
 
 
-def test_default_type_counts(call: Caller) -> None:
-    """A bot set to spot is not given the futures account."""
-    config = answered(payload("sunx-documented"))
+def test_default_type(call: Caller) -> None:
+    """An exchange set to spot does not return the futures account."""
+    config = config_answering(payload("sunx-documented"))
     config["options"]["defaultType"] = "spot"
     with pytest.raises(NotSupported, match="swap, future"):
         call("sunx", config, "fetch_balance")
@@ -148,7 +148,7 @@ def test_default_type_counts(call: Caller) -> None:
     ],
 )
 def test_missing_keys(call: Caller, keys: dict[str, str], missing: str) -> None:
-    """Without keys nothing is sent, and the message says which are missing."""
+    """Without keys, nothing is sent, and the error names the missing ones."""
     sent: list[httpx.Request] = []
     config = {**recording(sent), "apiKey": None, "secret": None, **keys}
     with pytest.raises(AuthenticationError, match=missing):
@@ -156,18 +156,18 @@ def test_missing_keys(call: Caller, keys: dict[str, str], missing: str) -> None:
     assert not sent
 
 
-# -- what ccxt's users expect ---------------------------------------------------------------
+# -- ccxt's interface -----------------------------------------------------------------------
 
 
 def test_is_a_ccxt_exchange() -> None:
-    """The classes are ccxt's kind, so any bot takes them for exchanges."""
+    """The classes are subclasses of ccxt's exchanges."""
     assert isinstance(Sunx(), ccxt.Exchange)
     assert isinstance(AsyncSunx(), ccxt.async_support.Exchange)
 
 
 def test_derived_methods(call: Caller, exchange_id: str) -> None:
-    """ccxt's own derivatives and camelCase names give parts of the same balance."""
-    config = answered(payload("htx-v5-documented"))
+    """ccxt's derived methods and camelCase names give parts of the same balance."""
+    config = config_answering(payload("htx-v5-documented"))
     whole = call(exchange_id, config, "fetchBalance")
     for view in ("free", "used", "total"):
         assert call(exchange_id, config, f"fetch_{view}_balance") == whole[view]
@@ -179,7 +179,7 @@ def test_derived_methods(call: Caller, exchange_id: str) -> None:
 
 
 def test_implicit_methods(call: Caller, sandbox: Sandbox, exchange_id: str) -> None:
-    """Every endpoint that describe() lists has its implicit methods, which give its answer."""
+    """Every endpoint in ``describe()`` has implicit methods that return its answer."""
     api = CLASSES[exchange_id, False]().describe()["api"]
     names = [
         (access, "_".join([access, "get", *path.replace("/", " ").split()]))
@@ -198,14 +198,14 @@ def test_implicit_methods(call: Caller, sandbox: Sandbox, exchange_id: str) -> N
 
 
 def test_sign_and_fetch(call: Caller, sandbox: Sandbox) -> None:
-    """What sign() gives, fetch() sends, as with every ccxt exchange."""
+    """``fetch()`` sends what ``sign()`` returns, as in every ccxt exchange."""
     signed = Sunx(sandbox.config("sunx")).sign("sapi/v1/account/balance", "private", "GET", {})
     answer = call("sunx", {}, "fetch", signed["url"], signed["method"], signed["headers"])
     assert answer["data"]["state"] == "normal"
 
 
-def test_describe_is_honest(exchange_id: str) -> None:
-    """Of ccxt's methods fetchBalance is the only one that is said to work."""
+def test_describe(exchange_id: str) -> None:
+    """``describe()`` lists fetchBalance as the only supported method."""
     exchange = CLASSES[exchange_id, False]()
     described = exchange.describe()
     works = {name for name, works in described["has"].items() if works}
@@ -218,44 +218,44 @@ def test_describe_is_honest(exchange_id: str) -> None:
     assert described["exceptions"]["exact"].keys() == codes
 
 
-def test_what_is_not_served_says_so(call: Caller, exchange_id: str) -> None:
-    """Every method that has does not promise raises NotSupported, whatever it is given."""
-    exchange = CLASSES[exchange_id, call.asynchronous](answered(b"{}"))
+def test_unsupported_methods(call: Caller, exchange_id: str) -> None:
+    """Every method that ``has`` does not list raises NotSupported, with any arguments."""
+    exchange = CLASSES[exchange_id, call.asynchronous](config_answering(b"{}"))
     refused = 0
     for name, works in exchange.has.items():
         if not works and callable(getattr(exchange, name, None)):
             with pytest.raises(NotSupported, match=r"only balances are served|use Async"):
-                call(exchange_id, answered(b"{}"), name, "anything")
+                call(exchange_id, config_answering(b"{}"), name, "anything")
             refused += 1
     assert refused > 100
 
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, copy.copy, pickle.dumps])
 def test_exchanges_are_not_copied(call: Caller, copier: Callable[[Any], Any]) -> None:
-    """An exchange, which holds keys, is neither pickled nor copied, and says what to do instead."""
+    """An exchange cannot be pickled or copied; the error says what to do instead."""
     with pytest.raises(TypeError, match="make another one") as caught:
         call.using("sunx", KEYS, copier)
     assert KEYS["secret"] not in str(caught.value)
 
 
 def test_transport_of_the_other_kind(call: Caller) -> None:
-    """A transport that cannot serve this class is refused by name."""
+    """A synchronous transport is refused by an asynchronous class, and vice versa."""
     kind: Any = httpx.HTTPTransport if call.asynchronous else httpx.AsyncHTTPTransport
     with pytest.raises(NotSupported, match="BaseTransport"):
         call("sunx", {**KEYS, "options": {"transport": kind()}}, "fetch_balance")
 
 
 def test_options_that_are_none(call: Caller) -> None:
-    """An option that is None is not given."""
-    config = answered(payload("sunx-documented"))
+    """An option that is None counts as not set."""
+    config = config_answering(payload("sunx-documented"))
     config["options"] |= dict.fromkeys(
         ("pathVariant", "free", "rateLimitStorage", "maxResponseBytes", "maxRetriesOnFailure")
     )
     assert call("sunx", config, "fetch_total_balance")
 
 
-def test_load_markets_needs_nothing(call: Caller) -> None:
-    """load_markets() sends nothing; markets of the configuration are there, as in ccxt."""
+def test_load_markets_sends_nothing(call: Caller) -> None:
+    """``load_markets()`` sends nothing; markets from the configuration are kept."""
     sent: list[httpx.Request] = []
     assert call("sunx", recording(sent), "load_markets") == {}
     market = {
@@ -269,7 +269,7 @@ def test_load_markets_needs_nothing(call: Caller) -> None:
 
 
 def test_last_answer(call: Caller) -> None:
-    """The last answer is kept as ccxt keeps it; the last address has neither key nor signature."""
+    """The last answer is kept as in ccxt; ``last_request_url`` has no key or signature."""
 
     def use(exchange: Any) -> Any:
         async def run() -> tuple[Any, ...]:
@@ -288,7 +288,7 @@ def test_last_answer(call: Caller) -> None:
         exchange.fetch_balance()
         return seen()
 
-    config = answered(payload("sunx-documented"), {"X-Trace": "7"})
+    config = config_answering(payload("sunx-documented"), {"X-Trace": "7"})
     text, trace, url = call.using("sunx", config, use)
     assert json.loads(text)["code"] == 200
     assert trace == "7"
@@ -296,8 +296,11 @@ def test_last_answer(call: Caller) -> None:
 
 
 def test_common_currencies() -> None:
-    """Currency ids go through ccxt's own table of codes, which a user may extend."""
-    config = {**answered(payload("sunx-documented")), "commonCurrencies": {"USDT": "TETHER"}}
+    """Currency ids go through ccxt's table of codes, which a user can extend."""
+    config = {
+        **config_answering(payload("sunx-documented")),
+        "commonCurrencies": {"USDT": "TETHER"},
+    }
     with Sunx(config) as exchange:
         assert exchange.fetch_total_balance().keys() == {"TETHER"}
 
@@ -313,17 +316,17 @@ def test_common_currencies() -> None:
         *("session", "returnResponseHeaders", "sandbox", "testnet", "tokenBucket"),
     ],
 )
-def test_settings_that_cannot_be_honoured(call: Caller, key: str) -> None:
-    """A key that ccxt knows and that cannot be honoured is refused when the exchange is made."""
+def test_unsupported_settings(call: Caller, key: str) -> None:
+    """A ccxt setting that is not supported is refused when the exchange is made."""
     with pytest.raises(NotSupported, match=f"'{key}'") as caught:
         call("sunx", {key: "made-up-value"}, "fetch_balance")
     assert "made-up-value" not in str(caught.value)
-    config = {**answered(payload("sunx-documented")), key: None}
+    config = {**config_answering(payload("sunx-documented")), key: None}
     assert call("sunx", config, "fetch_total_balance")
 
 
-def test_no_verification_is_refused() -> None:
-    """Certificates are always verified."""
+def test_certificate_verification_stays_on() -> None:
+    """Turning off certificate verification is refused."""
     for key in ("verify", "validateServerSsl"):
         with pytest.raises(NotSupported, match="always verified"):
             Sunx({key: False})
@@ -362,7 +365,7 @@ def test_no_verification_is_refused() -> None:
     ],
 )
 def test_bad_settings(config: dict[str, Any], error: type[BaseError], words: str) -> None:
-    """A setting that makes no sense is refused when the exchange is made, saying what would."""
+    """An invalid setting is refused when the exchange is made; the error says what is valid."""
     with pytest.raises(error, match=words):
         Sunx(config)
 
@@ -371,12 +374,12 @@ def test_bad_settings(config: dict[str, Any], error: type[BaseError], words: str
     "address", ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://x.example"]
 )
 def test_accepted_addresses(address: str) -> None:
-    """Plain HTTP is for this machine only, TLS for any."""
+    """Plain HTTP is accepted for loopback addresses only, HTTPS for any."""
     Sunx({"urls": {"api": {"rest": address}}})
 
 
 def test_address_changed_later_is_checked(call: Caller) -> None:
-    """An address that is set later is checked before anything is sent."""
+    """An address set later is checked before anything is sent."""
 
     def use(exchange: Any) -> Any:
         exchange.urls["api"]["rest"] = "http://api.sunx.io"
@@ -386,19 +389,19 @@ def test_address_changed_later_is_checked(call: Caller) -> None:
         call.using("sunx", KEYS, use)
 
 
-def test_unhonoured_setting_shows_no_secret() -> None:
-    """The traceback of a refused configuration has no local variable with a secret in it."""
+def test_refused_setting_shows_no_secret() -> None:
+    """The traceback of a refused configuration has no local variable with a secret."""
     secret = "made-up-secret-to-find"
     with pytest.raises(NotSupported) as caught:
         Sunx({"apiKey": "made-up-key", "secret": secret, "password": "made-up-password"})
     assert caught.value.__context__ is None
-    # The first entry is this function's own frame, which holds the secret.
+    # The first entry is this test's own frame, which holds the secret.
     for entry in caught.traceback[1:]:
         assert secret not in repr(entry.frame.f_locals)
 
 
 def test_keys_may_be_set_later(call: Caller, sandbox: Sandbox) -> None:
-    """Keys that are set or changed after the exchange was made are the ones used."""
+    """Keys set after the exchange was made are used."""
 
     def use(exchange: Any) -> Any:
         other = sandbox.config("sunx", "small")
@@ -408,11 +411,11 @@ def test_keys_may_be_set_later(call: Caller, sandbox: Sandbox) -> None:
     assert call.using("sunx", sandbox.config("sunx"), use) == {"USDT": 0.004015101942876636}
 
 
-# -- life and death -------------------------------------------------------------------------
+# -- opening and closing --------------------------------------------------------------------
 
 
 def test_use_after_close(call: Caller) -> None:
-    """After close() a call says so; closing twice is fine."""
+    """A call after ``close()`` says that the exchange is closed; closing twice is fine."""
 
     def use(exchange: Any) -> Any:
         if inspect.iscoroutinefunction(exchange.close):
@@ -428,11 +431,11 @@ def test_use_after_close(call: Caller) -> None:
         return exchange.fetch_balance()
 
     with pytest.raises(ExchangeClosedByUser, match="closed"):
-        call.using("sunx", answered(payload("sunx-documented")), use)
+        call.using("sunx", config_answering(payload("sunx-documented")), use)
 
 
 def test_unused_async_exchange_is_silent(caplog: pytest.LogCaptureFixture) -> None:
-    """An asynchronous exchange that was never used, or closed twice, gives no warning."""
+    """An asynchronous exchange that is unused or closed twice causes no warning."""
 
     async def run() -> None:
         AsyncSunx(KEYS)
@@ -448,7 +451,7 @@ def test_unused_async_exchange_is_silent(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_given_transport_stays_open(call: Caller, sandbox: Sandbox) -> None:
-    """A transport that the user gave is the user's to close, so exchanges can share it."""
+    """``close()`` does not close a transport from the user, so exchanges can share it."""
     closed: list[bool] = []
 
     class Transport(httpx.MockTransport):
@@ -469,7 +472,7 @@ def test_given_transport_stays_open(call: Caller, sandbox: Sandbox) -> None:
 
 
 def test_two_event_loops(sandbox: Sandbox) -> None:
-    """An exchange that was closed may be opened again, in another event loop too."""
+    """A closed exchange can be opened again, also in another event loop."""
     exchange = AsyncSunx(sandbox.config("sunx"))
 
     async def read() -> Any:
@@ -512,9 +515,9 @@ ANSWERS = [payload("htx-v5-documented"), b'{"code":1003,"message":"no"}', b"{}",
 def outcome(
     call: Caller, exchange_id: str, answer: bytes, method: str, arguments: tuple[Any, ...]
 ) -> Any:
-    """What a call gives, or the class and text of what it raises."""
+    """Return the result of a call, or the class and text of its exception."""
     try:
-        return call(exchange_id, answered(answer), method, *copy.deepcopy(arguments))
+        return call(exchange_id, config_answering(answer), method, *copy.deepcopy(arguments))
     except BaseError as error:
         return type(error), str(error)
 
@@ -522,13 +525,13 @@ def outcome(
 @pytest.mark.parametrize("answer", ANSWERS, ids=["success", "refusal", "no code", "html"])
 @pytest.mark.parametrize(("method", "arguments"), PUBLIC_CALLS)
 def test_parity(exchange_id: str, method: str, arguments: tuple[Any, ...], answer: bytes) -> None:
-    """Every public call gives the same answer or the same exception in both classes."""
+    """Every public call has the same result or exception in both classes."""
     wanted = (exchange_id, answer, method, arguments)
     assert outcome(Caller(False), *wanted) == outcome(Caller(True), *wanted)
 
 
 def test_parity_covers_every_public_call() -> None:
-    """Every public method that this package defines is in the parity test, in both classes."""
+    """The parity test covers every public method of both classes."""
     own = {
         name
         for kind in (HtxFutures, CLASSES["htxfutures", True])
@@ -540,8 +543,8 @@ def test_parity_covers_every_public_call() -> None:
         and not name.startswith("_")
         and "_" in name
     }
-    # ccxt's own plumbing, called by others of the list; and what depends on the moment.
+    # Used by other calls in the list, or dependent on the time or another exchange.
     inside = {"fetch2", "load_time_difference", "enable_demo_trading", "use_connections_of"}
-    # Of the asynchronous classes alone.
+    # Only in the asynchronous classes.
     inside |= {"watch_balance", "watch_balances", "stream_status"}
     assert own - inside <= {method for method, _ in PUBLIC_CALLS}

@@ -21,13 +21,13 @@ KNOWN = ["apiKey", "timeout", "free", "rateLimitStorage", "sunx", "htxfutures"]
     ],
 )
 def test_a_misspelling_is_recognised(name: str, meant: str) -> None:
-    """A name that is nearly a known one, or is written in another case, has a hint."""
+    """A misspelling, or another case, of a known name gets a hint."""
     assert closest(name, KNOWN) == meant
     assert did_you_mean(name, KNOWN) == f"; did you mean {meant!r}?"
 
 
 @pytest.mark.parametrize("name", ["strategy", "x", "", "broker_id", "free"])
-def test_a_name_that_resembles_nothing_known_has_no_hint(name: str) -> None:
-    """An unlike name, and a name that is known exactly, have no hint."""
+def test_other_names_have_no_hint(name: str) -> None:
+    """A name unlike any known one, or one that is correct, gets no hint."""
     assert closest(name, KNOWN) is None
     assert not did_you_mean(name, KNOWN)

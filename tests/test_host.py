@@ -20,8 +20,8 @@ from sunx_adapter.host import (
 from sunx_adapter.sandbox import SandboxAccount
 
 
-def offering(*offers: object) -> Any:
-    """A plugin that makes these offers."""
+def plugin_with(*offers: object) -> Any:
+    """Return a plugin that makes these offers."""
 
     class Plugin:
         @hookimpl
@@ -37,20 +37,20 @@ def offer(exchange_id: str, path: str = "ccxt:kraken") -> ExchangeOffer:
 
 @pytest.fixture
 def host() -> ExchangeHost:
-    """A host with this package's plugin, whatever is installed beside it."""
+    """A host with this package's plugin only, whatever else is installed."""
     made = ExchangeHost(discover=False)
     made.register(plugin, "sunx-adapter")
     return made
 
 
 def test_discovered_by_entry_point() -> None:
-    """An installed plugin is found by its entry point alone."""
+    """An installed plugin is found by its entry point."""
     found = ExchangeHost().offer("sunx")
     assert (found.plugin, found.offer.name) == ("sunx-adapter", "SunX")
 
 
 def test_makes_exchanges(host: ExchangeHost) -> None:
-    """Ours come from this package, every other id from ccxt, each in both kinds."""
+    """``sunx`` and ``htxfutures`` come from this package, other ids from ccxt, in both kinds."""
     config = {"apiKey": "made-up"}
     assert isinstance(host.create("sunx", config), Sunx)
     assert isinstance(host.create("htxfutures"), HtxFutures)
@@ -60,52 +60,52 @@ def test_makes_exchanges(host: ExchangeHost) -> None:
 
 
 def test_offers_every_ccxt_exchange(host: ExchangeHost) -> None:
-    """Every exchange that ccxt lists is offered, by the built-in plugin."""
+    """The built-in plugin offers every ccxt exchange."""
     ids = {found.offer.id for found in host.offers() if found.plugin == "ccxt"}
     assert ids == set(ccxt.exchanges)
 
 
-def test_offers_tell_what_works(host: ExchangeHost) -> None:
-    """What an offer says to work, works with the asynchronous class: the other cannot watch."""
+def test_capabilities_of_offers(host: ExchangeHost) -> None:
+    """The asynchronous class has each capability in an offer's ``has``."""
     for exchange_id in ("sunx", "htxfutures"):
-        told = {name for name, works in host.offer(exchange_id).offer.has.items() if works}
+        claimed = {name for name, works in host.offer(exchange_id).offer.has.items() if works}
         has = host.create(exchange_id, asynchronous=True).has
-        assert told == {"fetchBalance", "watchBalance"}
-        assert all(has[name] for name in told)
+        assert claimed == {"fetchBalance", "watchBalance"}
+        assert all(has[name] for name in claimed)
 
 
 def test_unknown_id(host: ExchangeHost) -> None:
-    """An id that nobody offers is told, with one that is like it."""
+    """An unknown id is an error that suggests a similar one."""
     with pytest.raises(UnknownExchangeError, match="did you mean sunx"):
         host.create("sunxx")
 
 
 def test_two_offers_of_one_id(host: ExchangeHost) -> None:
-    """Two offers of one id are refused by naming both plugins; the others are not affected."""
-    host.register(offering(offer("sunx"), offer("other")), "intruder")
+    """Two offers of one id are an error that names both plugins; other ids still work."""
+    host.register(plugin_with(offer("sunx"), offer("other")), "intruder")
     with pytest.raises(ConflictingOffersError, match="'intruder' and 'sunx-adapter'"):
         host.create("sunx")
     assert host.create("htxfutures").id == "htxfutures"
     assert host.create("other").id == "kraken"
 
 
-def test_plugin_may_not_replace_ccxts(host: ExchangeHost) -> None:
-    """An id of ccxt's is not taken over in silence either."""
-    host.register(offering(offer("binance")), "intruder")
+def test_plugin_may_not_replace_ccxt_exchanges(host: ExchangeHost) -> None:
+    """An id of ccxt's is not silently replaced either."""
+    host.register(plugin_with(offer("binance")), "intruder")
     with pytest.raises(ConflictingOffersError, match="'ccxt' and 'intruder'"):
         host.create("binance")
 
 
 def test_preferred_plugin() -> None:
-    """The user may say whose offer counts."""
+    """The user can choose the plugin for an id."""
     host = ExchangeHost(discover=False, prefer={"sunx": "mine"})
     host.register(plugin, "sunx-adapter")
-    host.register(offering(offer("sunx")), "mine")
+    host.register(plugin_with(offer("sunx")), "mine")
     assert host.create("sunx").id == "kraken"
 
 
-class Raising:
-    """A plugin whose hook fails."""
+class FailingPlugin:
+    """A plugin whose hook raises an exception."""
 
     @hookimpl
     def exchange_offers(self) -> None:  # noqa: D102
@@ -115,13 +115,13 @@ class Raising:
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (Raising(), "RuntimeError: out of order"),
-        (offering("sunx"), "instead of an ExchangeOffer"),
+        (FailingPlugin(), "RuntimeError: out of order"),
+        (plugin_with("sunx"), "instead of an ExchangeOffer"),
         (SimpleNamespace(exchange_offers=hookimpl(lambda unknown: unknown)), "unknown"),
     ],
 )
 def test_broken_plugin(host: ExchangeHost, broken: object, reason: str) -> None:
-    """A plugin that fails is reported by name, and nothing else fails."""
+    """A failing plugin is reported by name, and the others still work."""
     host.register(broken, "broken")
     assert host.create("sunx").id == "sunx"
     [problem] = host.problems
@@ -131,14 +131,14 @@ def test_broken_plugin(host: ExchangeHost, broken: object, reason: str) -> None:
 
 @pytest.mark.parametrize("path", ["no_such_module:Class", "ccxt:NoSuchClass", "ccxt", ""])
 def test_class_that_cannot_be_loaded(host: ExchangeHost, path: str) -> None:
-    """An offer whose class is not there is an error that names plugin and import string."""
-    host.register(offering(offer("odd", path)), "hollow")
+    """An offer whose class cannot be loaded is an error with plugin and import string."""
+    host.register(plugin_with(offer("odd", path)), "hollow")
     with pytest.raises(HostError, match="'hollow' offers 'odd'"):
         host.create("odd")
 
 
 def test_several_accounts_at_once(host: ExchangeHost, sandbox: Sandbox) -> None:
-    """Many accounts are read at once; each gives its balance or its exception."""
+    """Many accounts are read concurrently; each gives its balance or its exception."""
     good = sandbox.config("sunx", "small")
     balances = asyncio.run(
         host.fetch_balances(
@@ -170,15 +170,15 @@ HEAVY = ("ccxt", "httpx", "httpcore", "aiohttp", "msgspec", "rich", "typer", "cr
         "from sunx_adapter.host import ExchangeHost; ExchangeHost().offers()",
     ],
 )
-def test_discovery_costs_nothing(code: str) -> None:
-    """Importing the package, and discovering all offers, imports nothing heavy."""
+def test_discovery_imports_nothing_heavy(code: str) -> None:
+    """Importing the package and listing all offers imports nothing heavy."""
     check = f"{code}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_accounts_of_one_venue_share_connections(host: ExchangeHost, sandbox: Sandbox) -> None:
-    """Exchanges can share connections, and closing one leaves the others alone."""
+    """Exchanges can share connections, and closing one keeps the others working."""
     sunx, other = (AsyncSunx(sandbox.config("sunx", name)) for name in ("main", "small"))
 
     async def run() -> None:
@@ -186,7 +186,7 @@ def test_accounts_of_one_venue_share_connections(host: ExchangeHost, sandbox: Sa
         try:
             await sunx.fetch_balance()
             await other.close()
-            # Closing the borrower leaves the lender's connections alone.
+            # Closing the exchange that borrows connections does not close them.
             assert (await sunx.fetch_balance())["total"]
         finally:
             await sunx.close()

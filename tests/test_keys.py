@@ -33,7 +33,7 @@ def private_file(path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def test_environment() -> None:
-    """Keys come from variables with the exchange's prefix; what is empty is not given."""
+    """Keys come from variables with the exchange's prefix; an empty variable counts as not set."""
     environ = {
         "SUNX_API_KEY": "key",
         "SUNX_API_SECRET": "secret",
@@ -51,28 +51,28 @@ def test_environment() -> None:
 
 
 def test_private_key_file(tmp_path: Path) -> None:
-    """A private key comes from a file that only its owner can read."""
+    """A private key is read from a file that only its owner can read."""
     file = private_file(tmp_path / "key.pem", "made-up key")
     config = config_from_environment("sunx", {"SUNX_PRIVATE_KEY_FILE": str(file)})
     assert config == {"privateKey": "made-up key"}
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
-def test_file_for_others(tmp_path: Path, mode: int) -> None:
-    """A file that others may use is refused with the command that mends it."""
+def test_file_with_wide_permissions(tmp_path: Path, mode: int) -> None:
+    """A file that others can access is refused; the error has the command that fixes it."""
     file = private_file(tmp_path / "key.pem", "made-up key", mode)
     with pytest.raises(KeysError, match=f"chmod 600 '{file}'"):
         config_from_environment("sunx", {"SUNX_PRIVATE_KEY_FILE": str(file)})
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    """A file that is not there is named."""
+    """A missing file is named in the error."""
     with pytest.raises(KeysError, match=r"none\.pem cannot be read: No such file"):
         config_from_environment("sunx", {"SUNX_PRIVATE_KEY_FILE": str(tmp_path / "none.pem")})
 
 
 def test_keys_file(tmp_path: Path) -> None:
-    """A TOML file has a table per exchange; variables overrule it."""
+    """A TOML file has one table per exchange; environment variables take precedence."""
     text = '[sunx]\napiKey = "a"\nsecret = "b"\n[htxfutures]\napiKey = "c"\n'
     environ = {"SUNX_ADAPTER_KEYS": str(private_file(tmp_path / "keys.toml", text))}
     assert config_from_environment("sunx", environ) == {"apiKey": "a", "secret": "b"}
@@ -97,7 +97,7 @@ def test_keys_file(tmp_path: Path) -> None:
     ],
 )
 def test_bad_keys_file(tmp_path: Path, text: str, words: str) -> None:
-    """A file of another form is refused without quoting it."""
+    """An invalid keys file is refused without quoting its content."""
     file = private_file(tmp_path / "keys.toml", text)
     with pytest.raises(KeysError, match=words) as caught:
         config_from_environment("sunx", {"SUNX_ADAPTER_KEYS": str(file)})
@@ -106,7 +106,7 @@ def test_bad_keys_file(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_named_accounts(tmp_path: Path) -> None:
-    """A table of any name is an account of the exchange that it names, or is named as."""
+    """A table may have any name if it, or its ``exchange``, names an exchange."""
     file = private_file(tmp_path / "keys.toml", NAMED)
     assert accounts_from_file(file) == {
         "sunx": Account("sunx", {"apiKey": "a", "secret": "b"}),
@@ -120,7 +120,7 @@ def test_named_accounts(tmp_path: Path) -> None:
 
 
 def test_all_accounts_with_keys(tmp_path: Path) -> None:
-    """All accounts are those of the file, and the exchanges that have keys in variables."""
+    """All accounts are those of the file and those with keys in variables."""
     environ = {"HTXFUTURES_API_KEY": "h", "SUNX_API_KEY": ""}
     assert accounts_from_environment(environ) == {
         "htxfutures": Account("htxfutures", {"apiKey": "h"})
@@ -131,7 +131,7 @@ def test_all_accounts_with_keys(tmp_path: Path) -> None:
 
 
 def test_account_from_variables_alone() -> None:
-    """A named account needs no file: its variables can say which exchange it is for."""
+    """A named account needs no file: a variable can name its exchange."""
     environ = {"MAIN_EXCHANGE": "sunx", "MAIN_API_KEY": "a", "MAIN_API_SECRET": "b"}
     assert account_from_environment("main", environ) == Account(
         "sunx", {"apiKey": "a", "secret": "b"}
@@ -139,7 +139,7 @@ def test_account_from_variables_alone() -> None:
 
 
 def test_thousands_of_accounts(tmp_path: Path) -> None:
-    """All accounts of a large file are listed by one call."""
+    """One call lists all accounts of a large file."""
     tables = (f'[bot-{n}]\nexchange = "sunx"\napiKey = "k{n}"\n' for n in range(5000))
     accounts = accounts_from_file(private_file(tmp_path / "keys.toml", "".join(tables)))
     assert len(accounts) == 5000
@@ -147,7 +147,7 @@ def test_thousands_of_accounts(tmp_path: Path) -> None:
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    """An account's repr has no keys, and no frame of an exception has."""
+    """Neither an account's repr nor the traceback of an exception shows a key."""
     file = private_file(tmp_path / "keys.toml", NAMED.replace('"b"', '"made-up-secret"'))
     assert "made-up-secret" not in repr(accounts_from_file(file))
     environ = {"SUNX_ADAPTER_KEYS": str(file), "SUNX_PRIVATE_KEY_FILE": str(tmp_path / "none")}

@@ -19,7 +19,7 @@ from rich.console import Console
 from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.cli.live import Pane, follow, render, sparkline
 from sunx_adapter.sandbox import Holding
-from tests.conftest import answered, payload
+from tests.conftest import config_answering, payload
 from tests.test_cli import CLEAN, COMMAND, run
 
 ALTERNATE, NORMAL = "\x1b[?1049h", "\x1b[?1049l"
@@ -27,7 +27,7 @@ SECONDS = 40
 
 
 def keys_of(sandbox: Sandbox, account: str = "main", *prefixes: str) -> dict[str, str]:
-    """The variables that point the command line at a sandbox."""
+    """Return the variables that point the command line at a sandbox."""
     config = sandbox.config("sunx", account)
     return {
         f"{prefix}_{name}": value
@@ -42,10 +42,10 @@ def keys_of(sandbox: Sandbox, account: str = "main", *prefixes: str) -> dict[str
 
 
 class Terminal:
-    """A command on a terminal of its own.
+    """A command in a pseudo-terminal.
 
     Attributes:
-        status: the exit status, once it has ended.
+        status: the exit status, once the command has ended.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], controller: int) -> None:
@@ -56,35 +56,35 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """Everything that was drawn so far."""
+        """Return all output so far."""
         return self._shown.decode("utf-8", "replace")
 
     @property
     def frame(self) -> str:
-        """What the screen showed last before the live view ended, or shows now."""
+        """Return the live view's last or current screen."""
         drawn = self.text.rpartition(NORMAL)[0] if NORMAL in self.text else self.text
         whole = drawn.split("\x1b[H")
         return plain(whole[-1] if NORMAL in self.text else whole[-2] if len(whole) > 1 else "")
 
     @property
-    def left(self) -> str:
-        """What is left on the terminal after the live view."""
+    def remaining(self) -> str:
+        """Return what remains on the terminal after the live view."""
         return plain(self.text.rpartition(NORMAL)[2])
 
-    def until(self, reached: Callable[["Terminal"], bool]) -> None:
-        """Read on until that is so."""
+    def wait_until(self, reached: Callable[["Terminal"], bool]) -> None:
+        """Read until the condition holds."""
         deadline = time.monotonic() + SECONDS
         while not reached(self):
             assert time.monotonic() < deadline, self.text[-2000:]
             self._read(1)
 
     def interrupt(self) -> None:
-        """Press Ctrl-C, and read until it has ended."""
+        """Press Ctrl-C, and read until the command has ended."""
         self._process.send_signal(signal.SIGINT)
         self.end()
 
     def end(self) -> None:
-        """Read until it has ended."""
+        """Read until the command has ended."""
         while self._read(SECONDS):
             pass
         self.status = self._process.wait(SECONDS)
@@ -94,7 +94,7 @@ class Terminal:
             return False
         try:
             piece = os.read(self._controller, 65536)
-        except OSError:  # the other end is closed: the process has ended
+        except OSError:  # the process has ended and closed its end
             piece = b""
         self._shown += piece
         return bool(piece)
@@ -104,7 +104,7 @@ class Terminal:
 def terminal(
     *arguments: str, columns: int = 120, lines: int = 30, **environ: str
 ) -> Iterator[Terminal]:
-    """A command on a terminal of that size; it is ended in any case."""
+    """Run a command in a terminal of this size; kill it at the end."""
     controller, other_end = pty.openpty()
     size = {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(lines)}
     with subprocess.Popen(
@@ -124,12 +124,12 @@ def terminal(
 
 
 def plain(text: str) -> str:
-    """A text without the terminal's control sequences."""
+    """Return the text without control sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
 
 
 def test_json_lines() -> None:
-    """--json writes a line per change: the first balance, then each other one."""
+    """``--json`` prints the first balance and each change, one per line."""
     done = run("watch", "--sandbox", "--json", "--changes", "4", "-e", "sunx")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -139,8 +139,8 @@ def test_json_lines() -> None:
     assert all(one != other for one, other in pairwise(totals))
 
 
-def test_json_as_balance_gives_it(sandbox: Sandbox) -> None:
-    """watch --json and balance --json give figures the same way: exact text."""
+def test_json_like_balance(sandbox: Sandbox) -> None:
+    """``watch --json`` and ``balance --json`` print figures alike, as exact text."""
     environ = keys_of(sandbox, "indebted")
     line = json.loads(run("watch", "--json", "--changes", "1", **environ).stdout)
     balance = json.loads(run("balance", "--json", **environ).stdout)
@@ -150,14 +150,14 @@ def test_json_as_balance_gives_it(sandbox: Sandbox) -> None:
 
 
 def test_needs_a_terminal() -> None:
-    """Without a terminal the live view says what to do instead."""
+    """Without a terminal, the live view suggests ``--json``."""
     done = run("watch", "--sandbox")
     assert done.returncode == 1
     assert "--json" in done.stderr
 
 
 def test_refused_key(sandbox: Sandbox) -> None:
-    """A refused key ends the watching with an error in a line, and status 1."""
+    """A refused key ends ``watch`` with a one-line error and status 1."""
     environ = keys_of(sandbox) | {"SUNX_API_SECRET": "made-up-wrong-secret"}
     done = run("watch", "--json", "-e", "sunx", **environ)
     assert done.returncode == 1
@@ -166,7 +166,7 @@ def test_refused_key(sandbox: Sandbox) -> None:
 
 
 def test_closed_pipe(sandbox: Sandbox) -> None:
-    """When nobody reads its output any more, watch ends quietly, even if nothing changes."""
+    """``watch`` ends quietly when its output pipe is closed, even if no balance changes."""
     with subprocess.Popen(
         [*COMMAND, "watch", "--json"],
         env=CLEAN | keys_of(sandbox),
@@ -185,23 +185,23 @@ def test_closed_pipe(sandbox: Sandbox) -> None:
 
 
 def test_ctrl_c_keeps_the_last_state(sandbox: Sandbox) -> None:
-    """Ctrl-C gives the terminal back as it was, with the last state on it."""
+    """Ctrl-C restores the terminal and leaves the last state on it."""
     with terminal("watch", columns=120, lines=30, **keys_of(sandbox)) as shown:
-        shown.until(lambda shown: "live" in shown.frame)
+        shown.wait_until(lambda shown: "live" in shown.frame)
         shown.interrupt()
     assert shown.status == 130
     assert shown.text.rindex(NORMAL) > shown.text.rindex(ALTERNATE)
     assert shown.text.rindex("\x1b[?25h") > shown.text.rindex("\x1b[?25l")
-    assert re.search(r"sunx  NORMAL  live.*USDT +9,455.90007511… ", shown.left, re.DOTALL)
+    assert re.search(r"sunx  NORMAL  live.*USDT +9,455.90007511… ", shown.remaining, re.DOTALL)
     assert "Traceback" not in shown.text
 
 
 def test_changes_keep_the_last_state() -> None:
-    """With --changes too the last state stays on the terminal; the status is 0."""
+    """``--changes`` also leaves the last state on the terminal; the status is 0."""
     with terminal("watch", "--sandbox", "-e", "sunx", "--changes", "2") as shown:
         shown.end()
     assert shown.status == 0
-    assert re.search(r"USDT +[\d,.]+… ", shown.left)
+    assert re.search(r"USDT +[\d,.]+… ", shown.remaining)
 
 
 ROWS = ["USDT 9,455.90007511… 3,210.75 12,666.65007511… 25%", "BTC 0.40000001 0 0.40000001 0%"]
@@ -219,12 +219,12 @@ ROWS = ["USDT 9,455.90007511… 3,210.75 12,666.65007511… 25%", "BTC 0.4000000
 def test_fits_the_terminal(
     sandbox: Sandbox, columns: int, headings: list[str], figures: int
 ) -> None:
-    """On a small terminal whole columns go, the least important first; what is shown is whole."""
+    """A narrow terminal shows fewer columns, the most important first; no figure is cut."""
     environ = keys_of(sandbox, "main", "SUNX", "HTXFUTURES")
     with terminal("watch", columns=columns, lines=12, **environ) as shown:
-        shown.until(lambda shown: shown.frame.count("USDT") == 2)
+        shown.wait_until(lambda shown: shown.frame.count("USDT") == 2)
         shown.interrupt()
-    for drawn in (shown.frame, shown.left):
+    for drawn in (shown.frame, shown.remaining):
         lines = [" ".join(re.sub("[█░]", "", line).split()) for line in drawn.splitlines()]
         assert lines.count(" ".join(headings)) == 2
         for row in ROWS:
@@ -232,23 +232,23 @@ def test_fits_the_terminal(
         assert "more" not in drawn
 
 
-def test_what_does_not_fit_is_counted(sandbox: Sandbox) -> None:
-    """Currencies for which the terminal has too few lines are counted; each account has some."""
+def test_hidden_currencies_are_counted(sandbox: Sandbox) -> None:
+    """Currencies that do not fit the terminal are counted; each account shows some."""
     sandbox.update("main", [Holding(f"C{number}", "1") for number in range(30)])
     environ = keys_of(sandbox, "main", "SUNX", "HTXFUTURES")
     with terminal("watch", columns=60, lines=12, **environ) as shown:
-        shown.until(lambda shown: shown.frame.count("more currencies") == 2)
+        shown.wait_until(lambda shown: shown.frame.count("more currencies") == 2)
         shown.interrupt()
     counts = [int(count) for count in re.findall(r"and (\d+) more currencies", shown.frame)]
     assert len(counts) == 2
     rows = len(re.findall(r"^C\d+ ", shown.frame, re.MULTILINE))
     assert rows + sum(counts) == 60
     assert rows >= 4
-    assert len(re.findall(r"^C\d+ ", shown.left, re.MULTILINE)) == 60
+    assert len(re.findall(r"^C\d+ ", shown.remaining, re.MULTILINE)) == 60
 
 
-def test_accounts_that_do_not_fit_are_counted(sandbox: Sandbox, tmp_path: Any) -> None:
-    """Accounts for which the terminal has too few lines are counted."""
+def test_hidden_accounts_are_counted(sandbox: Sandbox, tmp_path: Any) -> None:
+    """Accounts that do not fit the terminal are counted."""
     config = sandbox.config("sunx")
     file = tmp_path / "keys.toml"
     file.write_text(
@@ -262,31 +262,31 @@ def test_accounts_that_do_not_fit_are_counted(sandbox: Sandbox, tmp_path: Any) -
     file.chmod(0o600)
     environ = {"SUNX_ADAPTER_KEYS": str(file)}
     with terminal("watch", columns=60, lines=12, **environ) as shown:
-        shown.until(lambda shown: "more accounts" in shown.frame)
+        shown.wait_until(lambda shown: "more accounts" in shown.frame)
         shown.interrupt()
     counted = re.search(r"and (\d) more accounts", shown.frame)
     assert counted is not None
     assert len(re.findall(r"^bot-\d \(sunx\)", shown.frame, re.MULTILINE)) == 6 - int(counted[1])
-    assert len(re.findall(r"^bot-\d \(sunx\)", shown.left, re.MULTILINE)) == 6
+    assert len(re.findall(r"^bot-\d \(sunx\)", shown.remaining, re.MULTILINE)) == 6
 
 
-def test_says_at_once_why_it_waits() -> None:
-    """What keeps the first balance away is on the screen, long before a call would give up."""
+def test_reason_for_waiting() -> None:
+    """The screen soon shows why there is no balance yet."""
     with Sandbox() as sandbox:
         environ = keys_of(sandbox)
     began = time.monotonic()
     with terminal("watch", columns=80, lines=30, **environ) as shown:
-        shown.until(
+        shown.wait_until(
             lambda shown: "connecting" in shown.frame and "refused" in " ".join(shown.frame.split())
         )
         assert time.monotonic() - began < 20
         shown.interrupt()
-    assert "refused" in shown.left
+    assert "refused" in shown.remaining
     assert "Traceback" not in shown.text
 
 
-def test_json_says_why_it_waits() -> None:
-    """With --json the reason goes to standard error."""
+def test_reason_for_waiting_with_json() -> None:
+    """With ``--json``, the reason goes to standard error."""
     with Sandbox() as sandbox:
         environ = keys_of(sandbox)
     with subprocess.Popen(
@@ -304,15 +304,15 @@ def test_json_says_why_it_waits() -> None:
 
 
 def test_polls_while_the_push_is_down() -> None:
-    """An exchange whose push cannot be reached is polled, and the view says so and why."""
+    """While the push channel is down, the exchange is polled, and the view says why."""
 
     async def first() -> Pane:
-        config = answered(payload("htx-v5-documented")) | {"number": str}
+        config = config_answering(payload("htx-v5-documented")) | {"number": str}
         config["urls"] = {"api": {"stream": "ws://127.0.0.1:9"}}
-        there, pane = asyncio.Event(), Pane("main", "sunx")
+        drawn_once, pane = asyncio.Event(), Pane("main", "sunx")
         async with AsyncSunx(config) as exchange:
-            task = asyncio.create_task(follow(exchange, pane, {}, lambda _: there.set()))
-            await asyncio.wait_for(there.wait(), 20)
+            task = asyncio.create_task(follow(exchange, pane, {}, lambda _: drawn_once.set()))
+            await asyncio.wait_for(drawn_once.wait(), 20)
             drawn = shown(pane, time.monotonic())
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -341,7 +341,7 @@ def balance_of(total: str, timestamp: int = 0) -> dict[str, Any]:
 
 
 def test_changes_are_highlighted() -> None:
-    """A figure that changed is highlighted for a moment, an unchanged one is not."""
+    """A changed figure is highlighted for a moment, an unchanged one is not."""
     pane = Pane("sunx", "sunx")
     assert pane.take(balance_of("1"), None, polled=False)
     assert not pane.take(balance_of("1"), None, polled=False)
@@ -351,7 +351,7 @@ def test_changes_are_highlighted() -> None:
 
 
 def test_older_balances_are_not_shown() -> None:
-    """A balance that was polled before the newest one was pushed changes nothing."""
+    """A polled balance that is older than the last pushed one is ignored."""
     pane = Pane("sunx", "sunx")
     assert pane.take(balance_of("2", 2000), None, polled=False)
     assert not pane.take(balance_of("1", 1000), None, polled=True)
@@ -359,7 +359,7 @@ def test_older_balances_are_not_shown() -> None:
 
 
 def test_sparkline() -> None:
-    """The lowest figure is the lowest bar, the highest the highest."""
+    """The lowest figure has the lowest bar, the highest figure the highest."""
     assert sparkline([Decimal(1), Decimal(8), Decimal("4.5")]) == "▁█▄"
     assert sparkline([Decimal(3)] * 2) == "▁▁"
     assert sparkline([]) == ""

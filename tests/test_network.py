@@ -17,14 +17,14 @@ from ccxt.base.errors import (
     RequestTimeout,
 )
 
-from tests.conftest import KEYS, Caller, payload, pointed_at
+from tests.conftest import KEYS, Caller, config_for, payload
 from tests.faulty import Play, answering, dripping, faulty_server, http, resetting, silent
 
 BODY = payload("sunx-documented")
 TIMEOUT_MS = 400
 
 
-config = partial(pointed_at, timeout=TIMEOUT_MS)
+config = partial(config_for, timeout=TIMEOUT_MS)
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
 FAULTS: list[tuple[str, Play, type[BaseError], str]] = [
@@ -45,7 +45,7 @@ FAULTS: list[tuple[str, Play, type[BaseError], str]] = [
     ("play", "error", "words"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
 )
 def test_faults(call: Caller, play: Play, error: type[BaseError], words: str) -> None:
-    """Each fault of the network is one exception of just this class, soon after the timeout."""
+    """Each network fault raises one exception of exactly this class, soon after the timeout."""
     with faulty_server(play) as address:
         start = time.monotonic()
         with pytest.raises(error, match=words) as caught:
@@ -56,7 +56,7 @@ def test_faults(call: Caller, play: Play, error: type[BaseError], words: str) ->
 
 
 def test_refused_connection(call: Caller) -> None:
-    """Where nobody listens, the exception says so."""
+    """If nothing listens at the address, the exception says so."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(NetworkError, match="check the network") as caught:
@@ -65,13 +65,13 @@ def test_refused_connection(call: Caller) -> None:
 
 
 def test_unknown_host(call: Caller) -> None:
-    """A host that does not exist is a NetworkError that names the address."""
+    """An unknown host raises NetworkError that names the address."""
     with pytest.raises(NetworkError, match=r"https://no-such-host\.invalid"):
         call("sunx", config("https://no-such-host.invalid", timeout=5000), "fetch_balance")
 
 
 def test_not_tls(call: Caller) -> None:
-    """A host that does not speak TLS is a NetworkError."""
+    """A host that does not speak TLS raises NetworkError."""
     with faulty_server(answering(http(BODY))) as address:
         secure = address.replace("http://", "https://")
         with pytest.raises(NetworkError):
@@ -79,7 +79,7 @@ def test_not_tls(call: Caller) -> None:
 
 
 def test_redirect_is_not_followed(call: Caller) -> None:
-    """A redirect is a BadResponse naming its target, which is not asked."""
+    """A redirect raises BadResponse that names its target; the target is not contacted."""
     asked: list[bool] = []
 
     def elsewhere(connection: socket.socket, _: threading.Event) -> None:
@@ -144,7 +144,7 @@ BODIES: list[tuple[str, bytes, type[BaseError], str]] = [
     ("answer", "error", "words"), [row[1:] for row in BODIES], ids=[row[0] for row in BODIES]
 )
 def test_bodies(call: Caller, answer: bytes, error: type[BaseError], words: str) -> None:
-    """A body that is no balance is the exception of the design's table, never a balance."""
+    """A body without a balance raises the documented exception, never gives a balance."""
     with faulty_server(answering(answer)) as address, pytest.raises(error, match=words) as caught:
         call("htxfutures", config(address, timeout=10_000), "fetch_balance")
     assert len(str(caught.value)) <= 1000
@@ -160,7 +160,7 @@ def test_compressed(call: Caller, encoding: str) -> None:
 
 
 def test_chunked(call: Caller) -> None:
-    """A body in chunks is put together."""
+    """A chunked body is put together."""
     chunks = b"".join(
         f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in (BODY[:9], BODY[9:])
     )
@@ -170,15 +170,15 @@ def test_chunked(call: Caller) -> None:
 
 
 def test_largest_body_is_a_setting(call: Caller) -> None:
-    """The cap can be set, down to less than a small answer."""
+    """The size limit of an answer can be set."""
     with faulty_server(answering(http(BODY))) as address:
         settings = config(address, options={"maxResponseBytes": 100})
         with pytest.raises(BadResponse, match="larger than 100"):
             call("sunx", settings, "fetch_balance")
 
 
-def test_own_transport_may_fail(call: Caller) -> None:
-    """What another httpx transport raises becomes the same exceptions."""
+def test_exceptions_of_custom_transports(call: Caller) -> None:
+    """Exceptions of a custom httpx transport become the same ccxt exceptions."""
 
     def time_out(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("slow", request=request)
@@ -192,8 +192,8 @@ def test_own_transport_may_fail(call: Caller) -> None:
             call("sunx", {**KEYS, "options": options}, "fetch_balance")
 
 
-def test_nothing_of_the_key_is_in_sight(call: Caller, caplog: pytest.LogCaptureFixture) -> None:
-    """No exception, log line or frame behind an exception has the secret, key or signature."""
+def test_no_secret_is_shown(call: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    """No exception, log record or traceback frame has the secret, key or signature."""
     echo = http(b"you sent AccessKeyId=" + KEYS["apiKey"].encode() + b"&Signature=abc%3D")
     caplog.set_level(0)
     for play in (resetting, silent, answering(echo), answering(http(b"{}", status="500 X"))):

@@ -1,4 +1,4 @@
-"""What passes between processes."""
+"""Exceptions can be pickled."""
 
 import pickle
 from importlib import import_module
@@ -23,7 +23,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
 
 
 def exception_classes() -> list[type[Exception]]:
-    """All of the package's own, except the sandbox's."""
+    """Return all exception classes of the package, except the sandbox's."""
     found = {
         value
         for name in NAMES
@@ -36,7 +36,7 @@ def exception_classes() -> list[type[Exception]]:
 
 @pytest.mark.parametrize("kind", exception_classes(), ids=lambda kind: kind.__name__)
 def test_exceptions(kind: type[Exception]) -> None:
-    """Every exception of the package is the same on the other side of a pipe."""
+    """Every exception of the package survives pickling unchanged."""
     sent = kind(*ARGUMENTS.get(kind.__name__, ("a text",)))
     received = pickle.loads(pickle.dumps(sent))  # noqa: S301 - made here
     assert type(received) is kind

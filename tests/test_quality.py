@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
     ids=["lint", "format", "types"],
 )
 def test_quality(command: list[str]) -> None:
-    """Lint, format and strict types are clean."""
+    """Lint, format and strict type checks pass."""
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The project as its users have it: a wheel in a fresh environment, with other people's code."""
+"""The project as users have it: a wheel in a fresh environment, with other people's code."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ import pytest
 from tests.hosts.environment import Environment, build_wheels
 
 ROOT = Path(__file__).parent.parent
-STRANGERS = Path(__file__).parent / "hosts"
+HOSTS = Path(__file__).parent / "hosts"
 
 pytestmark = pytest.mark.long("installs this project and a small host into a fresh environment")
 
@@ -21,11 +21,11 @@ MAIN_USDT = {"free": 9455.900075113264, "used": 3210.75, "total": 12666.65007511
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """An environment with the project and the small host, and plugins that may be added to it.
+    """An environment with the project and the small host, and plugins that can be added to it.
 
     Attributes:
-        environment: has the wheel of the project and that of the small host.
-        configs: for the account ``main`` of the installed sandbox, by exchange id.
+        environment: has the wheels of the project and the small host.
+        configs: configurations for account ``main`` of the installed sandbox, by exchange id.
         plugins: directories of plugins that can be added, by name.
     """
 
@@ -33,24 +33,24 @@ class Installation:
     configs: dict[str, Any]
     plugins: dict[str, Path]
 
-    def ask_small_host(self, beside: tuple[str, ...] = (), **prefer: str) -> dict[str, Any]:
-        """What the small host reports of all accounts, with these plugins beside."""
+    def run_small_host(self, plugins: tuple[str, ...] = (), **prefer: str) -> dict[str, Any]:
+        """Run the small host with these plugins added; return its report."""
         python = self.environment.program()
         done = self.environment.run(
             *(python, "-W", "error", "-m", "small_host"),
-            beside=[self.plugins[name] for name in beside],
+            extra_paths=[self.plugins[name] for name in plugins],
             text=json.dumps({"accounts": self.configs, "prefer": prefer}),
         )
         assert (done.returncode, done.stderr) == (0, "")
         report: dict[str, Any] = json.loads(done.stdout)
         return report
 
-    def python(self, code: str, beside: tuple[str, ...] = ()) -> Any:
-        """What the code prints, read as JSON; ``configs`` is there for it."""
+    def run_python(self, code: str, plugins: tuple[str, ...] = ()) -> Any:
+        """Run code that prints JSON, with ``configs`` defined; return the decoded JSON."""
         code = f"import json\nconfigs = json.loads({json.dumps(self.configs)!r})\n{code}"
         done = self.environment.run(
             *(self.environment.program(), "-W", "error", "-c", code),
-            beside=[self.plugins[name] for name in beside],
+            extra_paths=[self.plugins[name] for name in plugins],
         )
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
@@ -58,23 +58,23 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Built and installed once for this module."""
+    """An installation, built once for this module."""
     names = ("small_host", "broken_plugin", "twin_plugin")
-    sources = [ROOT, *(STRANGERS / name for name in names)]
-    project, host, *plugins = build_wheels(sources, tmp_path_factory.mktemp("wheels"))
+    sources = [ROOT, *(HOSTS / name for name in names)]
+    project, host, *plugin_wheels = build_wheels(sources, tmp_path_factory.mktemp("wheels"))
     environment = Environment.create(tmp_path_factory.mktemp("environment"), [project, host])
-    beside: dict[str, Path] = {}
-    for name, wheel in zip(("broken-plugin", "twin-plugin"), plugins, strict=True):
-        # Unpacking has the effect of installing a wheel that has no dependencies and commands.
-        beside[name] = tmp_path_factory.mktemp(f"beside-{name}")
-        shutil.unpack_archive(wheel, beside[name], "zip")
+    plugins: dict[str, Path] = {}
+    for name, wheel in zip(("broken-plugin", "twin-plugin"), plugin_wheels, strict=True):
+        # Unpacking installs a wheel that has no dependencies and commands.
+        plugins[name] = tmp_path_factory.mktemp(f"plugin-{name}")
+        shutil.unpack_archive(wheel, plugins[name], "zip")
     with environment.sandbox("main") as configs:
-        yield Installation(environment, configs, beside)
+        yield Installation(environment, configs, plugins)
 
 
-def test_found_and_used_by_a_strange_host(installation: Installation) -> None:
-    """A host that never heard of the package finds it by entry point alone, and reads balances."""
-    report = installation.ask_small_host()
+def test_host_that_does_not_know_the_package(installation: Installation) -> None:
+    """A host finds the exchanges by entry point only, and reads balances."""
+    report = installation.run_small_host()
     assert report["plugins"] == ["sunx-adapter"]
     assert report["problems"] == {}
     assert report["imported_early"] == []
@@ -84,14 +84,14 @@ def test_found_and_used_by_a_strange_host(installation: Installation) -> None:
 
 
 def test_nothing_comes_from_the_source_tree(installation: Installation) -> None:
-    """What was used is what the wheel brought."""
-    used = installation.python("import sunx_adapter; print(json.dumps(sunx_adapter.__file__))")
+    """The installed wheel is used, not the source tree."""
+    used = installation.run_python("import sunx_adapter; print(json.dumps(sunx_adapter.__file__))")
     assert Path(used).is_relative_to(installation.environment.root)
     assert Path(used).with_name("py.typed").exists()
 
 
 @pytest.mark.parametrize(
-    ("beside", "prefer", "problems", "read"),
+    ("plugins", "prefer", "problems", "read"),
     [
         (("broken-plugin",), {}, {"broken-plugin"}, {"sunx", "htxfutures"}),
         (("twin-plugin",), {}, {"sunx"}, {"htxfutures"}),
@@ -104,25 +104,25 @@ def test_nothing_comes_from_the_source_tree(installation: Installation) -> None:
     ],
     ids=["broken", "twin", "both-and-a-choice"],
 )
-def test_bad_neighbours_of_the_strange_host(
+def test_faulty_plugins_in_another_host(
     installation: Installation,
-    beside: tuple[str, ...],
+    plugins: tuple[str, ...],
     prefer: dict[str, str],
     problems: set[str],
     read: set[str],
 ) -> None:
-    """A broken neighbour costs nothing; a twin the id it fights for, until somebody chooses."""
-    report = installation.ask_small_host(beside, **prefer)
+    """A broken plugin affects no exchange; a duplicate id fails until the user chooses."""
+    report = installation.run_small_host(plugins, **prefer)
     assert report["problems"].keys() == problems
     assert report["balances"].keys() == read
     for balances in report["balances"].values():
         assert balances["sync"]["USDT"] == balances["async"]["USDT"] == MAIN_USDT
 
 
-def test_bad_neighbours_of_the_reference_host(installation: Installation) -> None:
-    """The host of this package names who is broken and who fights, and serves all the rest."""
-    found = installation.python(
-        beside=("broken-plugin", "twin-plugin"),
+def test_faulty_plugins_in_this_host(installation: Installation) -> None:
+    """This package's host names broken and conflicting plugins, and serves all other ids."""
+    found = installation.run_python(
+        plugins=("broken-plugin", "twin-plugin"),
         code="""
 from sunx_adapter import ExchangeHost
 from sunx_adapter.host import ConflictingOffersError
@@ -156,12 +156,12 @@ print(json.dumps({
     assert "'broken-plugin' is not used: RuntimeError: broken as soon" in problem
 
 
-def test_command_among_bad_neighbours(installation: Installation) -> None:
-    """The installed command reads what nobody fights for, whatever is installed beside it."""
+def test_faulty_plugins_and_the_command(installation: Installation) -> None:
+    """The installed command reads exchanges without conflict, whatever plugins are installed."""
     done = installation.environment.run(
         *(installation.environment.program("sunx-adapter"), "balance", "--sandbox", "--json"),
         *("--exchange", "htxfutures"),
-        beside=list(installation.plugins.values()),
+        extra_paths=list(installation.plugins.values()),
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)["USDT"]
@@ -169,8 +169,8 @@ def test_command_among_bad_neighbours(installation: Installation) -> None:
 
 
 def test_drop_in_for_a_bot_that_knows_only_ccxt(installation: Installation) -> None:
-    """With one call beforehand, a bot finds the exchanges in ccxt and reads balances."""
-    found = installation.python("""
+    """After ``register_with_ccxt()``, a bot finds the exchanges in ccxt and reads balances."""
+    found = installation.run_python("""
 import sunx_adapter
 sunx_adapter.register_with_ccxt()
 

@@ -14,15 +14,15 @@ import redis
 from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
 
 from sunx_adapter import AsyncSunx, Sandbox
-from tests.conftest import Caller, answered, payload
-from tests.test_reliability import arrived, most_in_any_window
+from tests.conftest import Caller, config_answering, payload
+from tests.test_reliability import arrival_times, most_in_any_window
 
 PASSWORD = "made-up-password"
 
 
 @pytest.fixture
 def redis_uri(tmp_path: Path) -> Iterator[str]:
-    """A Redis server of its own on a free port."""
+    """A Redis server on a free port."""
     server = shutil.which("redis-server")
     if server is None:
         pytest.skip("redis-server is not installed")
@@ -72,7 +72,7 @@ asyncio.run(main(json.loads(sys.argv[1]), float(sys.argv[2])))
 
 @pytest.mark.long("reads balances in four processes for 9 s")
 def test_four_processes_share_one_budget(redis_uri: str) -> None:
-    """Four processes under load: never a 73rd read in 3 s, and 85 % of the limit are used."""
+    """Four processes share the budget: never a 73rd read in 3 s, and 85 % of it is used."""
     with Sandbox() as sandbox:
         config = sandbox.config("sunx") | {"timeout": 30_000}
         config["options"] = {"rateLimitStorage": redis_uri}
@@ -91,52 +91,58 @@ def test_four_processes_share_one_budget(redis_uri: str) -> None:
         for reader in readers:
             reader.communicate()
         assert [reader.returncode for reader in readers] == [0] * 4
-        times = sorted(arrived(sandbox))
+        times = sorted(arrival_times(sandbox))
         assert all(request.code == 200 for request in sandbox.requests)
     assert most_in_any_window(times, 3.0) <= 72
-    # From the end of the first window on, when all four are at work.
+    # After the first window, when all four processes are reading.
     busy = [moment for moment in times if times[0] + 3 <= moment < times[0] + 9]
     assert len(busy) >= 0.85 * 72 * 2
 
 
 def test_budget_is_in_redis(call: Caller, redis_uri: str) -> None:
-    """A budget that one exchange has used is used for the next one too."""
-    config = answered(payload("sunx-documented")) | {"uid": f"in redis {call}", "timeout": 2500}
+    """The reads of one exchange count for the next one too."""
+    config = config_answering(payload("sunx-documented")) | {
+        "uid": f"in redis {call}",
+        "timeout": 2500,
+    }
     config["options"]["rateLimitStorage"] = redis_uri
     call.times(72, "sunx", config, "fetch_balance")
     with pytest.raises(RateLimitExceeded):
         call("sunx", config, "fetch_balance")
 
 
-def gone(fallback: str | None = None) -> dict[str, Any]:
-    """A configuration whose Redis is not there."""
+def config_without_redis(fallback: str | None = None) -> dict[str, Any]:
+    """Return a configuration whose Redis cannot be reached."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    config = answered(payload("sunx-documented")) | {"uid": f"gone {port}", "timeout": 1500}
+    config = config_answering(payload("sunx-documented")) | {
+        "uid": f"without Redis {port}",
+        "timeout": 1500,
+    }
     uri = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
     config["options"] |= {"rateLimitStorage": uri, "rateLimitFallback": fallback}
     return config
 
 
-def test_redis_that_is_gone(call: Caller) -> None:
-    """If Redis cannot be reached, that is told, without its password, and nothing is read."""
+def test_unreachable_redis(call: Caller) -> None:
+    """If Redis cannot be reached, the error says so without the password; nothing is read."""
     with pytest.raises(NetworkError, match="rateLimitFallback") as caught:
-        call("sunx", gone(), "fetch_balance")
+        call("sunx", config_without_redis(), "fetch_balance")
     assert PASSWORD not in str(caught.value)
     assert caught.value.__context__ is None
 
 
 def test_fallback_is_a_quarter(call: Caller) -> None:
-    """If the user chose so, a quarter of the budget goes on in memory."""
-    config = gone("memory")
+    """With the fallback, a quarter of the budget is available in memory."""
+    config = config_without_redis("memory")
     call.times(18, "sunx", config, "fetch_balance")
     with pytest.raises(RateLimitExceeded):
         call("sunx", config, "fetch_balance")
 
 
-def test_redis_that_refuses_us(call: Caller, redis_uri: str) -> None:
-    """A Redis that refuses the password is told like one that is not there."""
-    config = answered(payload("sunx-documented"))
+def test_redis_refuses_the_password(call: Caller, redis_uri: str) -> None:
+    """A Redis that refuses the password is an error like an unreachable one."""
+    config = config_answering(payload("sunx-documented"))
     config["options"]["rateLimitStorage"] = redis_uri.replace(PASSWORD, "wrong")
     start = time.monotonic()
     with pytest.raises(NetworkError, match="cannot be reached"):
@@ -146,16 +152,16 @@ def test_redis_that_refuses_us(call: Caller, redis_uri: str) -> None:
 
 @pytest.mark.parametrize("uri", ["nonsense://", "nonsense", "memcached://127.0.0.1:1"])
 def test_unknown_storage(call: Caller, uri: str) -> None:
-    """A storage that there is not is told with those that there are."""
-    config = answered(payload("sunx-documented"))
+    """An unknown storage is refused; the error lists the valid ones."""
+    config = config_answering(payload("sunx-documented"))
     config["options"]["rateLimitStorage"] = uri
     with pytest.raises(NotSupported, match="memory://"):
         call("sunx", config, "fetch_balance")
 
 
 @pytest.mark.long("waits for several windows of the read limit")
-def test_a_flushed_redis_gives_a_process_no_more_than_its_own(redis_uri: str) -> None:
-    """After FLUSHALL, and after Redis is gone, the venue still sees no 73rd read in 3 s."""
+def test_flushed_and_stopped_redis(redis_uri: str) -> None:
+    """After FLUSHALL, and after Redis stops, the venue still sees no 73rd read in 3 s."""
     client = redis.Redis.from_url(redis_uri)
 
     async def run(config: dict[str, Any]) -> None:
@@ -170,20 +176,20 @@ def test_a_flushed_redis_gives_a_process_no_more_than_its_own(redis_uri: str) ->
         config = sandbox.config("sunx") | {"timeout": 20_000, "uid": "flushed"}
         config["options"] = {"rateLimitStorage": redis_uri, "rateLimitFallback": "memory"}
         asyncio.run(run(config))
-        times = arrived(sandbox)
+        times = arrival_times(sandbox)
         assert len(times) == 162
         assert all(request.code == 200 for request in sandbox.requests)
     client.close()
     assert most_in_any_window(times, 3.0) <= 72
 
 
-def test_a_redis_whose_clock_went_back(call: Caller, redis_uri: str) -> None:
-    """Reads that Redis has in the future are taken for reads of just now, not waited for."""
+def test_redis_clock_goes_back(call: Caller, redis_uri: str) -> None:
+    """Reads with a future time in Redis count as reads of now; no call waits for that time."""
     client = redis.Redis.from_url(redis_uri)
     user = f"clock {call}"
     later = time.time() + 3600
     client.zadd(f"sunx-adapter/sunx:{user}", {str(n): later + n for n in range(72)})
-    config = answered(payload("sunx-documented")) | {"uid": user, "timeout": 10_000}
+    config = config_answering(payload("sunx-documented")) | {"uid": user, "timeout": 10_000}
     config["options"]["rateLimitStorage"] = redis_uri
     start = time.monotonic()
     assert call("sunx", config, "fetch_balance")["total"]

@@ -43,13 +43,13 @@ Result = TypeVar("Result")
 
 
 def in_a_fresh_interpreter(function: Callable[..., Result], *arguments: object) -> Result:
-    """What the function gives where nobody has registered anything; ccxt is global to a process."""
+    """Call the function in a new process, because ccxt's modules are global."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Snapshot:
     """What a bot finds in one of ccxt's modules."""
 
     classes: tuple[type[Any] | None, ...]
@@ -57,10 +57,10 @@ class Seen:
     all_listed: int | None
 
 
-def look() -> dict[str, Seen]:
-    """What there is in each module: our ids' classes, and the length of its lists."""
+def snapshots() -> dict[str, Snapshot]:
+    """Return our ids' classes and the lengths of the lists, by module."""
     return {
-        name: Seen(
+        name: Snapshot(
             tuple(getattr(module, exchange_id, None) for exchange_id in IDS),
             len(module.exchanges),
             len(module.__all__) if hasattr(module, "__all__") else None,
@@ -69,23 +69,23 @@ def look() -> dict[str, Seen]:
     }
 
 
-# -- registering ----------------------------------------------------------------------------
+# -- registration ---------------------------------------------------------------------------
 
 
 def register_twice() -> tuple[object, ...]:
-    before = look()
+    before = snapshots()
     held = [module.exchanges for module in MODULES.values()]
     ids = register_with_ccxt()
-    once = look()
+    once = snapshots()
     listed = [exchanges[-2:] for exchanges in held]
     again = register_with_ccxt()
     starred: dict[str, Any] = {}
-    exec("from ccxt import *", starred)  # noqa: S102 - as a bot's module would
-    return before, ids, once, listed, again, look(), starred["sunx"]
+    exec("from ccxt import *", starred)  # noqa: S102 - as in a bot's module
+    return before, ids, once, listed, again, snapshots(), starred["sunx"]
 
 
 def test_available_and_listed_once() -> None:
-    """Each module of ccxt has and lists both exchanges, for holders of its list too, and only once.
+    """Each ccxt module has and lists both exchanges once, also in a list taken earlier.
 
     A second call changes nothing.
     """
@@ -94,7 +94,7 @@ def test_available_and_listed_once() -> None:
     assert ids == again == IDS
     assert listed == [list(IDS)] * 3
     assert once == {
-        name: Seen(
+        name: Snapshot(
             CLASSES[name], seen.listed + 2, None if seen.all_listed is None else seen.all_listed + 2
         )
         for name, seen in before.items()
@@ -121,12 +121,12 @@ def register_from_threads() -> list[int]:
 
 
 def test_threads_may_register_at_once() -> None:
-    """However many threads register at the same time, each exchange is listed once."""
+    """If many threads register concurrently, each exchange is listed once."""
     assert in_a_fresh_interpreter(register_from_threads) == [1] * 6
 
 
 class Foreign:
-    """An exchange that ccxt has of its own."""
+    """A class for an exchange of ccxt's own."""
 
 
 def register_where_taken(name: str, exchange_id: str, listed_only: bool) -> tuple[Any, ...]:
@@ -134,18 +134,18 @@ def register_where_taken(name: str, exchange_id: str, listed_only: bool) -> tupl
     module.exchanges.append(exchange_id)
     if not listed_only:
         setattr(module, exchange_id, Foreign)
-    before = look()
+    before = snapshots()
     try:
         register_with_ccxt()
         refusal = ""
     except NotSupported as error:
         refusal = str(error)
-    refused = look()
+    refused = snapshots()
     register_with_ccxt(replace=True)
-    replaced = look()
+    replaced = snapshots()
     register_with_ccxt()
     counts = [module.exchanges.count(known) for module in MODULES.values() for known in IDS]
-    return before, refusal, refused, replaced, look(), counts
+    return before, refusal, refused, replaced, snapshots(), counts
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def register_where_taken(name: str, exchange_id: str, listed_only: bool) -> tupl
     ],
 )
 def test_does_not_replace_ccxts_own(name: str, exchange_id: str, listed_only: bool) -> None:
-    """An exchange of ccxt's own is replaced only if that is asked for; else nothing is touched."""
+    """ccxt's own exchange is replaced only on request; otherwise nothing changes."""
     before, refusal, refused, replaced, later, counts = in_a_fresh_interpreter(
         register_where_taken, name, exchange_id, listed_only
     )
@@ -170,7 +170,7 @@ def test_does_not_replace_ccxts_own(name: str, exchange_id: str, listed_only: bo
 
 
 def register_without_pro() -> tuple[Any, ...]:
-    # As if ccxt had been built without it.
+    # As if ccxt had no ``pro``.
     for name in [name for name in sys.modules if name.startswith(("ccxt", "sunx_adapter"))]:
         del sys.modules[name]
     sys.modules["ccxt.pro"] = None  # type: ignore[assignment]
@@ -183,7 +183,7 @@ def register_without_pro() -> tuple[Any, ...]:
 
 
 def test_ccxt_without_pro() -> None:
-    """Where ccxt has no ``pro``, the other two are served."""
+    """If ccxt has no ``pro``, the exchanges are registered in the other two modules."""
     assert in_a_fresh_interpreter(register_without_pro) == (IDS, "AsyncSunx", False)
 
 
@@ -194,8 +194,8 @@ def make_by_host() -> tuple[bool, list[str]]:
         return isinstance(exchange, Sunx), [str(problem) for problem in host.problems]
 
 
-def test_hosts_see_no_second_offer() -> None:
-    """Registering is no offer of ccxt's: a host does not take it for a conflict."""
+def test_registration_is_no_second_offer() -> None:
+    """A host does not take registered exchanges as a second offer."""
     assert in_a_fresh_interpreter(make_by_host) == (True, [])
 
 
@@ -203,11 +203,11 @@ def test_hosts_see_no_second_offer() -> None:
 
 
 def run_bot(keys: dict[str, Any]) -> dict[str, Any]:
-    """Do what freqtrade does from its start to its wallets, in its order, by ccxt's names alone."""
+    """Do what freqtrade does from its start to its wallets, by ccxt's names only."""
     register_with_ccxt()
     name = "sunx"
     assert name in ccxt.exchanges
-    # It is asked what it can do before there are keys.
+    # Freqtrade reads ``has`` before it has keys.
     can = getattr(ccxt.pro, name)().has
     config = {
         "apiKey": keys["apiKey"],
@@ -225,7 +225,7 @@ def run_bot(keys: dict[str, Any]) -> dict[str, Any]:
             dict(config)
         )
         markets = loop.run_until_complete(api_async.load_markets(reload=True, params={}))
-        # Both share one dictionary of options from here on.
+        # Both share one dictionary of options from now on.
         api.options = api_async.options
         balances = api.fetch_balance({})
         for key in ("info", "free", "total", "used"):
@@ -250,7 +250,7 @@ def run_bot(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_bot_that_knows_only_ccxt(sandbox: Sandbox) -> None:
-    """A bot that goes freqtrade's way through ccxt gets its wallets, by one request."""
+    """A bot that uses ccxt like freqtrade gets its wallets with one request."""
     seen = in_a_fresh_interpreter(run_bot, sandbox.config("sunx", "main"))
     assert seen == {
         "can": ["fetchBalance"],
@@ -286,7 +286,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"enableRateLimit": True, "rateLimit": 200},
     {"enableRateLimit": False, "rateLimit": 1, "timeout": 30_000},
     {"verbose": False, "aiohttp_trust_env": True, "requests_trust_env": True},
-    # Whatever ccxt has an attribute for.
+    # Every attribute of ccxt's class.
     dict.fromkeys(
         name
         for name, value in vars(ccxt.Exchange).items()
@@ -296,30 +296,30 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(list(settings)[:3]))
-def test_settings_that_bots_make(
+def test_settings_of_bots(
     call: Caller, sandbox: Sandbox, exchange_id: str, settings: dict[str, Any]
 ) -> None:
-    """A configuration as bots build it is accepted, and the balance is read."""
+    """Configurations as bots build them are accepted, and the balance is read."""
     config = settings | sandbox.config(exchange_id, "small")
     assert call(exchange_id, config, "fetch_balance")["total"] == {"USDT": 0.004015101942876636}
 
 
 @pytest.mark.parametrize("key", ["httpProxy", "httpsProxy"])
 def test_proxies_are_accepted(call: Caller, exchange_id: str, key: str) -> None:
-    """An exchange behind a proxy can be made; the proxy is the one that ccxt would take."""
+    """An exchange behind a proxy can be made, and uses the proxy that ccxt would use."""
     config = {key: "http://127.0.0.1:3128"}
     proxies = call.using(exchange_id, config, lambda exchange: exchange.check_proxy_settings())
     assert [proxy for proxy in proxies if proxy] == ["http://127.0.0.1:3128"]
 
 
 def test_proxies_as_freqtrade_documents_them(call: Caller, exchange_id: str) -> None:
-    """The proxies that freqtrade's manual tells to set, one for REST and one for streams, go."""
+    """The proxy settings from freqtrade's manual, for REST and streams, are accepted."""
     config = {"httpsProxy": "http://127.0.0.1:3128", "wsProxy": "http://127.0.0.1:3128"}
     assert call.using(exchange_id, config, lambda exchange: exchange.id) == exchange_id
 
 
 def test_configuration_for_freqtrade(call: Caller, sandbox: Sandbox, exchange_id: str) -> None:
-    """What freqtrade is given so that it starts without candles and markets is taken as given."""
+    """The example configuration for freqtrade gives the exchange its market and timeframe."""
     watch = json.loads((HOSTS / "freqtrade_bot" / "watch.json").read_text("utf-8"))
     config = watch["exchange"]["ccxt_config"] | sandbox.config(exchange_id, "small")
     assert call(exchange_id, config, "load_markets").keys() == {"BTC/USDT"}
@@ -328,7 +328,7 @@ def test_configuration_for_freqtrade(call: Caller, sandbox: Sandbox, exchange_id
 
 
 def test_event_loop_of_the_bot(sandbox: Sandbox) -> None:
-    """A bot may hand over its event loop, make the exchange outside of it and use it inside."""
+    """An exchange may be made outside the event loop that a bot passes to it."""
     loop = asyncio.new_event_loop()
     try:
         exchange = AsyncSunx({**sandbox.config("sunx", "small"), "asyncio_loop": loop})
@@ -342,7 +342,7 @@ def test_event_loop_of_the_bot(sandbox: Sandbox) -> None:
 def test_verbose_bot(
     call: Caller, sandbox: Sandbox, exchange_id: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A bot may ask to be shown every request and answer; keys are not among what it sees."""
+    """With ``verbose``, every request and answer is printed without the keys."""
     config = sandbox.config(exchange_id, "small")
     call(exchange_id, config | {"verbose": True}, "fetch_balance")
     shown = capsys.readouterr().out
@@ -353,7 +353,7 @@ def test_verbose_bot(
 
 
 def test_modes_that_bots_turn_off(call: Caller, sandbox: Sandbox, exchange_id: str) -> None:
-    """Turning ccxt's sandbox and demo modes off, as bots do for every exchange, changes nothing."""
+    """Turning off ccxt's sandbox and demo modes, as bots do, changes nothing."""
 
     def use(exchange: Any) -> Any:
         exchange.set_sandbox_mode(False)

@@ -30,12 +30,12 @@ GOOD = httpx.Response(200, content=payload("sunx-documented"))
 
 
 def refusal(code: object, **headers: str) -> httpx.Response:
-    """An error as the venues send it."""
+    """Return an error as the venues send it."""
     return httpx.Response(200, json={"code": code, "message": "no"}, headers=headers)
 
 
-class Script:
-    """A transport that plays answers in turn, the last one for ever, and keeps the requests."""
+class ScriptedTransport:
+    """A transport that gives answers in turn, repeats the last one, and records the requests."""
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self._answers = list(answers)
@@ -49,14 +49,14 @@ class Script:
         return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
     def config(self, **options: Any) -> dict[str, Any]:
-        """A configuration that sends through this script."""
+        """Return a configuration that uses this transport."""
         transport = httpx.MockTransport(self._answer)
         return {**KEYS, "options": {"transport": transport, **options}}
 
 
 # -- retries --------------------------------------------------------------------------------
 
-PASSING: list[httpx.Response | Exception] = [
+TEMPORARY: list[httpx.Response | Exception] = [
     httpx.ConnectError("refused"),
     httpx.ReadError("reset"),
     httpx.RemoteProtocolError("no HTTP"),
@@ -68,12 +68,12 @@ PASSING: list[httpx.Response | Exception] = [
 ]
 
 
-@pytest.mark.parametrize("failure", PASSING, ids=repr)
-def test_what_passes_is_tried_again(
+@pytest.mark.parametrize("failure", TEMPORARY, ids=repr)
+def test_temporary_failures_are_retried(
     call: Caller, failure: httpx.Response | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failure that may pass is tried again, signed anew, and told of once at WARNING."""
-    script = Script(failure, GOOD)
+    """A temporary failure is retried with a new signature and logged once at WARNING."""
+    script = ScriptedTransport(failure, GOOD)
     with caplog.at_level(logging.WARNING):
         assert call("sunx", script.config(), "fetch_balance")["total"]
     assert len(script.requests) == 2
@@ -83,7 +83,7 @@ def test_what_passes_is_tried_again(
     assert "trying again" in record.getMessage()
 
 
-FINAL: list[tuple[httpx.Response, type[BaseError]]] = [
+PERMANENT: list[tuple[httpx.Response, type[BaseError]]] = [
     (refusal(1003), AuthenticationError),
     (refusal(12005), BaseError),
     (refusal(1030), BaseError),
@@ -96,12 +96,12 @@ FINAL: list[tuple[httpx.Response, type[BaseError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "error"), FINAL, ids=range(len(FINAL)))
-def test_what_stays_is_not_tried_again(
+@pytest.mark.parametrize(("answer", "error"), PERMANENT, ids=range(len(PERMANENT)))
+def test_permanent_failures_are_not_retried(
     call: Caller, answer: httpx.Response, error: type[BaseError]
 ) -> None:
-    """A refused key, permission, bad request or bad answer is final at once."""
-    script = Script(answer)
+    """A refused key, missing permission, bad request or bad answer is not retried."""
+    script = ScriptedTransport(answer)
     with pytest.raises(error):
         call("sunx", script.config(), "fetch_balance")
     assert len(script.requests) == 1
@@ -109,8 +109,8 @@ def test_what_stays_is_not_tried_again(
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_number_of_tries(call: Caller, retries: int) -> None:
-    """There are as many tries as are set, and the last failure is told with their number."""
-    script = Script(refusal(1004))
+    """The number of retries is a setting; the last error names the number of tries."""
+    script = ScriptedTransport(refusal(1004))
     with pytest.raises(ExchangeNotAvailable) as caught:
         call("sunx", script.config(maxRetriesOnFailure=retries), "fetch_balance")
     assert len(script.requests) == retries + 1
@@ -118,8 +118,8 @@ def test_number_of_tries(call: Caller, retries: int) -> None:
 
 
 def test_retries_end_with_the_deadline(call: Caller) -> None:
-    """No retry begins after the timeout, however many are left."""
-    script = Script(refusal(1004))
+    """No retry starts after the timeout."""
+    script = ScriptedTransport(refusal(1004))
     config = {**script.config(maxRetriesOnFailure=1000), "timeout": 700}
     start = time.monotonic()
     with pytest.raises(ExchangeNotAvailable):
@@ -128,17 +128,17 @@ def test_retries_end_with_the_deadline(call: Caller) -> None:
     assert 1 < len(script.requests) < 10
 
 
-def test_too_many_requests_waits_as_told(call: Caller) -> None:
-    """After too many requests it waits as long as the headers say."""
-    script = Script(refusal(1032, **{"ratelimit-reset": "300"}), GOOD)
+def test_wait_after_too_many_requests(call: Caller) -> None:
+    """After "too many requests", the retry waits as long as the headers say."""
+    script = ScriptedTransport(refusal(1032, **{"ratelimit-reset": "300"}), GOOD)
     start = time.monotonic()
     assert call("sunx", script.config(), "fetch_balance")["total"]
     assert time.monotonic() - start >= 0.3
 
 
 def test_too_many_requests_without_time_to_wait(call: Caller) -> None:
-    """If the wait is longer than the timeout, that is told at once."""
-    script = Script(httpx.Response(429, headers={"Retry-After": "60"}))
+    """If that wait is longer than the timeout, the call fails at once."""
+    script = ScriptedTransport(httpx.Response(429, headers={"Retry-After": "60"}))
     start = time.monotonic()
     with pytest.raises(RateLimitExceeded):
         call("sunx", script.config(), "fetch_balance")
@@ -150,53 +150,51 @@ def test_too_many_requests_without_time_to_wait(call: Caller) -> None:
 
 
 @pytest.mark.parametrize("hours", [-30, -1, 1, 30])
-def test_clock_that_is_off_by_hours(
-    call: Caller, hours: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With a clock that is off, the venue's is used after one more request, and the log says so."""
+def test_clock_wrong_by_hours(call: Caller, hours: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong clock costs one extra request; then the venue's clock is used, with a warning."""
     clock = lambda: time.time() + hours * 3600  # noqa: E731
     with Sandbox(clock=clock) as sandbox, caplog.at_level(logging.WARNING):
         first, second = call.times(2, "sunx", sandbox.config("sunx"), "fetch_balance")
         assert first["total"] == second["total"]
         assert [request.code for request in sandbox.requests] == [12001, 200, 200]
     [record] = caplog.records
-    side = "behind" if hours > 0 else "ahead"  # the sandbox's clock is the one that is off
-    told = re.search(rf"using the venue's clock: ours is (\S+) s {side}", record.getMessage())
-    assert told is not None
-    assert float(told[1]) == pytest.approx(abs(hours) * 3600, abs=5)
+    side = "behind" if hours > 0 else "ahead"  # the sandbox's clock is the wrong one
+    logged = re.search(rf"using the venue's clock: ours is (\S+) s {side}", record.getMessage())
+    assert logged is not None
+    assert float(logged[1]) == pytest.approx(abs(hours) * 3600, abs=5)
 
 
 def test_clock_by_date_header(call: Caller) -> None:
-    """Where the refusal has no ts, the HTTP date tells the venue's time."""
+    """If the refusal has no ``ts``, the HTTP date gives the venue's time."""
     date = {"Date": "Tue, 16 Sep 2025 07:16:15 GMT"}
-    script = Script(refusal(12001, **date), GOOD)
+    script = ScriptedTransport(refusal(12001, **date), GOOD)
     assert call("sunx", script.config(), "fetch_balance")["total"]
     assert "Timestamp=2025-09-16T07%3A16%3A1" in str(script.requests[1].url)
 
 
-def test_clock_that_jumps(call: Caller) -> None:
-    """A venue that goes on refusing the time is asked twice, not for ever."""
+def test_time_refused_again(call: Caller) -> None:
+    """If the venue refuses the corrected time too, the call fails."""
     jumping = [
         httpx.Response(200, json={"code": 12001, "message": "no", "ts": hour * 3_600_000})
         for hour in range(1, 20)
     ]
-    script = Script(*jumping)
+    script = ScriptedTransport(*jumping)
     with pytest.raises(InvalidNonce, match="12001"):
         call("sunx", script.config(), "fetch_balance")
     assert len(script.requests) == 2
 
 
 @pytest.mark.parametrize("answer", [refusal(12001), refusal(12006)])
-def test_clock_without_any_time(call: Caller, answer: httpx.Response) -> None:
-    """A refusal that tells no time is final."""
-    script = Script(answer)
+def test_refusal_without_a_time(call: Caller, answer: httpx.Response) -> None:
+    """A refused time without the venue's time is not retried."""
+    script = ScriptedTransport(answer)
     with pytest.raises(InvalidNonce):
         call("sunx", script.config(), "fetch_balance")
     assert len(script.requests) == 1
 
 
-def test_clock_measured_when_asked(call: Caller, exchange_id: str) -> None:
-    """With adjustForTimeDifference the clock is measured once, before the first balance."""
+def test_adjust_for_time_difference(call: Caller, exchange_id: str) -> None:
+    """With ``adjustForTimeDifference``, the clock is measured before the first balance."""
     with Sandbox(clock=lambda: time.time() - 7200) as sandbox:
         config = sandbox.config(exchange_id) | {"options": {"adjustForTimeDifference": True}}
         assert call(exchange_id, config, "fetch_balance")["total"]
@@ -210,7 +208,7 @@ def test_clock_measured_when_asked(call: Caller, exchange_id: str) -> None:
 
 
 def most_in_any_window(times: list[float], seconds: float) -> int:
-    """The most requests that stand in any window of that length."""
+    """Return the largest number of requests in any window of this length."""
     times = sorted(times)
     return max(
         sum(start <= other < start + seconds for other in times[index:])
@@ -218,13 +216,13 @@ def most_in_any_window(times: list[float], seconds: float) -> int:
     )
 
 
-def arrived(sandbox: Sandbox) -> list[float]:
+def arrival_times(sandbox: Sandbox) -> list[float]:
     return [request.monotonic for request in sandbox.requests]
 
 
 @pytest.mark.long("waits for several windows of the read limit")
 def test_limit_is_used_and_kept() -> None:
-    """Under load the venue never sees a 73rd read in 3 s, and nine tenths of the limit are used."""
+    """Under load, the venue sees no 73rd read in 3 s, and 90 % of the limit is used."""
     reads = 288  # four windows
 
     async def read_all(config: dict[str, Any]) -> float:
@@ -236,13 +234,13 @@ def test_limit_is_used_and_kept() -> None:
     with Sandbox() as sandbox:
         took = asyncio.run(read_all({**sandbox.config("sunx"), "uid": "on its own"}))
         assert all(request.code == 200 for request in sandbox.requests)
-        assert most_in_any_window(arrived(sandbox), 3.0) == 72
-    # The last of four windows' reads need not wait for a window to end.
+        assert most_in_any_window(arrival_times(sandbox), 3.0) == 72
+    # The last 72 reads need no window after them.
     assert (reads - 72) / took >= 0.9 * 72 / 3
 
 
 def test_threads_share_the_limit() -> None:
-    """Threads that share an exchange keep to one budget, and all get their turn in time."""
+    """Threads that share an exchange share one budget, and all calls are served in time."""
     with Sandbox() as sandbox, Sunx({**sandbox.config("sunx"), "timeout": 20_000}) as exchange:
         threads = [
             threading.Thread(target=lambda: [exchange.fetch_balance() for _ in range(13)])
@@ -257,8 +255,8 @@ def test_threads_share_the_limit() -> None:
 
 
 def test_first_come_first_served() -> None:
-    """Calls that wait for the budget are sent in the order in which they were made."""
-    script = Script(GOOD)
+    """Calls that wait for the budget are sent in the order they were made."""
+    script = ScriptedTransport(GOOD)
 
     async def run() -> None:
         async with AsyncSunx({**script.config(), "timeout": 20_000}) as exchange:
@@ -270,7 +268,7 @@ def test_first_come_first_served() -> None:
 
 
 def test_no_time_to_wait_for_the_budget(call: Caller) -> None:
-    """If the timeout ends before there is a read to take, that is told at once."""
+    """If the budget is not free before the timeout, the call fails at once."""
 
     def use(exchange: Any) -> Any:
         def drain() -> None:
@@ -296,56 +294,56 @@ def test_no_time_to_wait_for_the_budget(call: Caller) -> None:
     with Sandbox() as sandbox:
         for setting in ({"timeout": 1500}, {"options": {"rateLimitTimeout": 100}}):
             config = sandbox.config("sunx") | {"uid": repr(setting) + repr(call)} | setting
-            # Each setting has a budget of its own, and so needs an account of its own.
+            # Each setting needs a separate budget, and so a separate account.
             config |= {"apiKey": KEYS["apiKey"], "secret": KEYS["secret"]}
-            script = Script(GOOD)
+            script = ScriptedTransport(GOOD)
             config["options"] = {**config.get("options", {}), **script.config()["options"]}
             assert call.using("sunx", config, use) < 0.5
             assert len(script.requests) == 72
 
 
 def test_limit_can_be_turned_off(call: Caller) -> None:
-    """Without enableRateLimit nothing is held back."""
-    script = Script(GOOD)
+    """Without ``enableRateLimit``, no call waits."""
+    script = ScriptedTransport(GOOD)
     config = {**script.config(), "enableRateLimit": False, "timeout": 1000}
     call.times(100, "sunx", config, "fetch_balance")
     assert len(script.requests) == 100
 
 
-def test_headers_that_tell_of_less(call: Caller) -> None:
-    """What others have read of the limit, as the headers tell, is not read again."""
-    told = httpx.Response(
+def test_remaining_limit_in_headers(call: Caller) -> None:
+    """Reads by others, as the venue's headers report them, count too."""
+    exhausted = httpx.Response(
         200, content=payload("sunx-documented"), headers={"ratelimit-remaining": "0"}
     )
-    script = Script(told)
+    script = ScriptedTransport(exhausted)
 
-    config = {**script.config(), "uid": f"told of less {call}", "timeout": 1000}
+    config = {**script.config(), "uid": f"remaining {call}", "timeout": 1000}
     with pytest.raises(RateLimitExceeded):
         call.times(2, "sunx", config, "fetch_balance")
     assert len(script.requests) == 1
 
 
-def test_slower_than_the_venue(call: Caller) -> None:
-    """ccxt's rateLimit slows reading down: there are so many ms between two reads."""
-    script = Script(GOOD)
+def test_rate_limit_setting(call: Caller) -> None:
+    """ccxt's ``rateLimit`` is the least number of ms between two reads."""
+    script = ScriptedTransport(GOOD)
     config = {**script.config(), "rateLimit": 300, "timeout": 20_000}
     start = time.monotonic()
     call.times(4, "sunx", config, "fetch_balance")
     assert time.monotonic() - start >= 0.85
 
 
-# -- ends -----------------------------------------------------------------------------------
+# -- close, cancellation and timeouts -------------------------------------------------------
 
 
 @pytest.fixture
 def silent_config() -> Iterator[dict[str, Any]]:
-    """A venue that never answers."""
+    """A configuration for a venue that never answers."""
     with faulty_server(silent) as address:
         yield {**KEYS, "urls": {"api": {"rest": address}}, "timeout": 20_000}
 
 
 def test_close_ends_calls_of_threads(silent_config: dict[str, Any]) -> None:
-    """close() ends a call that waits in another thread, soon, with a ccxt exception."""
+    """``close()`` soon ends a call that waits in another thread."""
     raised: list[BaseException] = []
 
     def read() -> None:
@@ -359,7 +357,7 @@ def test_close_ends_calls_of_threads(silent_config: dict[str, Any]) -> None:
     thread.start()
     while not exchange.last_request_url:
         threading.Event().wait(0.01)
-    threading.Event().wait(0.1)  # so that it waits for the answer
+    threading.Event().wait(0.1)  # the call waits for the answer
     start = time.monotonic()
     exchange.close()
     thread.join()
@@ -370,18 +368,20 @@ def test_close_ends_calls_of_threads(silent_config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("stage", ["answer", "budget", "backoff"])
 def test_close_ends_calls_of_tasks(stage: str, silent_config: dict[str, Any]) -> None:
-    """close() ends calls of other tasks, wherever they wait, with a ccxt exception."""
+    """``close()`` soon ends the calls of other tasks, wherever they wait."""
 
     async def run() -> list[object]:
         config: dict[str, Any] = silent_config
         if stage == "backoff":
-            config = Script(refusal(1032, **{"ratelimit-reset": "9000"})).config()
+            config = ScriptedTransport(refusal(1032, **{"ratelimit-reset": "9000"})).config()
         if stage == "budget":
-            script = Script(httpx.Response(200, headers={"ratelimit-remaining": "0"}, json={}))
+            script = ScriptedTransport(
+                httpx.Response(200, headers={"ratelimit-remaining": "0"}, json={})
+            )
             config = {**script.config(), "uid": "closed while waiting"}
         exchange = AsyncSunx(config)
         tasks = [asyncio.create_task(exchange.fetch_balance()) for _ in range(3)]
-        await asyncio.sleep(0.2)  # so that they wait
+        await asyncio.sleep(0.2)  # the calls wait
         await exchange.close()
         return list(await asyncio.gather(*tasks, return_exceptions=True))
 
@@ -392,8 +392,8 @@ def test_close_ends_calls_of_tasks(stage: str, silent_config: dict[str, Any]) ->
     assert {type(result) for result in results} <= {ExchangeClosedByUser, BadResponse}
 
 
-def test_cancelled_by_its_owner(silent_config: dict[str, Any]) -> None:
-    """A task that its owner cancels is cancelled, and the exchange goes on working."""
+def test_cancelled_task(silent_config: dict[str, Any]) -> None:
+    """A cancelled task ends, and the exchange keeps working."""
 
     async def run() -> None:
         async with AsyncSunx(silent_config) as exchange:
@@ -410,7 +410,7 @@ def test_cancelled_by_its_owner(silent_config: dict[str, Any]) -> None:
 
 
 def test_timeout_of_the_caller(silent_config: dict[str, Any]) -> None:
-    """A shorter timeout around the call is the caller's own, and leaves nothing open."""
+    """A shorter timeout around a call raises TimeoutError and leaves nothing open."""
 
     async def run() -> None:
         async with AsyncSunx(silent_config) as exchange:
@@ -422,14 +422,14 @@ def test_timeout_of_the_caller(silent_config: dict[str, Any]) -> None:
 
 
 def test_network_error_says_what_to_check(call: Caller) -> None:
-    """After all tries the error still tells what failed and what to check."""
-    script = Script(httpx.ConnectError("All connection attempts failed"))
+    """After all tries, the error still says what failed and what to check."""
+    script = ScriptedTransport(httpx.ConnectError("All connection attempts failed"))
     with pytest.raises(NetworkError, match=r"All connection attempts failed.*check the network"):
         call("sunx", script.config(), "fetch_balance")
 
 
-def test_json_of_the_sandbox_is_untouched(sandbox: Sandbox) -> None:
-    """What arrives through retries and clocks is still the answer as it came."""
+def test_info_is_the_answer(sandbox: Sandbox) -> None:
+    """``info`` is the venue's answer unchanged."""
     with Sunx(sandbox.config("sunx")) as exchange:
         balance = exchange.fetch_balance()
         assert balance["info"] == json.loads(exchange.last_http_response)

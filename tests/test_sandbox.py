@@ -1,4 +1,4 @@
-"""The sandbox over real HTTP: what it serves, what it refuses, and that it ends cleanly."""
+"""The sandbox over real HTTP: what it serves, what it refuses, and a clean end."""
 
 import base64
 import contextlib
@@ -63,23 +63,23 @@ NOW = 1759042264.737
 
 
 class Clock:
-    """A clock that stands still until it is moved; seconds UTC."""
+    """A clock that changes only when the test moves it; seconds UTC."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
 
     def __call__(self) -> float:
-        """The time, seconds UTC."""
+        """Return the time in seconds UTC."""
         return self.now
 
     @property
     def milliseconds(self) -> int:
-        """The time, ms UTC."""
+        """Return the time in ms UTC."""
         return round(self.now * 1000)
 
 
 class Reader:
-    """Reads a sandbox over HTTP, signing as one of its accounts."""
+    """Reads a sandbox over HTTP and signs for one of its accounts."""
 
     def __init__(self, sandbox: Sandbox, clock: Clock, client: httpx.Client) -> None:
         self.sandbox = sandbox
@@ -87,7 +87,7 @@ class Reader:
         self.client = client
 
     def get(self, path: str, query: str = "", **headers: str) -> httpx.Response:
-        """The answer to a query as it stands."""
+        """Send the query unchanged; return the answer."""
         return self.client.get(f"{self.sandbox.url}{path}?{query}", headers=headers)
 
     def query(
@@ -100,7 +100,7 @@ class Reader:
         seconds_off: float = 0,
         parameters: dict[str, object] | None = None,
     ) -> str:
-        """The query of a rightly signed request, but for what the arguments say."""
+        """Return a correctly signed query, except for what the arguments change."""
         chosen = self.sandbox.account(account)
         signer = (
             HmacSigner(chosen.secret or "")
@@ -116,11 +116,11 @@ class Reader:
         )
 
     def read(self, path: str = SAPI_BALANCE, account: str = "main") -> httpx.Response:
-        """The answer to a rightly signed request."""
+        """Send a correctly signed request; return the answer."""
         return self.get(path, self.query(path, account))
 
     def fields(self, account: str = "main") -> dict[str, str]:
-        """The authentication parameters of a right request, decoded and without signature."""
+        """Return correct authentication parameters, decoded and without the signature."""
         return {
             "AccessKeyId": self.sandbox.account(account).api_key,
             "SignatureMethod": "HmacSHA256",
@@ -129,13 +129,13 @@ class Reader:
         }
 
     def sign(self, path: str, query: str, account: str = "main") -> str:
-        """The query, signed exactly as it stands."""
+        """Sign the query unchanged."""
         secret = self.sandbox.account(account).secret or ""
         text = signature_text("GET", urlsplit(self.sandbox.url).netloc, path, query)
         return f"{query}&Signature={quote(HmacSigner(secret).sign(text), safe='')}"
 
     def read_raw(self, path: str, query: str) -> Any:
-        """Send the target without any client touching its encoding; the decoded JSON."""
+        """Send the target without re-encoding; return the decoded JSON."""
         connection = http.client.HTTPConnection(urlsplit(self.sandbox.url).netloc)
         try:
             connection.request("GET", f"{path}?{query}")
@@ -146,13 +146,13 @@ class Reader:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The clock of the sandboxes and readers of a test."""
+    """The clock of a test's sandboxes and readers."""
     return Clock()
 
 
 @pytest.fixture
 def read_with(clock: Clock) -> Iterator[Callable[..., Reader]]:
-    """Makes readers of sandboxes with given accounts; ends both afterwards."""
+    """A factory of readers for sandboxes with given accounts."""
     opened: list[Reader] = []
 
     def make(*accounts: SandboxAccount) -> Reader:
@@ -168,29 +168,29 @@ def read_with(clock: Clock) -> Iterator[Callable[..., Reader]]:
 
 @pytest.fixture
 def reader(read_with: Callable[..., Reader]) -> Reader:
-    """Reads a sandbox with the default accounts."""
+    """A reader of a sandbox with the default accounts."""
     return read_with()
 
 
 def main_account(**changes: Any) -> SandboxAccount:
-    """The first default account, but for the changes."""
+    """Return the first default account with these changes."""
     return dataclasses.replace(DEFAULT_ACCOUNTS[0], **changes)
 
 
-# What is served
+# Served requests
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("path", SIGNED_PATHS)
 def test_serves_signed_reads(reader: Reader, path: str, method: SignatureMethod) -> None:
-    """Every signed endpoint of both variants answers a request signed by either method."""
+    """Every signed endpoint accepts both signature methods."""
     answer = reader.get(path, reader.query(path, method=method))
     assert answer.status_code == 200
     assert answer.json()["code"] == 200
 
 
 def test_serves_every_endpoint_of_every_venue(reader: Reader) -> None:
-    """What a venue is declared to have can be tried in the sandbox."""
+    """The sandbox serves every endpoint of every venue."""
     for endpoint in (endpoint for venue in VENUES.values() for endpoint in venue.endpoints):
         signed = endpoint.access == "private"
         query = reader.query(endpoint.path) if signed else ""
@@ -198,13 +198,13 @@ def test_serves_every_endpoint_of_every_venue(reader: Reader) -> None:
 
 
 def test_keeps_the_order_of_keys_of_each_variant(reader: Reader) -> None:
-    """SunX sends the message before the data, HTX as documented after them."""
+    """SunX sends the message before the data, HTX after it."""
     assert list(reader.read(SAPI_BALANCE).json()) == ["code", "message", "data", "ts"]
     assert list(reader.read(V5_BALANCE).json()) == ["code", "data", "message", "ts"]
 
 
-def test_sends_the_balance_as_it_is_in_v5(reader: Reader) -> None:
-    """v5 sends an account's balance untouched, the undocumented row fields included."""
+def test_sends_the_balance_unchanged_in_v5(reader: Reader) -> None:
+    """v5 sends an account's balance unchanged, with the undocumented row fields."""
     assert reader.read(V5_BALANCE).json()["data"] == reader.sandbox.account("main").balance
 
 
@@ -212,7 +212,7 @@ def test_sends_the_balance_as_it_is_in_v5(reader: Reader) -> None:
 def test_leaves_out_undocumented_row_fields(
     read_with: Callable[..., Reader], path: str, extra: bool
 ) -> None:
-    """SunX never sends the undocumented row fields, v5 not where the account says so."""
+    """SunX omits the undocumented row fields; v5 omits them if the account says so."""
     account = main_account(extra_row_fields=extra)
     rows = read_with(account).read(path).json()["data"]["details"]
     undocumented = {"available_margin", "isolated_equity", "isolated_profit_unreal"}
@@ -223,15 +223,15 @@ def test_leaves_out_undocumented_row_fields(
     assert rows == expected
 
 
-def test_sends_an_odd_balance_as_it_is(read_with: Callable[..., Reader]) -> None:
-    """A balance that no venue would send goes out all the same, for testing a client."""
+def test_sends_an_odd_balance_unchanged(read_with: Callable[..., Reader]) -> None:
+    """A balance that no venue would send is sent unchanged, to test clients."""
     for odd in ({"state": "normal"}, {"details": None}, {"details": ["row"]}):
         answer = read_with(main_account(balance=odd)).read(SAPI_BALANCE)
         assert answer.json()["data"] == odd
 
 
-def test_tells_the_time_of_its_clock(reader: Reader) -> None:
-    """``ts`` and ``Date`` are those of the sandbox's clock, ``ts`` as an integer in ms."""
+def test_sends_the_time_of_its_clock(reader: Reader) -> None:
+    """``ts`` and ``Date`` have the time of the sandbox's clock, ``ts`` as integer ms."""
     for path in (*SIGNED_PATHS, *PUBLIC_PATHS):
         answer = reader.get(path, reader.query(path) if path in SIGNED_PATHS else "")
         assert answer.json()["ts"] == 1759042264737
@@ -239,14 +239,14 @@ def test_tells_the_time_of_its_clock(reader: Reader) -> None:
 
 
 def test_public_endpoints_need_no_signature(reader: Reader) -> None:
-    """Time and heartbeat are told to anyone, in the older manual's shapes."""
+    """Time and heartbeat need no signature, and have the older manual's shapes."""
     assert reader.get("/api/v1/timestamp").json() == {"status": "ok", "ts": 1759042264737}
     heartbeat = reader.get("/heartbeat/").json()
     assert heartbeat["status"] == "ok"
     assert heartbeat["data"]["linear_swap_heartbeat"] == 1
 
 
-def test_tells_the_asset_mode(read_with: Callable[..., Reader]) -> None:
+def test_sends_the_asset_mode(read_with: Callable[..., Reader]) -> None:
     """The collateral mode is the account's, multi-assets by default."""
     reader = read_with(main_account(), *DEFAULT_ACCOUNTS[1:])
     modes = [
@@ -261,13 +261,13 @@ def test_tells_the_asset_mode(read_with: Callable[..., Reader]) -> None:
 def test_accepts_requests_through_a_gateway(
     reader: Reader, host: str, method: SignatureMethod
 ) -> None:
-    """A request may be signed for a venue's own host, whatever host it was sent to."""
+    """A request may be signed for a venue's own host, whatever host it is sent to."""
     query = reader.query(V5_BALANCE, method=method, host=host)
     assert reader.get(V5_BALANCE, query).json()["code"] == 200
 
 
-def test_accepts_the_host_it_was_asked_for(reader: Reader) -> None:
-    """The host to sign for is that of the Host header, in lower case and without port."""
+def test_accepts_the_host_header(reader: Reader) -> None:
+    """The signed host may be that of the Host header, in lower case and without port."""
     query = reader.query(V5_BALANCE, host="gateway.example")
     assert reader.get(V5_BALANCE, query).json()["code"] == 1003
     assert reader.get(V5_BALANCE, query, Host="Gateway.Example:8443").json()["code"] == 200
@@ -275,7 +275,7 @@ def test_accepts_the_host_it_was_asked_for(reader: Reader) -> None:
 
 @pytest.mark.parametrize("path", BALANCES)
 def test_verifies_parameters_that_need_encoding(reader: Reader, path: str) -> None:
-    """Business parameters are part of what is signed, whatever characters they have."""
+    """Business parameters are part of the signed text, whatever their characters."""
     parameters: dict[str, object] = {"a b": "x:+/=~,é&", "empty": "", "Z": 1}
     query = reader.query(path, parameters=parameters)
     assert reader.get(path, query).json()["code"] == 200
@@ -283,7 +283,7 @@ def test_verifies_parameters_that_need_encoding(reader: Reader, path: str) -> No
 
 
 def test_order_of_sending_does_not_matter(reader: Reader) -> None:
-    """The signed text is sorted by name, whatever order the parameters are sent in."""
+    """The signed text is sorted by name; parameters may be sent in any order."""
     query = reader.query(V5_BALANCE)
     assert reader.get(V5_BALANCE, "&".join(reversed(query.split("&")))).json()["code"] == 200
 
@@ -299,10 +299,10 @@ def test_order_of_sending_does_not_matter(reader: Reader) -> None:
         ("", None),
     ],
 )
-def test_compresses_where_the_client_takes_it(
+def test_compresses_if_the_client_accepts_gzip(
     reader: Reader, accepted: str, encoding: str | None
 ) -> None:
-    """An answer is gzip exactly if the client accepts that, and says so."""
+    """An answer is gzip if and only if the client accepts that."""
     request = reader.client.build_request(
         "GET",
         f"{reader.sandbox.url}{V5_BALANCE}?{reader.query(V5_BALANCE)}",
@@ -316,7 +316,7 @@ def test_compresses_where_the_client_takes_it(
 
 
 def test_keeps_connections_open(reader: Reader) -> None:
-    """Requests after each other go over one connection."""
+    """Successive requests use one connection."""
     address = urlsplit(reader.sandbox.url)
     assert address.hostname is not None
     connection = http.client.HTTPConnection(address.hostname, address.port)
@@ -329,12 +329,12 @@ def test_keeps_connections_open(reader: Reader) -> None:
     assert len(sockets) == 1
 
 
-# What is refused
+# Refused requests
 
 
 @pytest.mark.parametrize("path", SIGNED_PATHS)
 def test_refuses_unknown_keys(reader: Reader, path: str) -> None:
-    """A missing or unknown key is refused in the shape that the venue uses for that alone."""
+    """A missing or unknown key is refused in the venue's shape for that error."""
     for query in ("", "AccessKeyId=", "AccessKeyId=nobody", "AccessKeyId"):
         answer = reader.get(path, query)
         assert answer.status_code == 200
@@ -351,7 +351,7 @@ def test_refuses_unknown_keys(reader: Reader, path: str) -> None:
     [(SAPI_BALANCE, 12008, "Verification failed"), (V5_BALANCE, 1003, "invalid signature")],
 )
 def test_checks_in_the_venues_order(reader: Reader, path: str, code: int, message: str) -> None:
-    """Of several faults the first in the order of checks is told: here they are mended in turn."""
+    """Of several mistakes, the first in the venue's order of checks is reported."""
     right = reader.fields()
     fields: dict[str, str] = {"SignatureVersion": "1", "SignatureMethod": "HmacSHA1"}
     seen = []
@@ -367,10 +367,10 @@ def test_checks_in_the_venues_order(reader: Reader, path: str, code: int, messag
     assert reader.get(path, reader.sign(path, encode_query(fields))).json()["code"] == 200
 
 
-def test_refuses_methods_that_the_key_is_not_enabled_for(
+def test_refuses_methods_that_the_key_lacks(
     read_with: Callable[..., Reader],
 ) -> None:
-    """A key with a secret alone cannot sign with Ed25519, and the other way round."""
+    """A key with only a secret cannot sign with Ed25519, and vice versa."""
     both = main_account()
     reader = read_with(
         dataclasses.replace(both, name="hmac", api_key="hmac-key", private_key=None),
@@ -389,7 +389,7 @@ def test_refuses_methods_that_the_key_is_not_enabled_for(
     ("seconds_off", "accepted"), [(-300, True), (300, True), (-301, False), (301, False)]
 )
 def test_allows_five_minutes(reader: Reader, path: str, seconds_off: float, accepted: bool) -> None:
-    """A request's time may be five minutes off the sandbox's clock either way, and no more."""
+    """A request's time may differ by at most five minutes from the sandbox's clock."""
     reader.clock.now = 1759042264.0
     code = reader.get(path, reader.query(path, seconds_off=seconds_off)).json()["code"]
     assert code == (200 if accepted else 12001)
@@ -407,7 +407,7 @@ def test_allows_five_minutes(reader: Reader, path: str, seconds_off: float, acce
     ],
 )
 def test_refuses_malformed_times(reader: Reader, timestamp: str, code: int) -> None:
-    """An empty time and one of another form are refused, each with its code, even if signed."""
+    """Empty and malformed times are refused, each with its code, even if signed."""
     query = encode_query(reader.fields() | {"Timestamp": timestamp})
     assert reader.get(V5_BALANCE, reader.sign(V5_BALANCE, query)).json()["code"] == code
 
@@ -417,7 +417,7 @@ def test_refuses_malformed_times(reader: Reader, timestamp: str, code: int) -> N
 def test_refuses_signatures_for_something_else(
     reader: Reader, path: str, code: int, method: SignatureMethod
 ) -> None:
-    """A signature counts for one host, path and account, and only whole."""
+    """A signature is valid for one host, path and account only, and must be complete."""
     other_path = V5_BALANCE if path == SAPI_BALANCE else SAPI_BALANCE
     own_key = reader.sandbox.account("main").api_key
     other_key = reader.sandbox.account("small").api_key
@@ -447,14 +447,14 @@ def test_refuses_signatures_for_something_else(
         ("b=1&b=2", 1003),
     ],
 )
-def test_demands_the_agreed_encoding(reader: Reader, sent: str, code: int) -> None:
-    """What is sent must be encoded as the rule says, even if the client signed the same text."""
+def test_requires_the_documented_encoding(reader: Reader, sent: str, code: int) -> None:
+    """Parameters must be encoded by the rule, even if the client signed the same text."""
     query = f"{encode_query(reader.fields())}&{sent}"
     assert reader.read_raw(V5_BALANCE, reader.sign(V5_BALANCE, query))["code"] == code
 
 
 def test_takes_plus_in_a_signature_for_a_space(reader: Reader) -> None:
-    """A signature that was not percent-encoded is broken on its way, as at any web server."""
+    """A ``+`` in a signature that is not percent-encoded becomes a space, so it is refused."""
     for number in range(200):
         query = reader.query(V5_BALANCE, parameters={"n": number})
         if "%2B" in query:
@@ -466,7 +466,7 @@ def test_takes_plus_in_a_signature_for_a_space(reader: Reader) -> None:
 
 @pytest.mark.parametrize(("account", "code"), [("locked", 12009), ("unopened", 4002)])
 def test_refuses_by_account(reader: Reader, account: str, code: int) -> None:
-    """An account that is locked or not opened is refused everywhere, in each variant's shape."""
+    """A locked or unopened account is refused everywhere, in each variant's shape."""
     for path in SIGNED_PATHS:
         answer = reader.read(path, account)
         assert answer.status_code == 200
@@ -484,21 +484,21 @@ def test_refuses_by_account(reader: Reader, account: str, code: int) -> None:
         assert answer.json() == expected
 
 
-def test_refuses_single_asset_accounts_in_v5_alone(reader: Reader) -> None:
-    """The v5 balance is for multi-assets accounts; SunX knows no other mode."""
+def test_refuses_single_asset_accounts_in_v5_only(reader: Reader) -> None:
+    """Only v5 refuses single-asset accounts."""
     assert reader.read(V5_BALANCE, "single_asset").json()["code"] == "4002"
     assert reader.read(SAPI_BALANCE, "single_asset").json()["code"] == 200
 
 
 def test_account_refusals_come_after_the_signature(reader: Reader) -> None:
-    """Whoever cannot sign learns nothing about an account."""
+    """A wrong signature is refused before anything about the account is revealed."""
     query = encode_query(reader.fields("locked"))
     assert reader.get(V5_BALANCE, query).json()["code"] == 1003
 
 
 @pytest.mark.parametrize("path", ["/", "/v5/account/balance/", "/v5/account", "/heartbeat", "//"])
 def test_unknown_paths_are_not_found(reader: Reader, path: str) -> None:
-    """Anything else is a web server's 404 page, not JSON."""
+    """Any other path is a web server's 404 page, not JSON."""
     answer = reader.get(path)
     assert answer.status_code == 404
     assert answer.headers["Content-Type"] == "text/html"
@@ -508,14 +508,14 @@ def test_unknown_paths_are_not_found(reader: Reader, path: str) -> None:
 @pytest.mark.parametrize("path", [*SIGNED_PATHS, *PUBLIC_PATHS])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
 def test_only_get_is_allowed(reader: Reader, path: str, method: str) -> None:
-    """Another method on a known path is refused with 405, its body read or not."""
+    """Another method on a known path is refused with 405."""
     answer = reader.client.request(method, reader.sandbox.url + path, content=b"{}" * 1000)
     assert answer.status_code == 405
     assert answer.headers["Allow"] == "GET"
 
 
 def send_bytes(reader: Reader, request: bytes) -> bytes:
-    """What comes back for bytes that no HTTP client would send."""
+    """Send bytes that no HTTP client would send; return the answer."""
     address = urlsplit(reader.sandbox.url)
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(request + b"Connection: close\r\n\r\n")
@@ -526,7 +526,7 @@ def send_bytes(reader: Reader, request: bytes) -> bytes:
 def test_refuses_targets_that_are_not_ascii(
     reader: Reader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Bytes above ASCII in the address are a bad request, of which nothing is logged."""
+    """A target with bytes above ASCII is a bad request and is not logged."""
     target = V5_BALANCE.encode() + b"?Signature=\xff"
     answer = send_bytes(reader, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n")
     assert answer.split()[1] == b"400"
@@ -534,7 +534,7 @@ def test_refuses_targets_that_are_not_ascii(
 
 
 def test_refuses_targets_that_are_not_ascii_in_pure_python() -> None:
-    """So it does with the parser that aiohttp has in Python, which lets such targets through."""
+    """The same holds with aiohttp's parser in pure Python, which accepts such targets."""
     process = run_script(
         "import socket\n"
         "from sunx_adapter.sandbox import Sandbox\n"
@@ -551,8 +551,8 @@ def test_refuses_targets_that_are_not_ascii_in_pure_python() -> None:
     assert (output, errors) == ("HTTP/1.1 400\n" * 2, "")
 
 
-def test_takes_any_host_header(reader: Reader) -> None:
-    """A Host header that is no host's name does not matter where the signature is for a venue."""
+def test_accepts_any_host_header(reader: Reader) -> None:
+    """An invalid Host header does not matter if the signature is for a venue's host."""
     query = reader.query(V5_BALANCE, host="api.hbdm.com").encode()
     target = V5_BALANCE.encode() + b"?" + query
     answer = send_bytes(reader, b"GET " + target + b" HTTP/1.1\r\nHost: \xff\r\n")
@@ -560,8 +560,8 @@ def test_takes_any_host_header(reader: Reader) -> None:
     assert b'"code":200' in answer
 
 
-def test_logs_faults_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    """What goes wrong inside the sandbox is answered with 500 and logged, without the query."""
+def test_logs_its_own_errors(caplog: pytest.LogCaptureFixture) -> None:
+    """An error inside the sandbox is answered with 500 and logged, without the query."""
 
     def broken_clock() -> float:
         raise RuntimeError("the clock is broken")
@@ -576,7 +576,7 @@ def test_logs_faults_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_refuses_the_73rd_read_of_3_seconds(reader: Reader) -> None:
-    """72 reads in a moving window of 3 s are served, the next is refused until one is older."""
+    """72 reads in a moving window of 3 s are served; the next is refused with 429."""
     for number in range(72):
         reader.clock.now = NOW + number * 0.01
         assert reader.read(BALANCES[number % 2]).status_code == 200
@@ -592,8 +592,8 @@ def test_refuses_the_73rd_read_of_3_seconds(reader: Reader) -> None:
     assert reader.read().status_code == 429
 
 
-def test_tells_the_limit_in_headers(reader: Reader) -> None:
-    """Signed answers tell the limit, its window in ms, what is left and when one is back."""
+def test_limit_in_headers(reader: Reader) -> None:
+    """Signed answers have headers with limit, window in ms, remaining reads and reset."""
     names = ("limit", "interval", "remaining", "reset")
     reader.read()
     reader.clock.now += 1.25
@@ -604,7 +604,7 @@ def test_tells_the_limit_in_headers(reader: Reader) -> None:
 
 
 def test_keys_of_one_user_share_the_limit(read_with: Callable[..., Reader]) -> None:
-    """The limit is per UID: another key of the user is refused too, another user is not."""
+    """The limit is per UID: it includes the user's other keys, but not other users."""
     reader = read_with(
         *DEFAULT_ACCOUNTS, main_account(name="second key", api_key="another-key-of-main")
     )
@@ -615,7 +615,7 @@ def test_keys_of_one_user_share_the_limit(read_with: Callable[..., Reader]) -> N
 
 
 def test_only_served_reads_count(reader: Reader) -> None:
-    """Refused requests and public ones take nothing from the limit."""
+    """Refused and public requests do not count for the limit."""
     for _ in range(80):
         reader.get(V5_BALANCE, encode_query(reader.fields()))
         reader.get("/api/v1/timestamp")
@@ -626,8 +626,8 @@ def test_only_served_reads_count(reader: Reader) -> None:
 # Accounts
 
 
-def test_default_accounts_can_be_told_apart() -> None:
-    """Names, keys and users of the default accounts differ, and all keys sign by both methods."""
+def test_default_accounts_differ() -> None:
+    """Default accounts differ in name, key and user; each key can sign by both methods."""
     assert [account.name for account in DEFAULT_ACCOUNTS] == [
         *("main", "small", "indebted", "empty", "liquidating"),
         *("adl", "open_limit", "locked", "unopened", "single_asset"),
@@ -638,8 +638,8 @@ def test_default_accounts_can_be_told_apart() -> None:
 
 
 @pytest.mark.parametrize("account", DEFAULT_ACCOUNTS, ids=lambda account: account.name)
-def test_default_balances_agree_with_themselves(account: SandboxAccount) -> None:
-    """Equity is cash plus unrealised PnL, and free margin is equity less initial margin."""
+def test_default_balances_are_consistent(account: SandboxAccount) -> None:
+    """Equity is cash plus unrealised PnL; free margin is equity less initial margin."""
     balance = account.balance
     for row in (balance, *balance["details"]):
         equity, initial = Decimal(row["equity"]), Decimal(row["initial_margin"])
@@ -650,8 +650,8 @@ def test_default_balances_agree_with_themselves(account: SandboxAccount) -> None
         assert 0 <= Decimal(row["withdraw_available"]) <= max(cash, Decimal(0))
 
 
-def test_reproduces_the_printed_examples(reader: Reader) -> None:
-    """The figures that the venues print come out of the same few that went in."""
+def test_reproduces_the_documented_examples(reader: Reader) -> None:
+    """The sandbox computes the figures that the venues document."""
     htx = reader.read(V5_BALANCE, "indebted").json()["data"]
     assert (htx["equity"], htx["available_margin"]) == ("74999.9030801324", "74997.0030803324")
     assert htx["maintenance_margin_rate"] == "0.000000725000886893"
@@ -665,8 +665,8 @@ def test_reproduces_the_printed_examples(reader: Reader) -> None:
     assert sunx["equity"] == sunx["details"][0]["equity"] == "0.004015101942876636"
 
 
-def test_states_are_told_by_name_and_by_number(reader: Reader) -> None:
-    """The accounts show every state, and that no transfer out is possible in the others."""
+def test_states_by_name_and_number(reader: Reader) -> None:
+    """The accounts cover every state; only a normal one allows transfers out."""
     states = {}
     for name in ("main", "liquidating", "adl", "open_limit"):
         data = reader.read(V5_BALANCE, name).json()["data"]
@@ -677,12 +677,12 @@ def test_states_are_told_by_name_and_by_number(reader: Reader) -> None:
 
 
 def test_an_empty_account_has_no_rows(reader: Reader) -> None:
-    """``empty`` sends an empty list, which is the only right way to say that there is nothing."""
+    """``empty`` sends an empty list of rows."""
     assert reader.read(V5_BALANCE, "empty").json()["data"]["details"] == []
 
 
 def test_makes_consistent_balances() -> None:
-    """A balance is made from cash, PnL and margins; amounts are plain text, zeros included."""
+    """A balance is computed from cash, PnL and margins; amounts are plain text."""
     balance = balance_data(
         [Holding("USDT", "1E+3", "-0.000000000000000001", "10"), Holding("BTC", "0", price="9")]
     )
@@ -693,8 +693,8 @@ def test_makes_consistent_balances() -> None:
     assert (btc["equity"], btc["initial_margin_rate"]) == ("0", "0")
 
 
-def test_no_repr_tells_a_secret(reader: Reader) -> None:
-    """Neither an account nor a sandbox shows a secret, a private key or a whole API key."""
+def test_no_repr_shows_a_secret(reader: Reader) -> None:
+    """No repr of an account or sandbox shows a secret, private key or full API key."""
     account = reader.sandbox.account("main")
     shown = f"{account!r} {reader.sandbox!r} {reader.sandbox.accounts!r}"
     for secret in (account.secret, account.private_key, account.api_key):
@@ -713,8 +713,8 @@ def test_no_repr_tells_a_secret(reader: Reader) -> None:
         ({"asset_mode": 7}, "asset_mode: must be 0, 1 or 2"),
     ],
 )
-def test_refuses_accounts_that_cannot_be(changes: dict[str, Any], text: str) -> None:
-    """An account that could never be used is refused when it is made, saying why."""
+def test_refuses_invalid_accounts(changes: dict[str, Any], text: str) -> None:
+    """An invalid account is refused when it is made; the error says why."""
     with pytest.raises(ValueError, match=text):
         main_account(**changes)
 
@@ -727,16 +727,14 @@ def test_refuses_accounts_that_cannot_be(changes: dict[str, Any], text: str) -> 
         ([main_account(), main_account(name="other")], "main, other share an api_key"),
     ],
 )
-def test_refuses_accounts_that_cannot_be_told_apart(
-    accounts: list[SandboxAccount], text: str
-) -> None:
-    """A sandbox needs accounts, each with a name and a key of its own."""
+def test_refuses_duplicate_accounts(accounts: list[SandboxAccount], text: str) -> None:
+    """A sandbox needs at least one account, and accounts with different names and keys."""
     with pytest.raises(ValueError, match=text):
         Sandbox(accounts)
 
 
 def test_serves_ten_thousand_accounts() -> None:
-    """A number makes that many accounts, each with a key, a user and money of its own."""
+    """A number of accounts can be generated, each with a separate key, user and balance."""
     with Sandbox(10_000) as sandbox:
         configs = sandbox.configs("sunx")
         assert list(configs)[::9999] == ["account-1", "account-10000"]
@@ -756,21 +754,21 @@ def test_serves_ten_thousand_accounts() -> None:
 
 
 def write(tmp_path: Path, text: str) -> Path:
-    """An accounts file with that text."""
+    """Write an accounts file with this text."""
     path = tmp_path / "accounts.json"
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def test_the_default_accounts_survive_a_file(tmp_path: Path) -> None:
-    """What is dumped and loaded again is the same, order of keys included."""
+    """Accounts that are dumped and loaded are the same, with the order of keys."""
     loaded = load_accounts(write(tmp_path, dump_accounts()))
     assert loaded == list(DEFAULT_ACCOUNTS)
     assert dump_accounts(loaded) == dump_accounts()
 
 
 def test_serves_accounts_from_a_file(tmp_path: Path, read_with: Callable[..., Reader]) -> None:
-    """An account needs a name, a uid, a key and a secret; all else has a default."""
+    """An account needs a name, a uid, a key and a secret; everything else has a default."""
     minimal = {"name": "mine", "uid": "7", "api_key": "my-key", "secret": "my-secret"}
     path = write(tmp_path, json.dumps({"accounts": [minimal]}))
     reader = read_with(*load_accounts(path))
@@ -778,7 +776,7 @@ def test_serves_accounts_from_a_file(tmp_path: Path, read_with: Callable[..., Re
 
 
 def test_a_file_may_have_further_balance_fields(tmp_path: Path) -> None:
-    """A balance is taken as it stands; what is unknown in it is sent too."""
+    """A balance is used unchanged; unknown fields in it are sent too."""
     document = json.loads(dump_accounts(DEFAULT_ACCOUNTS[:1]))
     document["accounts"][0]["balance"]["version"] = 7
     document["accounts"][0]["balance"]["details"][0]["new"] = "x"
@@ -846,7 +844,7 @@ def test_names_what_is_wrong_in_a_file(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1,]", b"\xff\xfe\xff", b"[" * 200_000])
 def test_names_files_that_are_no_json(tmp_path: Path, content: bytes) -> None:
-    """A file that is no JSON at all is named as such."""
+    """A file that is not JSON is named in the error."""
     path = tmp_path / "accounts.json"
     path.write_bytes(content)
     with pytest.raises(AccountsFileError, match="no readable JSON") as caught:
@@ -855,7 +853,7 @@ def test_names_files_that_are_no_json(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
-    """A file that is not there is told by the operating system's own error."""
+    """A missing file raises the operating system's own error."""
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         load_accounts(tmp_path / "nowhere.json")
 
@@ -864,7 +862,7 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
 
 
 def test_config_is_ready_for_an_exchange(reader: Reader) -> None:
-    """A config has the key, what signs for it, the user and where to go, and nothing else."""
+    """A config has the key, its secret or private key, the user and the addresses."""
     urls = {"api": {"rest": reader.sandbox.url, "stream": reader.sandbox.stream_url}}
     main = reader.sandbox.account("main")
     assert reader.sandbox.config("sunx") == {
@@ -882,15 +880,15 @@ def test_config_is_ready_for_an_exchange(reader: Reader) -> None:
     }
 
 
-def test_config_takes_the_method_that_the_key_has(read_with: Callable[..., Reader]) -> None:
-    """Without a method asked for, a key without secret signs with Ed25519."""
+def test_config_without_a_secret(read_with: Callable[..., Reader]) -> None:
+    """By default, a key without a secret signs with Ed25519."""
     sandbox = read_with(main_account(secret=None)).sandbox
     assert "privateKey" in sandbox.config("sunx")
     with pytest.raises(ValueError, match="not enabled for 'HmacSHA256'; it is for: Ed25519"):
         sandbox.config("sunx", signature_method="HmacSHA256")
 
 
-def test_config_lists_what_there_is(reader: Reader) -> None:
+def test_config_lists_the_known_names(reader: Reader) -> None:
     """An unknown venue or account is an error that lists the known ones."""
     with pytest.raises(ValueError, match="no venue 'binance'; there are: sunx, htxfutures"):
         reader.sandbox.config("binance")
@@ -902,7 +900,7 @@ def test_config_lists_what_there_is(reader: Reader) -> None:
 
 
 def test_logs_requests_without_secrets(reader: Reader) -> None:
-    """Each request is logged with time, path, user and outcome, and nothing of its query."""
+    """Each request is recorded with time, path, user and result, but without its query."""
     reader.read(V5_BALANCE, "small")
     reader.clock.now += 60
     reader.get(SAPI_BALANCE, "AccessKeyId=nobody&Signature=abc")
@@ -922,7 +920,7 @@ def test_logs_requests_without_secrets(reader: Reader) -> None:
 
 
 def test_logs_through_logging(reader: Reader, caplog: pytest.LogCaptureFixture) -> None:
-    """Each request is a line at INFO, with its fault, and nothing of key, signature or secret."""
+    """Each request is logged at INFO with its fault, but no key, signature or secret."""
     caplog.set_level("DEBUG", logger="sunx_adapter.sandbox")
     reader.read(V5_BALANCE, "small")
     reader.sandbox.schedule(["code=1004"])
@@ -940,7 +938,7 @@ def test_logs_through_logging(reader: Reader, caplog: pytest.LogCaptureFixture) 
 
 
 def test_the_log_is_bounded() -> None:
-    """Only the latest requests are kept, while all are counted."""
+    """Only the latest requests are kept, but all are counted."""
     with Sandbox(kept_requests=3) as sandbox, httpx.Client(trust_env=False) as client:
         for number in range(5):
             client.get(f"{sandbox.url}/{number}{'x' * 1000}")
@@ -953,12 +951,12 @@ def test_the_log_is_bounded() -> None:
 
 
 def sandbox_threads() -> list[threading.Thread]:
-    """The threads of running sandboxes."""
+    """Return the threads of running sandboxes."""
     return [thread for thread in threading.enumerate() if "sandbox" in thread.name]
 
 
 def test_serves_many_threads_at_once(reader: Reader) -> None:
-    """Requests from several threads are all answered, each with its own account's balance."""
+    """Concurrent requests from several threads each get their account's balance."""
     names = ["main", "small", "indebted", "empty"] * 16
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda name: reader.read(V5_BALANCE, name).json(), names))
@@ -968,7 +966,7 @@ def test_serves_many_threads_at_once(reader: Reader) -> None:
 
 
 def test_several_sandboxes_run_at_once() -> None:
-    """Sandboxes have ports, accounts and limits of their own."""
+    """Sandboxes have separate ports, accounts and limits."""
     with Sandbox() as first, Sandbox([main_account(name="other")]) as second:
         assert first.url != second.url
         assert len(sandbox_threads()) == 2
@@ -979,7 +977,7 @@ def test_several_sandboxes_run_at_once() -> None:
 
 
 def test_ends_with_open_connections() -> None:
-    """Closing ends idle, silent and half-spoken connections, and leaves no thread or port."""
+    """``close()`` ends idle and half-finished connections, and leaves no thread or port."""
     sandbox = Sandbox().start()
     address = urlsplit(sandbox.url)
     assert address.hostname is not None
@@ -989,13 +987,13 @@ def test_ends_with_open_connections() -> None:
     silent = socket.create_connection((address.hostname, address.port))
     half = socket.create_connection((address.hostname, address.port))
     half.sendall(b"GET /heartbeat/ HTTP/1.1\r\nHo")
-    # Answered after both were accepted, since connections are accepted in their order.
+    # Connections are accepted in order, so both are accepted before this answer.
     assert httpx.get(f"{sandbox.url}/heartbeat/", trust_env=False).status_code == 200
     sandbox.close()
     assert not sandbox_threads()
     for connection in (silent, half):
         connection.settimeout(10)
-        # A reset is how some systems tell the end of a connection with unread bytes.
+        # Some systems end a connection with unread bytes by a reset.
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(100) == b""
         connection.close()
@@ -1006,7 +1004,7 @@ def test_ends_with_open_connections() -> None:
 
 
 def test_ends_although_a_client_does_not_read() -> None:
-    """A client that asks without end and reads nothing does not keep a connection open."""
+    """A client that sends requests and reads nothing does not keep a connection open."""
     sandbox = Sandbox().start()
     address = urlsplit(sandbox.url)
     request = b"GET /heartbeat/ HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
@@ -1020,8 +1018,8 @@ def test_ends_although_a_client_does_not_read() -> None:
     gc.collect()  # anything left open would warn here
 
 
-def test_starting_and_closing_again_does_no_harm() -> None:
-    """Both may be called twice and from several threads, and a closed sandbox may start again."""
+def test_repeated_start_and_close() -> None:
+    """``start()`` and ``close()`` may be repeated, in several threads; then it can start again."""
     sandbox = Sandbox()
     sandbox.close()
     assert sandbox.start() is sandbox.start()
@@ -1039,7 +1037,7 @@ def test_starting_and_closing_again_does_no_harm() -> None:
 
 
 def test_needs_to_be_started() -> None:
-    """Before it was started there is no address; the error says what to do."""
+    """Before ``start()`` there is no address; the error says what to do."""
     sandbox = Sandbox()
     for use in (lambda: sandbox.url, lambda: sandbox.config("sunx"), sandbox.wait):
         with pytest.raises(RuntimeError, match="never started"):
@@ -1047,7 +1045,7 @@ def test_needs_to_be_started() -> None:
 
 
 def test_a_port_in_use_is_named() -> None:
-    """A taken port gives an error that names it and says what to do, and leaves nothing."""
+    """A port in use is an error that names it and leaves nothing open."""
     with Sandbox() as sandbox:
         port = urlsplit(sandbox.url).port
         assert port is not None
@@ -1057,13 +1055,13 @@ def test_a_port_in_use_is_named() -> None:
         ):
             second.start()
         assert len(sandbox_threads()) == 1
-    # The port is free again at once, although connections to it were just open.
+    # The port is free again at once, although it just had open connections.
     with Sandbox(port=port) as third:
         assert urlsplit(third.url).port == port
 
 
 def test_listens_on_ipv6() -> None:
-    """An IPv6 address is served, and signed for, like any other host."""
+    """An IPv6 address is served and signed like any other host."""
     clock = Clock()
     sandbox = Sandbox(host="::1", clock=clock)
     try:
@@ -1075,10 +1073,10 @@ def test_listens_on_ipv6() -> None:
         assert Reader(sandbox, clock, client).read().json()["code"] == 200
 
 
-def test_connections_that_come_while_it_closes() -> None:
-    """A sandbox that closes leaves no connection open, not even one that comes in right then."""
+def test_connections_made_while_it_closes() -> None:
+    """``close()`` leaves no connection open, not even one made at the same moment."""
 
-    def knock(address: tuple[str, int]) -> None:
+    def connect(address: tuple[str, int]) -> None:
         with contextlib.suppress(OSError):
             for _ in range(200):
                 socket.create_connection(address).close()
@@ -1088,13 +1086,13 @@ def test_connections_that_come_while_it_closes() -> None:
         where = urlsplit(sandbox.url)
         with ThreadPoolExecutor(2) as clients:
             for _ in range(2):
-                clients.submit(knock, (where.hostname or "", where.port or 0))
+                clients.submit(connect, (where.hostname or "", where.port or 0))
             sandbox.close()
     gc.collect()  # a ResourceWarning would fail the test
 
 
 def test_waits_until_closed() -> None:
-    """``wait`` returns when another thread closes the sandbox."""
+    """``wait()`` returns when another thread closes the sandbox."""
     sandbox = Sandbox().start()
     waiting = threading.Thread(target=sandbox.wait)
     waiting.start()
@@ -1104,7 +1102,7 @@ def test_waits_until_closed() -> None:
 
 
 def run_script(script: str, **environment: str) -> subprocess.Popen[str]:
-    """A Python of its own, in which every warning is an error."""
+    """Run a script in a new Python, with every warning as an error."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", script],
         env={**os.environ, **environment},
@@ -1116,7 +1114,7 @@ def run_script(script: str, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_ends_on_ctrl_c() -> None:
-    """Ctrl-C ends ``wait`` with KeyboardInterrupt, and leaving the block ends all else in quiet."""
+    """Ctrl-C raises KeyboardInterrupt from ``wait()``; leaving the block then ends quietly."""
     process = run_script(
         "from sunx_adapter.sandbox import Sandbox\n"
         "try:\n"
@@ -1137,7 +1135,7 @@ def test_ends_on_ctrl_c() -> None:
 
 
 def test_an_unclosed_sandbox_does_not_hold_the_interpreter() -> None:
-    """A program that never closes its sandbox ends all the same, the sandbox's thread before it."""
+    """A program that never closes its sandbox still ends."""
     process = run_script(
         "import atexit, threading\n"
         "from sunx_adapter.sandbox import Sandbox\n"
@@ -1150,7 +1148,7 @@ def test_an_unclosed_sandbox_does_not_hold_the_interpreter() -> None:
 
 
 def test_ed25519_keys_are_raw_base64() -> None:
-    """The default private keys are Base64 of 32 bytes that anyone can see to be made up."""
+    """The default private keys are Base64 of 32 bytes that are clearly made up."""
     for account in DEFAULT_ACCOUNTS:
         assert account.private_key is not None
         raw = base64.b64decode(account.private_key)
@@ -1159,11 +1157,11 @@ def test_ed25519_keys_are_raw_base64() -> None:
 
 
 def test_refusals_are_data() -> None:
-    """Any code of the venues' error lists can be an account's answer."""
+    """An account can answer with any code of the venues' error lists."""
     account = main_account(refusal=AccountRefusal(1077, "settlement"))
     with Sandbox([account]) as sandbox, httpx.Client(trust_env=False) as client:
         reader = Reader(sandbox, clock := Clock(), client)
-        assert reader.read().json()["code"] == 12001  # this sandbox goes by the real clock
+        assert reader.read().json()["code"] == 12001  # this sandbox uses the real clock
         assert clock.now == NOW
     clock = Clock()
     with Sandbox([account], clock=clock) as sandbox, httpx.Client(trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""The sandbox's faults: each kind on the wire, when it is played, and that all ends cleanly."""
+"""The sandbox's faults: each kind on the wire, when it is played, and a clean end."""
 
 import contextlib
 import copy
@@ -43,24 +43,24 @@ MS = round(NOW * 1000)
 
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    """Reads a sandbox in which nothing is wrong yet."""
+    """A reader of a sandbox without faults."""
     clock = Clock()
     with Sandbox(clock=clock) as sandbox, httpx.Client(trust_env=False) as client:
         yield Reader(sandbox, clock, client)
 
 
 def kind_of(fault: Fault | None) -> str | None:
-    """The kind, if there is a fault."""
+    """Return the kind of a fault, or ``None`` without one."""
     return fault.kind if fault else None
 
 
 def played(reader: Reader) -> list[str | None]:
-    """The kinds of faults of the requests so far."""
+    """Return the kinds of faults of all requests so far."""
     return [kind_of(request.fault) for request in reader.sandbox.requests]
 
 
 def request_bytes(reader: Reader, path: str = SAPI_BALANCE, accepted: str = "identity") -> bytes:
-    """A rightly signed request."""
+    """Return a correctly signed request."""
     lines = [
         f"GET {path}?{reader.query(path)} HTTP/1.1",
         f"Host: {urlsplit(reader.sandbox.url).netloc}",
@@ -70,32 +70,32 @@ def request_bytes(reader: Reader, path: str = SAPI_BALANCE, accepted: str = "ide
 
 
 def connect(reader: Reader) -> socket.socket:
-    """A connection, whose reads end with TimeoutError after 10 s."""
+    """Open a connection whose reads time out after 10 s."""
     address = urlsplit(reader.sandbox.url)
     return socket.create_connection((address.hostname, address.port), timeout=10)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Returns as soon as that holds; fails after 10 s."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; fail after 10 s."""
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
 
 
 def receive_all(connection: socket.socket) -> bytes:
-    """Everything until the other side closes."""
+    """Read until the other side closes."""
     with connection.makefile("rb") as stream:
         return stream.read()
 
 
 def split(text: bytes) -> tuple[dict[str, str], bytes]:
-    """Headers, their names in lower case, and body of an HTTP answer."""
+    """Return headers (names in lower case) and body of an HTTP answer."""
     head, _, body = text.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")[1:]
     return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}, body
 
 
-# The grammar
+# Grammar
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def split(text: bytes) -> tuple[dict[str, str], bytes]:
         ("redirect=http://a@b/?c=d@1", Fault("redirect", "http://a@b/?c=d", 1)),
     ],
 )
-def test_reads_faults(text: str, fault: Fault) -> None:
-    """``KIND[=PARAMETER][@PROBABILITY]`` is read, and a fault's text means the same again."""
+def test_parses_faults(text: str, fault: Fault) -> None:
+    """``KIND[=PARAMETER][@PROBABILITY]`` is parsed, and ``str()`` of a fault parses the same."""
     assert parse_fault(text) == fault
     assert parse_fault(str(fault)) == fault
 
@@ -150,20 +150,20 @@ def test_reads_faults(text: str, fault: Fault) -> None:
         ("missing=[0]", "a place in the answer, like data"),
     ],
 )
-def test_says_why_a_text_is_no_fault(text: str, words: str) -> None:
-    """A text that means no fault is refused, saying what there is or what must stand there."""
+def test_invalid_faults(text: str, words: str) -> None:
+    """An invalid fault is refused; the error lists the valid ones or the valid values."""
     with pytest.raises(FaultError, match=words):
         parse_fault(text)
 
 
-def test_refuses_paths_that_cannot_be() -> None:
-    """A fault is for a path with its leading slash, or for all."""
+def test_refuses_invalid_paths() -> None:
+    """A fault's path must start with a slash, or be ``*``."""
     with pytest.raises(FaultError, match="must begin with /"):
         Fault("reset", path="heartbeat")
 
 
-def test_tells_of_all_kinds() -> None:
-    """Each kind has one sentence without a full stop, and how it is written."""
+def test_describes_all_kinds() -> None:
+    """Each kind has a usage and one sentence without a full stop."""
     rules = fault_kinds()
     assert len({rule.kind for rule in rules}) == len(rules) == 26
     for rule in rules:
@@ -185,7 +185,7 @@ def test_tells_of_all_kinds() -> None:
     ],
 )
 def test_probabilities_add_up(faults: list[Fault | str], valid: bool) -> None:
-    """The faults of one path may not have more than all of its requests."""
+    """The probabilities of one path's faults add up to at most 1."""
     expected = contextlib.nullcontext() if valid else pytest.raises(FaultError, match=r"add up to")
     with expected:
         Sandbox(faults=faults)
@@ -195,12 +195,12 @@ def test_probabilities_add_up(faults: list[Fault | str], valid: bool) -> None:
 
 
 def draws(plan: FaultPlan, count: int, path: str = V5_BALANCE) -> list[str | None]:
-    """The kinds that so many requests get."""
+    """Return the kinds that ``count`` requests get."""
     return [kind_of((draw := plan.draw(path)).fault or draw.clock) for _ in range(count)]
 
 
 def test_the_seed_determines_the_draws() -> None:
-    """The same seed gives the same faults to the same order of requests, another one others."""
+    """The same seed gives the same faults; another seed gives others."""
     faults = ["reset@0.2", "silence@0.1", "html@0.3"]
     first = draws(FaultPlan(faults, seed=1), 200)
     plan = FaultPlan(faults, seed=1)
@@ -210,8 +210,8 @@ def test_the_seed_determines_the_draws() -> None:
     assert draws(plan, 200) == first
 
 
-def test_draws_as_often_as_told() -> None:
-    """Each fault gets its share of the requests, and what is left goes right."""
+def test_probabilities() -> None:
+    """Each fault gets its share of the requests; the others succeed."""
     counts = Counter(draws(FaultPlan(["reset@0.2", "silence@0.05", "ok@0.1"], seed=3), 10_000))
     assert counts["reset"] == pytest.approx(2000, rel=0.1)
     assert counts["silence"] == pytest.approx(500, rel=0.2)
@@ -219,7 +219,7 @@ def test_draws_as_often_as_told() -> None:
 
 
 def test_faults_without_a_probability_share_the_rest() -> None:
-    """One takes all requests that others leave; several take them evenly."""
+    """Faults without a probability share the remaining requests evenly."""
     assert set(draws(FaultPlan(["reset"]), 1000)) == {"reset"}
     assert set(draws(FaultPlan(["reset@0"]), 1000)) == {None}
     counts = Counter(draws(FaultPlan(["cut@0.5", "reset", "html"], seed=4), 10_000))
@@ -228,8 +228,8 @@ def test_faults_without_a_probability_share_the_rest() -> None:
     assert counts["reset"] == pytest.approx(2500, rel=0.1)
 
 
-def test_faults_are_for_balances_unless_told_otherwise() -> None:
-    """Kinds are for the balance of both variants; maintenance, clock and a given path differ."""
+def test_paths_of_faults() -> None:
+    """Faults apply to balances; maintenance and clock to all paths; or to a given path."""
     plan = FaultPlan(["reset"])
     for path in (*SIGNED_PATHS, *PUBLIC_PATHS, "/nowhere"):
         assert draws(plan, 1, path) == ["reset" if path in BALANCES else None]
@@ -242,7 +242,7 @@ def test_faults_are_for_balances_unless_told_otherwise() -> None:
 
 
 def test_other_paths_do_not_disturb_the_draws() -> None:
-    """Requests that no fault is for take nothing from the generator."""
+    """Requests without a possible fault do not advance the random generator."""
     plan = FaultPlan(["reset@0.5"], seed=5)
     mixed = []
     for _ in range(100):
@@ -252,7 +252,7 @@ def test_other_paths_do_not_disturb_the_draws() -> None:
 
 
 def test_a_schedule_goes_first() -> None:
-    """Each request uses up one step; then the standing faults count again."""
+    """Each request takes one step of the schedule; then the other faults apply again."""
     plan = FaultPlan(["html"])
     plan.schedule(["reset", "ok", Fault("code", "1004")])
     plan.schedule(["silence"])
@@ -262,7 +262,7 @@ def test_a_schedule_goes_first() -> None:
 
 
 def test_steps_wait_for_their_path() -> None:
-    """A request uses up the first step that is for its path, and leaves the others."""
+    """A request takes the first step for its path and leaves the others."""
     plan = FaultPlan()
     plan.schedule(["cut", Fault("reset", path="/heartbeat/"), "html"])
     assert draws(plan, 1, "/api/v1/timestamp") == [None]
@@ -271,22 +271,22 @@ def test_steps_wait_for_their_path() -> None:
 
 
 def test_steps_have_no_probability() -> None:
-    """A step that might not be played is refused, and nothing is added."""
+    """A step with a probability is refused, and nothing is added."""
     plan = FaultPlan()
     with pytest.raises(FaultError, match=r"reset@0.5: a step of a schedule has no probability"):
         plan.schedule(["cut", "reset@0.5"])
     assert plan.scheduled == ()
 
 
-def test_a_single_fault_stands_for_itself() -> None:
-    """A text is not taken for a list of letters."""
+def test_a_single_fault() -> None:
+    """A single text counts as one fault."""
     plan = FaultPlan("reset")
     plan.schedule("cut")
     assert draws(plan, 2) == ["cut", "reset"]
 
 
 def test_a_wrong_clock_goes_with_other_faults() -> None:
-    """A clock without a probability is always off, whatever else goes wrong; others add to it."""
+    """A clock fault without a probability always applies; several add up."""
     plan = FaultPlan(["clock=600", "clock=-60", "reset@0.5"], seed=6)
     got = [plan.draw(V5_BALANCE) for _ in range(100)]
     assert {draw.clock_seconds for draw in got} == {540}
@@ -296,13 +296,13 @@ def test_a_wrong_clock_goes_with_other_faults() -> None:
 
 
 def test_a_clock_may_jump() -> None:
-    """A clock with a probability is off for the requests that draw it."""
+    """A clock fault with a probability applies to the requests that draw it."""
     plan = FaultPlan(["clock=600@0.5"], seed=7)
     assert {plan.draw(V5_BALANCE).clock_seconds for _ in range(100)} == {0, 600}
 
 
-def test_plans_may_be_changed_while_they_are_drawn_from() -> None:
-    """Many threads draw, schedule and replace at once; each step is played exactly once."""
+def test_plans_are_thread_safe() -> None:
+    """Threads may draw, schedule and replace concurrently; each step is played once."""
     plan = FaultPlan(seed=8)
 
     def work(number: int) -> list[str | None]:
@@ -327,7 +327,7 @@ CLOSING = {"refuse": httpx.RemoteProtocolError, "reset": httpx.ReadError}
 @pytest.mark.parametrize("kept_alive", [False, True])
 @pytest.mark.parametrize("kind", CLOSING)
 def test_closes_without_an_answer(reader: Reader, kind: str, kept_alive: bool) -> None:
-    """The connection ends without a byte, whether it is new or has served a request before."""
+    """A new or reused connection ends without a byte."""
     reader.sandbox.schedule(["ok", kind] if kept_alive else [kind])
     if kept_alive:
         assert reader.read().status_code == 200
@@ -337,8 +337,8 @@ def test_closes_without_an_answer(reader: Reader, kind: str, kept_alive: bool) -
     assert played(reader) == [*([None] if kept_alive else []), kind, None]
 
 
-def test_a_closed_connection_ends_in_order(reader: Reader) -> None:
-    """``refuse`` closes as TCP ends a connection, ``reset`` as it breaks one off."""
+def test_refuse_and_reset(reader: Reader) -> None:
+    """``refuse`` closes a connection in order; ``reset`` aborts it."""
     reader.sandbox.schedule(["refuse", "reset"])
     with connect(reader) as connection:
         connection.sendall(request_bytes(reader))
@@ -350,8 +350,8 @@ def test_a_closed_connection_ends_in_order(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("ended_by", ["closing", "leaving it open"])
-def test_silence_is_kept(reader: Reader, ended_by: str) -> None:
-    """No byte comes and the connection stays, until the sandbox closes or the client goes."""
+def test_silence(reader: Reader, ended_by: str) -> None:
+    """No byte is sent, and the connection stays open until either side closes it."""
     reader.sandbox.schedule(["ok", "silence"])
     with connect(reader) as connection:
         connection.sendall(request_bytes(reader))
@@ -367,8 +367,8 @@ def test_silence_is_kept(reader: Reader, ended_by: str) -> None:
             assert connection.recv(1) == b""
 
 
-def test_is_slow(reader: Reader) -> None:
-    """A slow answer is right, comes when it was told to, and holds up no other."""
+def test_slow_answer(reader: Reader) -> None:
+    """A slow answer is correct, comes after the given delay, and delays no other."""
     reader.sandbox.set_faults(["slow=0.3"])
     start = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
@@ -379,8 +379,8 @@ def test_is_slow(reader: Reader) -> None:
         reader.client.get(f"{reader.sandbox.url}{V5_BALANCE}", timeout=0.05)
 
 
-def test_drips(reader: Reader) -> None:
-    """Head and body come byte by byte, and are a right answer if one waits for them all."""
+def test_drip(reader: Reader) -> None:
+    """Head and body are sent byte by byte, and are a correct answer in the end."""
     reader.sandbox.schedule(["drip=0", "drip=3600"])
     assert reader.read().json()["data"]["details"]
     with connect(reader) as connection:
@@ -400,8 +400,8 @@ def test_drips(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
-def test_cuts_off(reader: Reader, accepted: str) -> None:
-    """Half of the announced body comes, compressed or not, then the end."""
+def test_cut(reader: Reader, accepted: str) -> None:
+    """Half of the announced body is sent, compressed or not; then the connection ends."""
     reader.sandbox.set_faults(["cut"])
     with connect(reader) as connection:
         connection.sendall(request_bytes(reader, accepted=accepted))
@@ -411,8 +411,8 @@ def test_cuts_off(reader: Reader, accepted: str) -> None:
         reader.read()
 
 
-def test_sends_garbage(reader: Reader) -> None:
-    """What comes is no HTTP, also where HTTP was spoken before."""
+def test_garbage(reader: Reader) -> None:
+    """Garbage that is no HTTP is sent, also on a reused connection."""
     reader.sandbox.schedule(["ok", "garbage"])
     assert reader.read().status_code == 200
     with pytest.raises(httpx.RemoteProtocolError):
@@ -426,8 +426,8 @@ def test_sends_garbage(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("kind", ["refuse", "reset", "silence", "garbage"])
-def test_connections_fail_for_anyone(reader: Reader, kind: str) -> None:
-    """Nobody's key is asked for where no answer is sent, and none is logged."""
+def test_connection_faults_need_no_key(reader: Reader, kind: str) -> None:
+    """Connection faults apply without a valid key, and no key is logged."""
     reader.sandbox.set_faults([kind])
     with pytest.raises(httpx.TransportError):
         reader.client.get(f"{reader.sandbox.url}{V5_BALANCE}", timeout=0.2)
@@ -439,8 +439,8 @@ def test_connections_fail_for_anyone(reader: Reader, kind: str) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 502, 503, 599])
-def test_sends_a_page(reader: Reader, status: int) -> None:
-    """An HTML page comes with any status, also to those whose key is wrong."""
+def test_html(reader: Reader, status: int) -> None:
+    """An HTML page is sent with any status, also for a wrong key."""
     reader.sandbox.set_faults([Fault("html", status)])
     for answer in (reader.read(), reader.get(V5_BALANCE)):
         assert answer.status_code == status
@@ -452,8 +452,8 @@ def test_sends_a_page(reader: Reader, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 403, 503])
-def test_sends_a_status(reader: Reader, status: int) -> None:
-    """A bare HTTP status comes, and the connection stays in use."""
+def test_status(reader: Reader, status: int) -> None:
+    """A bare HTTP status is sent, and the connection stays usable."""
     reader.sandbox.schedule([Fault("status", status), "ok"])
     connection = HTTPConnection(urlsplit(reader.sandbox.url).netloc)
     try:
@@ -468,8 +468,8 @@ def test_sends_a_status(reader: Reader, status: int) -> None:
         connection.close()
 
 
-def test_redirects(reader: Reader) -> None:
-    """A redirect points elsewhere, to the same path with the same signed query."""
+def test_redirect(reader: Reader) -> None:
+    """A redirect points to the same path and signed query at another address."""
     query = reader.query(SAPI_BALANCE)
     reader.sandbox.schedule(["redirect", "redirect=http://127.0.0.1:1/v"])
     for base in ("https://elsewhere.invalid", "http://127.0.0.1:1/v"):
@@ -478,16 +478,16 @@ def test_redirects(reader: Reader) -> None:
         assert answer.headers["Location"] == f"{base}{SAPI_BALANCE}?{query}"
 
 
-def test_is_in_maintenance(reader: Reader) -> None:
-    """During maintenance every call, signed or not, is answered with just that."""
+def test_maintenance(reader: Reader) -> None:
+    """During maintenance, every call is answered with that error, signed or not."""
     reader.sandbox.set_faults(["maintenance"])
     for path in (*SIGNED_PATHS, *PUBLIC_PATHS):
         answer = reader.get(path)
         assert (answer.status_code, answer.json()) == (200, {"status": "maintain"})
 
 
-def test_says_to_wait(reader: Reader) -> None:
-    """Too many requests: 429 with the code, and how long to wait in ms and whole seconds."""
+def test_ratelimit(reader: Reader) -> None:
+    """Too many requests: 429 with the code, and the wait in ms and whole seconds."""
     reader.sandbox.set_faults(["ratelimit=1.25"])
     answer = reader.read()
     assert answer.status_code == 429
@@ -532,8 +532,8 @@ def test_says_to_wait(reader: Reader) -> None:
         (SAPI_BALANCE, "99999", {"code": 99999, "message": "unknown error"}),
     ],
 )
-def test_refuses_with_any_code(reader: Reader, path: str, code: str, body: object) -> None:
-    """A code comes in the shape that the path's variant has for it."""
+def test_code(reader: Reader, path: str, code: str, body: object) -> None:
+    """A code is sent in the shape of the path's variant."""
     reader.sandbox.set_faults([Fault("code", code)])
     answer = reader.read(path)
     assert (answer.status_code, answer.json()) == (200, body)
@@ -541,7 +541,7 @@ def test_refuses_with_any_code(reader: Reader, path: str, code: str, body: objec
 
 
 def test_older_paths_refuse_in_their_own_shape(reader: Reader) -> None:
-    """The paths of neither variant have the older API's shape of errors."""
+    """Older paths send errors in the older API's shape."""
     reader.sandbox.set_faults([Fault("code", 1004, path="/api/v1/timestamp")])
     assert reader.get("/api/v1/timestamp").json() == {
         "status": "error",
@@ -552,15 +552,15 @@ def test_older_paths_refuse_in_their_own_shape(reader: Reader) -> None:
 
 
 def test_too_many_requests_have_their_status(reader: Reader) -> None:
-    """Code 1032 comes with HTTP 429, as it does when there really are too many."""
+    """Code 1032 is sent with HTTP 429, as for a real excess."""
     reader.sandbox.set_faults(["code=1032"])
     assert reader.read().status_code == 429
 
 
-def test_sends_a_bomb(reader: Reader) -> None:
-    """A bomb is small on the wire, whatever encoding was asked for, and unpacks to a right answer.
+def test_bomb(reader: Reader) -> None:
+    """A bomb is small on the wire in any encoding, and unpacks to a correct answer.
 
-    So a client that unpacks without bounds notices nothing but its memory.
+    A client that unpacks it without a limit notices nothing but its memory use.
     """
     reader.sandbox.schedule(["bomb=9", "bomb"])
     for mebibytes in (9, 64):
@@ -576,8 +576,8 @@ def test_sends_a_bomb(reader: Reader) -> None:
         assert json.loads(text)["data"]["details"]
 
 
-def test_truncates(reader: Reader) -> None:
-    """Half of the text comes with a length that fits, so only the JSON tells."""
+def test_truncated(reader: Reader) -> None:
+    """Half of the JSON is sent with a matching length."""
     whole = reader.read().content
     reader.sandbox.set_faults(["truncated"])
     answer = reader.read()
@@ -603,10 +603,10 @@ EDITS: list[tuple[str, Callable[[Any], object]]] = [
 
 @pytest.mark.parametrize(("text", "edit"), EDITS, ids=[text for text, _ in EDITS])
 @pytest.mark.parametrize("path", BALANCES)
-def test_spoils_one_place(
+def test_spoils_one_field(
     reader: Reader, path: str, text: str, edit: Callable[[Any], object]
 ) -> None:
-    """One place of an otherwise right answer is spoiled, and every other byte stays."""
+    """One field of a correct answer is changed; every other byte stays."""
     right = reader.read(path)
     expected = copy.deepcopy(right.json())
     edit(expected)
@@ -619,8 +619,8 @@ def test_spoils_one_place(
 
 
 @pytest.mark.parametrize("place", ["data.details[3].equity", "data[0]", "data.details.x", "ts.x"])
-def test_leaves_answers_without_the_place(reader: Reader, place: str) -> None:
-    """An answer that does not have the place goes out right, and is logged as such."""
+def test_answers_without_the_field(reader: Reader, place: str) -> None:
+    """An answer without the field is sent unchanged, and logged as such."""
     reader.sandbox.set_faults([Fault("missing", place)])
     spoiled = reader.read().json()
     reader.sandbox.clear_faults()
@@ -632,8 +632,8 @@ ACCEPTED_ONLY = ["code=1004", "ratelimit", "null", "missing", "blank", "wrong-ty
 
 
 @pytest.mark.parametrize("text", ACCEPTED_ONLY)
-def test_refusals_go_before_faults_of_answers(reader: Reader, text: str) -> None:
-    """A wrong signature is told as ever by the kinds that are for accepted requests."""
+def test_refusals_come_before_answer_faults(reader: Reader, text: str) -> None:
+    """Faults of accepted requests do not change how a wrong signature is refused."""
     assert parse_fault(text).rule.accepted_only
     reader.sandbox.set_faults([text])
     answer = reader.get(V5_BALANCE, reader.query(SAPI_BALANCE))
@@ -646,8 +646,8 @@ def test_refusals_go_before_faults_of_answers(reader: Reader, text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["code=1004", "reset", "html"])
-def test_right_requests_count_whatever_becomes_of_them(reader: Reader, text: str) -> None:
-    """A request whose answer a fault spoils takes from the read limit all the same."""
+def test_faulty_answers_count_for_the_limit(reader: Reader, text: str) -> None:
+    """A valid request counts for the read limit even if a fault spoils the answer."""
     reader.sandbox.schedule([text])
     with contextlib.suppress(httpx.TransportError):
         reader.read()
@@ -659,8 +659,8 @@ def test_right_requests_count_whatever_becomes_of_them(reader: Reader, text: str
 
 
 @pytest.mark.parametrize("ahead", [600, -7200, 86400.5])
-def test_the_clock_is_off(reader: Reader, ahead: float) -> None:
-    """``ts`` and ``Date`` tell a wrong time on every path, and requests are held against it."""
+def test_wrong_clock(reader: Reader, ahead: float) -> None:
+    """``ts``, ``Date`` and the check of a request's time use the wrong clock on every path."""
     reader.sandbox.set_faults([Fault("clock", ahead)])
     for path in (*SIGNED_PATHS, *PUBLIC_PATHS):
         query = reader.query(path, seconds_off=ahead)
@@ -675,8 +675,8 @@ def test_the_clock_is_off(reader: Reader, ahead: float) -> None:
     assert {request.time for request in reader.sandbox.requests} == {NOW}
 
 
-def test_a_refusal_for_the_clock_is_laid_to_it(reader: Reader) -> None:
-    """Where another fault could not be played for the wrong clock, the log names the clock."""
+def test_log_names_the_clock(reader: Reader) -> None:
+    """If a wrong clock causes a refusal before another fault, the log names the clock."""
     reader.sandbox.set_faults(["clock=600", "code=1004"])
     assert reader.read().json()["code"] == 12001
     assert (
@@ -685,8 +685,8 @@ def test_a_refusal_for_the_clock_is_laid_to_it(reader: Reader) -> None:
     assert played(reader) == ["clock", "code"]
 
 
-def test_the_read_limit_goes_by_the_right_clock(reader: Reader) -> None:
-    """A clock that jumps does not make room for more reads."""
+def test_read_limit_ignores_the_wrong_clock(reader: Reader) -> None:
+    """A wrong clock does not allow more reads."""
     for number in range(80):
         ahead = 600 * (number % 2)
         reader.sandbox.set_faults([Fault("clock", ahead)])
@@ -694,11 +694,11 @@ def test_the_read_limit_goes_by_the_right_clock(reader: Reader) -> None:
     assert Counter(request.code for request in reader.sandbox.requests) == {200: 72, 1032: 8}
 
 
-# The sandbox's face
+# The sandbox's interface
 
 
 def test_plays_the_same_faults_by_seed() -> None:
-    """Two sandboxes with one seed play the same faults to the same order of requests."""
+    """Two sandboxes with one seed play the same faults."""
     faults: list[Fault | str] = ["html@0.3", "reset@0.3", Fault("code", 1004, 0.2)]
     logs = []
     for _ in range(2):
@@ -716,8 +716,8 @@ def test_plays_the_same_faults_by_seed() -> None:
     assert set(logs[0]) == {None, "html", "reset", "code"}
 
 
-def test_tells_what_it_will_do(reader: Reader) -> None:
-    """Standing faults and what is left of the schedule can be asked for, changed and cleared."""
+def test_faults_and_schedule_can_be_read(reader: Reader) -> None:
+    """Faults and the remaining schedule can be read, changed and cleared."""
     sandbox = reader.sandbox
     assert (sandbox.faults, sandbox.scheduled) == ((), ())
     sandbox.set_faults(["html=503", "reset@0"])
@@ -735,7 +735,7 @@ def test_tells_what_it_will_do(reader: Reader) -> None:
 
 
 def test_many_threads_get_what_is_logged(reader: Reader) -> None:
-    """Under concurrent requests, while faults change, each one gets what the log says of it."""
+    """Under concurrent requests and changes, each request gets the fault in its log."""
     reader.sandbox.set_faults(["html@0.2", "reset@0.2", "null@0.2"], seed=12)
 
     def read(number: int) -> str | None:
@@ -764,7 +764,7 @@ def test_many_threads_get_what_is_logged(reader: Reader) -> None:
 
 @pytest.mark.parametrize("text", ["silence", "drip=3600", "drip=0.001", "slow=3600"])
 def test_closes_cleanly(text: str) -> None:
-    """Whatever is held open ends at once when the sandbox closes; no thread or socket is left."""
+    """``close()`` ends all open connections at once, and leaves no thread or socket."""
     clock = Clock()
     sandbox = Sandbox(clock=clock).start()
     with httpx.Client(trust_env=False) as client:
@@ -773,7 +773,7 @@ def test_closes_cleanly(text: str) -> None:
         sandbox.set_faults([text])
         for connection in connections:
             connection.sendall(request_bytes(reader))
-        until(lambda: sandbox.request_count == len(connections))
+        wait_until(lambda: sandbox.request_count == len(connections))
     start = time.monotonic()
     sandbox.close()
     assert time.monotonic() - start < 2
@@ -791,7 +791,7 @@ def test_closes_cleanly(text: str) -> None:
 
 
 def test_faults_may_be_set_before_it_starts() -> None:
-    """A sandbox that does not run can be given faults, and be rid of them."""
+    """Faults can be set and cleared before ``start()``."""
     sandbox = Sandbox(faults=["html"])
     sandbox.clear_faults()
     sandbox.schedule(["html=503"])
@@ -800,10 +800,10 @@ def test_faults_may_be_set_before_it_starts() -> None:
         assert [httpx.get(url, trust_env=False).status_code for _ in range(2)] == [503, 200]
 
 
-# What a user of the exchanges sees
+# Exceptions for users of the exchanges
 
 
-USERS_VIEW: list[tuple[str, type[Exception]]] = [
+EXCEPTIONS: list[tuple[str, type[Exception]]] = [
     ("refuse", ccxt.NetworkError),
     ("reset", ccxt.NetworkError),
     ("silence", ccxt.RequestTimeout),
@@ -828,17 +828,17 @@ USERS_VIEW: list[tuple[str, type[Exception]]] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "exception"), USERS_VIEW, ids=[text for text, _ in USERS_VIEW])
+@pytest.mark.parametrize(("text", "exception"), EXCEPTIONS, ids=[text for text, _ in EXCEPTIONS])
 def test_a_user_gets_one_exception(
     call: Caller, exchange_id: str, text: str, exception: type[Exception]
 ) -> None:
-    """Each kind is one ccxt exception of both exchanges, synchronous and asynchronous."""
+    """Each kind of fault raises one ccxt exception, in all four classes."""
     held_up = issubclass(exception, ccxt.RequestTimeout)
     with Sandbox(faults=[text]) as sandbox:
         config = {
             **sandbox.config(exchange_id),
             "timeout": 250 if held_up else 10_000,
-            # Each sandbox counts reads anew, a process does not.
+            # The process's read budget outlives each sandbox.
             "enableRateLimit": False,
             "options": {"maxRetriesOnFailure": 0},
         }
@@ -847,9 +847,9 @@ def test_a_user_gets_one_exception(
         assert sandbox.requests[0].fault == parse_fault(text)
 
 
-def test_users_view_is_whole() -> None:
-    """Every kind of fault is among those tried, but a wrong clock, which can be made up for."""
-    tried = {parse_fault(text).kind for text, _ in USERS_VIEW}
+def test_every_kind_is_tested() -> None:
+    """The test above covers every kind of fault except ``clock``, which clients correct."""
+    tried = {parse_fault(text).kind for text, _ in EXCEPTIONS}
     reads = {rule.kind for rule in fault_kinds() if not rule.kind.startswith("push-")}
     assert reads - tried == {"ok", "clock"}
 
@@ -858,7 +858,7 @@ def test_users_view_is_whole() -> None:
 def test_a_user_gets_the_exception_of_each_code(
     exchange_class: type[Sunx] | type[HtxFutures],
 ) -> None:
-    """Each known error code, in the shape that the venue sends it, is its exception."""
+    """Each known error code, in its venue's shape, raises its exception."""
     with Sandbox() as sandbox:
         config = {
             **sandbox.config("sunx" if exchange_class is Sunx else "htxfutures"),

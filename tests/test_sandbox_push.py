@@ -28,7 +28,7 @@ from sunx_adapter.protocol.signing import Credentials, HmacSigner
 from sunx_adapter.sandbox import DEFAULT_ACCOUNTS, Holding, SandboxAccount, balance_data
 from sunx_adapter.sandbox.push import MAX_CONNECTIONS
 from tests.conftest import CLASSES
-from tests.pushing import asynchronous, take
+from tests.pushing import asynchronous, wait_for_total
 
 QUICK: dict[str, Any] = {"streamReconnectDelay": 1, "streamSnapshotTimeout": 20_000}
 METHODS: list[Any] = ["HmacSHA256", "Ed25519"]
@@ -36,20 +36,20 @@ METHODS: list[Any] = ["HmacSHA256", "Ed25519"]
 
 @pytest.fixture
 def venue() -> Iterator[Sandbox]:
-    """A sandbox whose heart beats fast."""
+    """A sandbox with frequent heartbeats."""
     with Sandbox(heartbeat=0.05, seed=1) as running:
         yield running
 
 
 def watching(venue: Sandbox, account: str = "main", **options: Any) -> dict[str, Any]:
-    """A configuration that reconnects at once."""
+    """Return a configuration that reconnects at once."""
     config = venue.config("htxfutures", account)
     return {**config, "options": {**QUICK, **options}}
 
 
 @asynccontextmanager
 async def raw(venue: Sandbox, login: bool = False) -> AsyncIterator[Any]:
-    """A connection of one's own, logged in or not."""
+    """Open a plain WebSocket to the sandbox, logged in or not."""
     async with aiohttp.ClientSession() as session:
         path = "/ws/v5/notification"
         async with session.ws_connect(venue.stream_url + path) as socket:
@@ -59,12 +59,12 @@ async def raw(venue: Sandbox, login: bool = False) -> AsyncIterator[Any]:
                 now = round(time.time() * 1000)
                 message = auth_message(credentials, host="127.0.0.1", path=path, milliseconds=now)
                 await socket.send_str(message[0])
-                assert (await answer(socket, "auth"))["err-code"] == 0
+                assert (await receive(socket, "auth"))["err-code"] == 0
             yield socket
 
 
-async def answer(socket: Any, op: str) -> dict[str, Any]:
-    """The next message of that kind."""
+async def receive(socket: Any, op: str) -> dict[str, Any]:
+    """Return the next message with this ``op``."""
     while True:
         message: dict[str, Any] = json.loads(gzip.decompress(await socket.receive_bytes()))
         if message["op"] == op:
@@ -73,7 +73,7 @@ async def answer(socket: Any, op: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_both_venues_and_methods(venue: Sandbox, exchange_id: str, method: Any) -> None:
-    """Either venue's channel serves either signature method, as ready configurations use it."""
+    """Each venue's channel accepts both signature methods, with the configurations it gives."""
 
     @asynchronous
     async def watch() -> None:
@@ -94,7 +94,7 @@ def test_both_venues_and_methods(venue: Sandbox, exchange_id: str, method: Any) 
 
 @pytest.mark.parametrize("account", [a.name for a in DEFAULT_ACCOUNTS if not a.refusal])
 def test_every_account(venue: Sandbox, account: str) -> None:
-    """Every account, in whatever state, is pushed as it is read."""
+    """Every account, in any state, is pushed as it is read."""
 
     @asynchronous
     async def watch() -> None:
@@ -115,7 +115,7 @@ def test_every_account(venue: Sandbox, account: str) -> None:
     ],
 )
 def test_refused_accounts(venue: Sandbox, account: str, error: type[Exception]) -> None:
-    """An account that cannot be read cannot be watched, for the same reason."""
+    """An account that cannot be read cannot be watched either, with the same exception."""
 
     @asynchronous
     async def watch() -> None:
@@ -139,7 +139,7 @@ def test_wrong_secret(venue: Sandbox) -> None:
 
 
 def test_changes_are_pushed_and_read(venue: Sandbox) -> None:
-    """A change arrives by itself, and a read gives the same from then on."""
+    """A change is pushed, and reads give the same from then on."""
 
     @asynchronous
     async def watch() -> None:
@@ -159,7 +159,7 @@ def test_changes_are_pushed_and_read(venue: Sandbox) -> None:
 
 
 def test_heartbeats_keep_a_connection(venue: Sandbox) -> None:
-    """A client that answers stays connected."""
+    """A client that answers heartbeats stays connected."""
 
     @asynchronous
     async def watch() -> None:
@@ -171,8 +171,8 @@ def test_heartbeats_keep_a_connection(venue: Sandbox) -> None:
     watch()
 
 
-def test_a_mute_client_is_cut_off(venue: Sandbox) -> None:
-    """After five unanswered pings the connection is closed."""
+def test_a_client_without_pongs_is_disconnected(venue: Sandbox) -> None:
+    """After five unanswered pings, the connection is closed."""
 
     @asynchronous
     async def listen() -> None:
@@ -184,7 +184,7 @@ def test_a_mute_client_is_cut_off(venue: Sandbox) -> None:
 
 
 def test_too_many_connections(sandbox: Sandbox) -> None:
-    """The thirty-first connection of one user is refused, and taken when another one ends."""
+    """A user's 31st connection is refused, and accepted once another one ends."""
 
     @asynchronous
     async def watch() -> None:
@@ -221,7 +221,7 @@ def test_too_many_connections(sandbox: Sandbox) -> None:
 def test_protocol_errors(
     venue: Sandbox, login: bool, messages: list[dict[str, str]], code: int
 ) -> None:
-    """What the channel's rules forbid is refused with the venue's code."""
+    """A message against the channel's rules is refused with the venue's code."""
 
     @asynchronous
     async def talk() -> None:
@@ -229,7 +229,7 @@ def test_protocol_errors(
             for message in messages:
                 await socket.send_json(message)
                 op = "error" if message["op"] == "nonsense" else message["op"]
-                reply = await answer(socket, op)
+                reply = await receive(socket, op)
             assert reply["err-code"] == code
 
     talk()
@@ -240,7 +240,7 @@ def test_protocol_errors(
 
 @pytest.mark.parametrize("fault", ["push-reset", "push-silence"])
 def test_drops(venue: Sandbox, fault: str) -> None:
-    """A connection that breaks or falls silent is made anew, and nothing is missed."""
+    """After a broken or silent connection, the client reconnects and misses nothing."""
 
     @asynchronous
     async def watch() -> None:
@@ -250,14 +250,14 @@ def test_drops(venue: Sandbox, fault: str) -> None:
             await anext(balances)
             venue.schedule([fault])
             venue.update("main", [Holding("USDT", cash="5")])
-            assert (await take(balances, 5))["USDT"]["total"] == 5
+            assert (await wait_for_total(balances, 5))["USDT"]["total"] == 5
             assert exchange.stream_status().connections >= 2
 
     watch()
 
 
 def test_garbage(venue: Sandbox) -> None:
-    """Garbage is a BadResponse, and what it stood for is read."""
+    """Garbage raises BadResponse, and the lost state is read."""
 
     @asynchronous
     async def watch() -> None:
@@ -273,7 +273,7 @@ def test_garbage(venue: Sandbox) -> None:
 
 
 def test_out_of_order(venue: Sandbox) -> None:
-    """An old state that comes once more is not believed."""
+    """An old state that is sent again is ignored."""
 
     @asynchronous
     async def watch() -> None:
@@ -292,7 +292,7 @@ def test_out_of_order(venue: Sandbox) -> None:
     ("fault", "error"), [("push-code=2003", AuthenticationError), ("maintenance", NetworkError)]
 )
 def test_refused_logins(venue: Sandbox, fault: str, error: type[Exception]) -> None:
-    """A login is refused with the code asked for, and with maintenance while that lasts."""
+    """A login is refused with the requested code, or for maintenance while that lasts."""
 
     @asynchronous
     async def watch() -> None:
@@ -304,8 +304,8 @@ def test_refused_logins(venue: Sandbox, fault: str, error: type[Exception]) -> N
     watch()
 
 
-def test_a_clock_that_is_off(venue: Sandbox) -> None:
-    """A venue whose clock is off is followed."""
+def test_wrong_clock(venue: Sandbox) -> None:
+    """A client follows a venue whose clock is wrong."""
 
     @asynchronous
     async def watch() -> None:
@@ -318,7 +318,7 @@ def test_a_clock_that_is_off(venue: Sandbox) -> None:
 
 
 def test_many_faults_lose_no_last_state(venue: Sandbox) -> None:
-    """However badly it goes, the last state arrives."""
+    """Whatever the faults, the last state arrives."""
 
     @asynchronous
     async def watch() -> None:
@@ -342,7 +342,7 @@ def test_many_faults_lose_no_last_state(venue: Sandbox) -> None:
 
 
 def consistent(data: dict[str, Any]) -> bool:
-    """Whether the amounts of a balance agree with each other."""
+    """Return whether the amounts of a balance agree with each other."""
     for row in data["details"]:
         amounts = {name: Decimal(row[name]) for name in ("equity", "available", "profit_unreal")}
         if amounts["equity"] != amounts["available"] + amounts["profit_unreal"]:
@@ -358,7 +358,7 @@ AT_ONCE = 1e-9
 
 
 def read_many(account: SandboxAccount, seed: int, count: int) -> list[dict[str, Any]]:
-    """An account's balances, one read after the other, if it changes each time."""
+    """Return ``count`` balances of an account that changes with each read."""
     moments = itertools.count(1_700_000_000)
     config: dict[str, Any] = {"enableRateLimit": False}
     with Sandbox([account], life=AT_ONCE, seed=seed, clock=lambda: next(moments)) as living:
@@ -369,7 +369,7 @@ def read_many(account: SandboxAccount, seed: int, count: int) -> list[dict[str, 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_life_is_consistent(seed: int) -> None:
-    """Whatever happens to an account, its amounts agree; the same seed gives the same life."""
+    """A changing account stays consistent; the same seed gives the same changes."""
     balances = read_many(DEFAULT_ACCOUNTS[0], seed, 100)
     assert all(consistent(data) for data in balances)
     amounts = [data["equity"] for data in balances]
@@ -378,8 +378,8 @@ def test_life_is_consistent(seed: int) -> None:
     assert [data["equity"] for data in read_many(DEFAULT_ACCOUNTS[0], 99, 20)] != amounts[:20]
 
 
-def test_a_position_under_water_is_liquidated() -> None:
-    """An account that cannot keep its margin is liquidated, and normal again afterwards."""
+def test_liquidation() -> None:
+    """An account without enough margin is liquidated, and is normal again afterwards."""
     sinking = replace(
         DEFAULT_ACCOUNTS[0], balance=balance_data([Holding("USDT", "10", "-60", "8", "2")])
     )
@@ -390,8 +390,8 @@ def test_a_position_under_water_is_liquidated() -> None:
     assert after["details"][0]["initial_margin"] == "0"
 
 
-def test_accounts_that_nobody_looks_at_stay() -> None:
-    """Only an account that is read or watched changes, and only one that is normal then."""
+def test_only_used_accounts_change() -> None:
+    """Only accounts that are read or watched change, and only in the normal state."""
     with Sandbox(life=AT_ONCE, seed=1) as living:
         for name in ("main", "liquidating"):
             with Sunx(living.config("sunx", name)) as exchange:
@@ -405,8 +405,8 @@ def test_accounts_that_nobody_looks_at_stay() -> None:
     assert changed == ["main"]
 
 
-def test_life_is_seen() -> None:
-    """A sandbox with life changes by itself; a read gives what was pushed last."""
+def test_life_over_http() -> None:
+    """A sandbox with life changes by itself; a read gives the state that was pushed last."""
 
     @asynchronous
     async def watch() -> None:
@@ -420,7 +420,7 @@ def test_life_is_seen() -> None:
 
 
 def test_without_life_nothing_changes(venue: Sandbox) -> None:
-    """By default accounts stay as they are."""
+    """By default, accounts do not change."""
     with Sunx(venue.config("sunx")) as exchange:
         assert exchange.fetch_balance()["total"] == exchange.fetch_balance()["total"]
     assert venue.accounts == DEFAULT_ACCOUNTS

@@ -1,4 +1,4 @@
-"""The sandbox checks signatures by itself: against known ones, and against a client's mistakes."""
+"""The sandbox verifies signatures with its own code: known good ones and a client's mistakes."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ ACCOUNT = SandboxAccount(
 )
 NOW = 1759042264.0
 
-# Made by OpenSSL from texts that were written down by the venues' rule, not by any code of ours.
+# Made by OpenSSL from texts written by hand after the venues' rule, without this package's code.
 KNOWN_GOOD = {
     "HmacSHA256": (
         "/v5/account/balance?AccessKeyId=known-good-key&SignatureMethod=HmacSHA256"
@@ -43,7 +43,7 @@ KNOWN_GOOD = {
 
 @pytest.fixture
 def code() -> Iterator[Callable[[str], object]]:
-    """Gives the code that a target is answered with."""
+    """Return a function that gives the code a target is answered with."""
     with (
         Sandbox([ACCOUNT], clock=lambda: NOW) as sandbox,
         httpx.Client(trust_env=False) as client,
@@ -53,7 +53,7 @@ def code() -> Iterator[Callable[[str], object]]:
 
 @pytest.mark.parametrize("method", KNOWN_GOOD)
 def test_accepts_known_good_signatures(code: Callable[[str], object], method: str) -> None:
-    """A signature that OpenSSL made is accepted, and none for another text."""
+    """A signature made by OpenSSL is accepted, but not for another text."""
     target = KNOWN_GOOD[method]
     wrong = 1003 if target.startswith("/v5/") else 12008
     assert code(target) == 200
@@ -71,7 +71,7 @@ def signed(
     ).decode(),
     end: str = "",
 ) -> str:
-    """A signed target, right but for what the arguments say."""
+    """Return a signed target, correct except for what the arguments change."""
     path = "/v5/account/balance"
     fields = {
         "SignatureVersion": "2",
@@ -109,14 +109,14 @@ MISTAKES = {
 }
 
 
-def test_the_helper_signs_rightly(code: Callable[[str], object]) -> None:
-    """Without a mistake the tests' own signature is accepted."""
+def test_the_helper_signs_correctly(code: Callable[[str], object]) -> None:
+    """A signature of the helper without a mistake is accepted."""
     assert code(signed()) == 200
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_refuses_mistakes(code: Callable[[str], object], mistake: str) -> None:
-    """A client that breaks the rule is refused, although what it sends agrees with itself."""
+    """A client that breaks a rule is refused, even if it signs exactly what it sends."""
     assert code(MISTAKES[mistake]()) == 1003
 
 
@@ -134,7 +134,7 @@ BROKEN: dict[str, Callable[..., str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_client_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A mistake in the client's signing code is one that the sandbox does not share."""
+    """The sandbox refuses a client whose signing code has a mistake."""
     with Sandbox() as sandbox:
         with Sunx(sandbox.config("sunx")) as exchange:
             assert exchange.fetch_balance()["total"]
@@ -149,7 +149,7 @@ def test_a_broken_client_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) 
 
 
 def test_shares_no_code_with_the_client() -> None:
-    """Serving a signed read loads nothing of the client's signing."""
+    """Serving a signed read imports none of the client's signing code."""
     script = (
         "import sys\n"
         "from sunx_adapter.sandbox import Sandbox\n"

@@ -21,8 +21,8 @@ from rich.traceback import Traceback
 
 from sunx_adapter import AsyncSunx, Sandbox, Sunx
 from sunx_adapter.protocol.signing import HmacSigner
-from tests.conftest import KEYS, Caller, answered, payload, pointed_at
-from tests.faulty import serving
+from tests.conftest import KEYS, Caller, config_answering, config_for, payload
+from tests.faulty import tcp_server
 from tests.proxies import tunnelling_proxy
 
 BODY = payload("sunx-documented")
@@ -31,7 +31,7 @@ Answer = Callable[[str], tuple[int, bytes]]
 
 @contextmanager
 def server(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[str]]]:
-    """A plain HTTP server; its port, and the request targets that it saw."""
+    """Run a plain HTTP server; yield its port and the request targets it received."""
     seen: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -46,11 +46,11 @@ def server(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[tuple[
         def log_message(self, *_: object) -> None:
             pass
 
-    class Quiet(http.server.HTTPServer):
+    class QuietServer(http.server.HTTPServer):
         def handle_error(self, *_: object) -> None:
-            pass  # a client that does not trust us says so, too
+            pass  # clients reject the certificate on purpose
 
-    with Quiet(("127.0.0.1", 0), Handler) as running:
+    with QuietServer(("127.0.0.1", 0), Handler) as running:
         if tls is not None:
             running.socket = tls.wrap_socket(running.socket, server_side=True)
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
@@ -76,24 +76,24 @@ def tls_of(certificate: Path) -> ssl.SSLContext:
 
 
 def test_unknown_certificate(call: Caller, certificate: Path) -> None:
-    """A certificate that no authority vouches for is refused, and the text says how to name one."""
+    """A certificate of an unknown authority is refused; the error mentions ``cafile``."""
     with server(good, tls_of(certificate)) as (port, seen):
         with pytest.raises(NetworkError, match="cafile"):
-            call("sunx", pointed_at(f"https://127.0.0.1:{port}"), "fetch_balance")
+            call("sunx", config_for(f"https://127.0.0.1:{port}"), "fetch_balance")
         assert not seen
 
 
-def test_own_authority(call: Caller, certificate: Path) -> None:
-    """An authority named with cafile is trusted."""
+def test_custom_authority(call: Caller, certificate: Path) -> None:
+    """An authority given by ``cafile`` is trusted."""
     with server(good, tls_of(certificate)) as (port, _):
-        settings = pointed_at(f"https://127.0.0.1:{port}", cafile=str(certificate))
+        settings = config_for(f"https://127.0.0.1:{port}", cafile=str(certificate))
         assert call("sunx", settings, "fetch_total_balance")
 
 
 def test_wrong_host_name(call: Caller, certificate: Path) -> None:
-    """A certificate of a trusted authority for another host is refused."""
+    """A certificate for another host is refused, even from a trusted authority."""
     with server(good, tls_of(certificate)) as (port, seen):
-        settings = pointed_at(f"https://localhost:{port}", cafile=str(certificate))
+        settings = config_for(f"https://localhost:{port}", cafile=str(certificate))
         with pytest.raises(NetworkError, match="certificate"):
             call("sunx", settings, "fetch_balance")
         assert not seen
@@ -102,14 +102,14 @@ def test_wrong_host_name(call: Caller, certificate: Path) -> None:
 def test_session_keys_are_not_logged(
     call: Caller, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SSLKEYLOGFILE counts only if the user trusts the environment."""
+    """SSLKEYLOGFILE has an effect only with ``trust_env``."""
     log = tmp_path / "keys.log"
     monkeypatch.setenv("SSLKEYLOGFILE", str(log))
-    # Contexts are shared by all who ask alike; this file's name makes it another one.
+    # TLS contexts are cached by their settings; a new file name makes a new context.
     authority = tmp_path / "authority.pem"
     authority.write_bytes(certificate.read_bytes())
     with server(good, tls_of(certificate)) as (port, _):
-        settings = pointed_at(f"https://127.0.0.1:{port}", cafile=str(authority))
+        settings = config_for(f"https://127.0.0.1:{port}", cafile=str(authority))
         call("sunx", settings, "fetch_balance")
         assert not log.exists()
         call("sunx", {**settings, "trust_env": True}, "fetch_balance")
@@ -121,15 +121,15 @@ def test_session_keys_are_not_logged(
 
 @pytest.mark.parametrize("key", ["httpProxy", "http_proxy", "httpsProxy"])
 def test_proxy(call: Caller, key: str) -> None:
-    """With a proxy the request goes to the proxy, for the venue."""
+    """With a proxy, the request for the venue goes to the proxy."""
     with server(good) as (port, seen):
-        settings = pointed_at("http://127.0.0.1:9", **{key: f"http://127.0.0.1:{port}"})
+        settings = config_for("http://127.0.0.1:9", **{key: f"http://127.0.0.1:{port}"})
         assert call("sunx", settings, "fetch_total_balance")
     assert seen[0].startswith("http://127.0.0.1:9/sapi/v1/account/balance?")
 
 
 def test_proxy_set_later(call: Caller) -> None:
-    """A proxy that is set between two calls serves the second."""
+    """A proxy set between two calls is used by the second."""
 
     def use(exchange: Any) -> Any:
         if call.asynchronous:
@@ -146,7 +146,7 @@ def test_proxy_set_later(call: Caller) -> None:
 
     with server(good) as (port, direct), server(good) as (proxy_port, proxied):
         proxy = f"http://127.0.0.1:{proxy_port}"
-        call.using("sunx", pointed_at(f"http://127.0.0.1:{port}"), use)
+        call.using("sunx", config_for(f"http://127.0.0.1:{port}"), use)
         assert (len(direct), len(proxied)) == (1, 1)
 
 
@@ -160,7 +160,7 @@ TUNNELS = [
 
 @pytest.mark.parametrize(("key", "scheme", "password"), TUNNELS, ids=[row[1] for row in TUNNELS])
 def test_tunnel(call: Caller, certificate: Path, key: str, scheme: str, password: str) -> None:
-    """An encrypted request goes through a proxy as it is, and the venue's certificate counts."""
+    """TLS goes through the proxy's tunnel, and the venue's certificate is verified."""
     user = f"{quote(password, safe=':')}@" if password else ""
     to_proxy = tls_of(certificate) if scheme == "https" else None
     with (
@@ -168,7 +168,7 @@ def test_tunnel(call: Caller, certificate: Path, key: str, scheme: str, password
         tunnelling_proxy(password, to_proxy) as proxy,
     ):
         address = f"{scheme}://{user}127.0.0.1:{proxy.port}"
-        settings = pointed_at(
+        settings = config_for(
             f"https://127.0.0.1:{port}", cafile=str(certificate), **{key: address}
         )
         assert len(call.times(2, "sunx", settings, "fetch_balance")) == 2
@@ -192,8 +192,8 @@ STALLING: dict[str, tuple[str, list[bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", STALLING)
-def test_tunnel_that_stalls(call: Caller, certificate: Path, kind: str) -> None:
-    """A proxy, or a host behind it, that says no more does not hold a call beyond its timeout."""
+def test_stalled_tunnel(call: Caller, certificate: Path, kind: str) -> None:
+    """A proxy that stalls, or a stalled host behind it, does not hold a call past its timeout."""
     key, answers = STALLING[kind]
     scheme = kind.partition(",")[0]
     ended = threading.Event()
@@ -208,8 +208,8 @@ def test_tunnel_that_stalls(call: Caller, certificate: Path, kind: str) -> None:
             ended.wait(60)
         client.close()
 
-    with serving(serve) as port:
-        settings = pointed_at("https://127.0.0.1:9", cafile=str(certificate), timeout=500)
+    with tcp_server(serve) as port:
+        settings = config_for("https://127.0.0.1:9", cafile=str(certificate), timeout=500)
         settings[key] = f"{scheme}://127.0.0.1:{port}"
         start = time.monotonic()
         with pytest.raises(RequestTimeout):
@@ -227,8 +227,8 @@ CONNECTED = [
 
 
 @pytest.mark.parametrize("answer", CONNECTED)
-def test_ways_to_say_that_a_tunnel_is_there(call: Caller, certificate: Path, answer: bytes) -> None:
-    """What the answer to CONNECT tells of its length and end means nothing (RFC 9110, 9.3.6)."""
+def test_responses_to_connect(call: Caller, certificate: Path, answer: bytes) -> None:
+    """Length and connection headers of a CONNECT response are ignored (RFC 9110, 9.3.6)."""
 
     def serve(client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
@@ -240,16 +240,16 @@ def test_ways_to_say_that_a_tunnel_is_there(call: Caller, certificate: Path, ans
                 venue.sendall(head.encode() + BODY)
                 venue.recv(65536)
 
-    with serving(serve) as port:
-        settings = pointed_at("https://127.0.0.1:9", cafile=str(certificate))
+    with tcp_server(serve) as port:
+        settings = config_for("https://127.0.0.1:9", cafile=str(certificate))
         settings["httpsProxy"] = f"http://127.0.0.1:{port}"
         assert call("sunx", settings, "fetch_balance")["USDT"]["total"]
 
 
-def test_socks_proxy_that_hangs_up(call: Caller) -> None:
-    """A proxy that ends the connection instead of an answer is a NetworkError."""
-    with serving(lambda client: client.close()) as port:
-        settings = pointed_at("https://127.0.0.1:9", socksProxy=f"socks5://127.0.0.1:{port}")
+def test_socks_proxy_closes_the_connection(call: Caller) -> None:
+    """A SOCKS proxy that closes the connection without an answer raises NetworkError."""
+    with tcp_server(lambda client: client.close()) as port:
+        settings = config_for("https://127.0.0.1:9", socksProxy=f"socks5://127.0.0.1:{port}")
         with pytest.raises(NetworkError):
             call("sunx", settings, "fetch_balance")
 
@@ -261,8 +261,8 @@ def test_socks_proxy_that_hangs_up(call: Caller) -> None:
         *("http://user:s3cret@", "socks5://user:s3crét@h:1", f"socks5://user:{'s3cret' * 50}@h:1"),
     ],
 )
-def test_proxy_written_wrongly(address: str) -> None:
-    """A proxy's address that is none is refused at once, and no part of it is told."""
+def test_invalid_proxy_address(address: str) -> None:
+    """An invalid proxy address is refused at once, and the error quotes no part of it."""
     with pytest.raises(BadRequest) as caught:
         Sunx({"httpsProxy": address})
     assert "s3c" not in str(caught.value)
@@ -270,11 +270,11 @@ def test_proxy_written_wrongly(address: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "scheme"), [("httpsProxy", "http"), ("socksProxy", "socks5")])
-def test_proxy_that_refuses(call: Caller, key: str, scheme: str) -> None:
-    """A proxy that takes no wrong password is a NetworkError, which does not tell the password."""
+def test_proxy_refuses_the_password(call: Caller, key: str, scheme: str) -> None:
+    """A wrong proxy password raises NetworkError without quoting the password."""
     with tunnelling_proxy("user:right") as proxy:
         address = f"{scheme}://user:wrong-one@127.0.0.1:{proxy.port}"
-        settings = pointed_at("https://127.0.0.1:9", **{key: address})
+        settings = config_for("https://127.0.0.1:9", **{key: address})
         with pytest.raises(NetworkError) as caught:
             call("sunx", settings, "fetch_balance")
         assert "wrong-one" not in str(caught.value)
@@ -282,8 +282,8 @@ def test_proxy_that_refuses(call: Caller, key: str, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["proxies", "proxyUrl", "aiohttp_proxy"])
-def test_proxy_that_cannot_be_honoured(call: Caller, name: str) -> None:
-    """A way to set a proxy that is not honoured is refused, and nothing is sent past it."""
+def test_unsupported_proxy_settings(call: Caller, name: str) -> None:
+    """An unsupported proxy setting is refused, and nothing is sent directly."""
 
     def use(exchange: Any) -> Any:
         setattr(exchange, name, "http://127.0.0.1:9")
@@ -291,30 +291,30 @@ def test_proxy_that_cannot_be_honoured(call: Caller, name: str) -> None:
 
     with server(good) as (port, seen):
         with pytest.raises(NotSupported, match=name):
-            call.using("sunx", pointed_at(f"http://127.0.0.1:{port}"), use)
+            call.using("sunx", config_for(f"http://127.0.0.1:{port}"), use)
         assert not seen
 
 
 def test_environment_is_not_trusted(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY counts only if the user trusts the environment."""
+    """HTTP_PROXY has an effect only with ``trust_env``."""
     with server(good) as (port, direct), server(good) as (proxy_port, proxied):
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy_port}")
         monkeypatch.setenv("no_proxy", "")
-        settings = pointed_at(f"http://127.0.0.1:{port}")
+        settings = config_for(f"http://127.0.0.1:{port}")
         call("sunx", settings, "fetch_balance")
         assert (len(direct), len(proxied)) == (1, 0)
         call("sunx", {**settings, "trust_env": True}, "fetch_balance")
         assert (len(direct), len(proxied)) == (1, 1)
 
 
-# -- what is signed -------------------------------------------------------------------------
+# -- signing --------------------------------------------------------------------------------
 
 
 def test_gateway_path_is_not_signed(call: Caller) -> None:
-    """Through a gateway with a path of its own, the venue's own path and host are signed."""
+    """Behind a gateway with its own path, the venue's path and host are signed."""
     with server(good) as (port, seen):
         options = {"signatureHost": "API.HBDM.com"}
-        settings = pointed_at(f"http://127.0.0.1:{port}/gateway", options=options)
+        settings = config_for(f"http://127.0.0.1:{port}/gateway", options=options)
         call("htxfutures", settings, "fetch_balance")
     path, _, query = seen[0].partition("?")
     assert path == "/gateway/v5/account/balance"
@@ -323,11 +323,11 @@ def test_gateway_path_is_not_signed(call: Caller) -> None:
     assert parse_qs(query)["Signature"] == [HmacSigner(KEYS["secret"]).sign(text)]
 
 
-# -- what must not be seen ------------------------------------------------------------------
+# -- secrets --------------------------------------------------------------------------------
 
 
 def echoes(path: str) -> list[tuple[int, bytes]]:
-    """A venue or a proxy that repeats what it was sent, in ways that there are."""
+    """Return answers of a venue or proxy that repeat the request in different ways."""
     query = urlsplit(path).query
     signature = parse_qs(query)["Signature"][0]
     return [
@@ -341,16 +341,16 @@ def echoes(path: str) -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_echoes(
+def test_echoed_secrets_are_hidden(
     call: Caller,
     number: int,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever repeats the request, no signature and no whole key is seen anywhere."""
+    """If a peer repeats the request, no signature or full key appears anywhere."""
     caplog.set_level(0)
     with server(lambda path: echoes(path)[number]) as (port, seen):
-        settings = pointed_at(f"http://127.0.0.1:{port}", verbose=True)
+        settings = config_for(f"http://127.0.0.1:{port}", verbose=True)
         with pytest.raises(BaseError) as caught:
             call("sunx", settings, "fetch_balance")
     output = io.StringIO()
@@ -360,7 +360,7 @@ def test_echoes(
     Console(file=output, width=400).print(trace)
     raw = parse_qs(urlsplit(seen[0]).query)["Signature"][0]
     encoded = seen[0].partition("Signature=")[2]
-    # This test's own frame holds what was sent, and comes first.
+    # The first frame is this test's own, which holds the request.
     inside = output.getvalue().partition("sunx_adapter")[2]
     printed = capsys.readouterr().out
     assert "fetch Request" in printed
@@ -371,15 +371,15 @@ def test_echoes(
         assert KEYS["apiKey"] not in text
 
 
-def test_cancelled_call_shows_nothing() -> None:
-    """The traceback of a cancelled call leads through no frame with the signed request."""
+def test_cancelled_call_hides_the_request() -> None:
+    """The traceback of a cancelled call has no frame with the signed request."""
 
     def never(_: str) -> tuple[int, bytes]:
         release.wait(20)
         return good("")
 
     async def run(address: str) -> BaseException:
-        async with AsyncSunx(pointed_at(address)) as exchange:
+        async with AsyncSunx(config_for(address)) as exchange:
             task = asyncio.create_task(exchange.fetch_balance())
             await asyncio.sleep(0.2)
             task.cancel()
@@ -402,11 +402,11 @@ def test_cancelled_call_shows_nothing() -> None:
         chain = chain.__context__
 
 
-def test_terminal_is_not_steered(call: Caller) -> None:
-    """A venue's message cannot send control characters to a terminal."""
+def test_control_characters_are_removed(call: Caller) -> None:
+    """Control characters in a venue's message do not reach the terminal."""
     body = json.dumps({"code": 9999, "message": "a\x1b]0;owned\x07\nb"}).encode()
     with pytest.raises(BaseError) as caught:
-        call("sunx", answered(body), "fetch_balance")
+        call("sunx", config_answering(body), "fetch_balance")
     assert str(caught.value).isprintable()
 
 
@@ -419,7 +419,7 @@ def _read_in_child(exchange: Any, sending: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_fork(sandbox: Sandbox) -> None:
-    """The child of a fork makes connections of its own, and gets its own answers."""
+    """The child of a fork makes its own connections and gets its own answers."""
     with Sunx({**sandbox.config("sunx"), "number": str}) as exchange:
         right = exchange.fetch_balance()["total"]
         context = multiprocessing.get_context("fork")
@@ -436,11 +436,11 @@ def test_fork(sandbox: Sandbox) -> None:
 
 
 def test_threads_share_connections_without_waiting() -> None:
-    """As many calls at once as there are threads: none waits for another's connection."""
-    together = threading.Barrier(40, timeout=20)
+    """Concurrent calls of many threads do not wait for each other's connections."""
+    barrier = threading.Barrier(40, timeout=20)
 
     def slow(_: str) -> tuple[int, bytes]:
-        together.wait()
+        barrier.wait()
         return good("")
 
     class Threading(http.server.ThreadingHTTPServer):
@@ -467,22 +467,22 @@ def test_threads_share_connections_without_waiting() -> None:
 
     with Threading(("127.0.0.1", 0), Handler) as running:
         running.request_queue_size = 64
-        serving = threading.Thread(target=running.serve_forever)
-        serving.start()
+        server_thread = threading.Thread(target=running.serve_forever)
+        server_thread.start()
         port = running.server_address[1]
-        with Sunx(pointed_at(f"http://127.0.0.1:{port}", enableRateLimit=False)) as exchange:
+        with Sunx(config_for(f"http://127.0.0.1:{port}", enableRateLimit=False)) as exchange:
             threads = [threading.Thread(target=read, args=(exchange,)) for _ in range(40)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         running.shutdown()
-        serving.join()
+        server_thread.join()
     assert not failures
 
 
-def test_connection_closed_while_kept(call: Caller, caplog: pytest.LogCaptureFixture) -> None:
-    """A kept connection that turns out to be closed is a retry like any other: logged, counted."""
+def test_idle_connection_was_closed(call: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    """A call on a kept connection that the peer closed is retried and logged like any other."""
     seen: list[int] = []
 
     class Closing(http.server.BaseHTTPRequestHandler):
@@ -505,13 +505,13 @@ def test_connection_closed_while_kept(call: Caller, caplog: pytest.LogCaptureFix
         daemon_threads = True
 
     with Server(("127.0.0.1", 0), Closing) as running:
-        serving = threading.Thread(target=running.serve_forever, args=(0.05,))
-        serving.start()
+        server_thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+        server_thread.start()
         address = f"http://127.0.0.1:{running.server_address[1]}"
-        settings = pointed_at(address, options={"maxRetriesOnFailure": 1})
+        settings = config_for(address, options={"maxRetriesOnFailure": 1})
         call.times(2, "sunx", settings, "fetch_balance")
         running.shutdown()
-        serving.join()
+        server_thread.join()
     assert len(seen) == 3
     assert seen[0] == seen[1]
     assert sum("trying again" in record.getMessage() for record in caplog.records) == 1

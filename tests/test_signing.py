@@ -47,7 +47,7 @@ AWKWARD = {
 
 
 def ccxt_query(parameters: dict[str, Any]) -> str:
-    """What ccxt's own htx signs, for its endpoints with one list of sorted parameters."""
+    """Return what ccxt's own htx signs, for its endpoints with one list of sorted parameters."""
     htx = ccxt.htx({"apiKey": API_KEY, "secret": SECRET, "hostname": "api.hbdm.com"})
     htx.nonce = lambda: NOW
     url: str = htx.sign("orders", ["private"], "GET", parameters)["url"]
@@ -70,11 +70,11 @@ def in_parts(query: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("parameters", [{}, AWKWARD, {"b": "2", "a": "1"}, {"A": "1", "Z": "2"}])
 def test_hmac_is_ccxts(parameters: dict[str, str]) -> None:
-    """An HmacSHA256 signature, and each encoded parameter, is the one that ccxt computes."""
+    """The HMAC-SHA256 signature and the encoded parameters equal those of ccxt."""
     assert in_parts(our_query(parameters)) == in_parts(ccxt_query(parameters))
 
 
-# Any text that UTF-8 can hold.
+# Any text that UTF-8 can encode.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
@@ -83,12 +83,12 @@ RESERVED = {"AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp", "
 
 @given(st.dictionaries(ANY_TEXT.filter(lambda name: name not in {"", *RESERVED}), ANY_TEXT))
 def test_hmac_is_ccxts_for_any_text(parameters: dict[str, str]) -> None:
-    """So it is for any names and values that are text."""
+    """The same holds for any text as names and values."""
     assert in_parts(our_query(parameters)) == in_parts(ccxt_query(parameters))
 
 
 def test_hmac_is_openssls() -> None:
-    """OpenSSL computes the same HMAC over the text to sign."""
+    """OpenSSL computes the same HMAC of the text to sign."""
     text = signature_text("GET", "api.sunx.io", "/sapi/v1/account/balance", "A=1")
     digest = subprocess.run(
         ["openssl", "dgst", "-sha256", "-hmac", SECRET, "-binary"],
@@ -100,7 +100,7 @@ def test_hmac_is_openssls() -> None:
 
 
 def test_text_to_sign() -> None:
-    """The text is method, host, path and sorted query, each on its line."""
+    """The text to sign is method, host, path and sorted query, one per line."""
     query = encode_query({"b": "2 3", "Z": "1"})
     assert signature_text("GET", "API.SunX.io:443", "/sapi/v1/account/balance", query) == (
         "GET\napi.sunx.io\n/sapi/v1/account/balance\nZ=1&b=2%203"
@@ -117,17 +117,17 @@ def test_text_to_sign() -> None:
     ],
 )
 def test_signed_host(host: str, signed: str) -> None:
-    """The signed host is in lower case and has no port."""
+    """The signed host is in lower case and without a port."""
     assert signed_host(host) == signed
 
 
 def test_time_is_utc() -> None:
-    """The time is UTC, to the second, as in SunX's request example."""
+    """The timestamp is in UTC, to the second, as in SunX's example."""
     assert timestamp_text(1_758_006_975_999) == "2025-09-16T07:16:15"
 
 
 def test_sorting_is_ascii() -> None:
-    """Names are sorted by ASCII order, capitals first, whoever they come from."""
+    """Parameters are sorted in ASCII order, capitals first."""
     assert list(in_parts(our_query({"aa": "1", "Zz": "2", "B": "3"}))) == [
         *("AccessKeyId", "B", "SignatureMethod", "SignatureVersion", "Timestamp", "Zz", "aa"),
         "Signature",
@@ -149,7 +149,7 @@ def private_key_texts() -> dict[str, str]:
 
 @pytest.mark.parametrize("form", list(private_key_texts()))
 def test_ed25519_verifies(form: str) -> None:
-    """An Ed25519 signature verifies with the public key, whatever form the key was given in."""
+    """An Ed25519 signature verifies with the public key, in every accepted form of the key."""
     query = signed_query(
         Credentials(API_KEY, Ed25519Signer(private_key_texts()[form])),
         host="api.sunx.io",
@@ -186,14 +186,14 @@ def test_ed25519_is_openssls(tmp_path: Path) -> None:
     ["", "no key", base64.b64encode(b"short").decode(), "-----BEGIN PRIVATE KEY-----\nsecretpart"],
 )
 def test_bad_private_key(text: str) -> None:
-    """A text that is no Ed25519 key is refused with words that tell the forms, and not the text."""
+    """An invalid private key is refused; the error lists the accepted forms, not the text."""
     with pytest.raises(AuthenticationError, match="PEM, or Base64") as caught:
         Ed25519Signer(text)
     assert "secretpart" not in str(caught.value)
     assert caught.value.__context__ is None
 
 
-def test_other_kind_of_key() -> None:
+def test_key_of_another_algorithm() -> None:
     """A private key of another algorithm is refused."""
     der = generate_private_key(SECP256R1()).private_bytes(
         Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
@@ -203,26 +203,26 @@ def test_other_kind_of_key() -> None:
         Ed25519Signer(base64.b64encode(der).decode())
 
 
-def test_none_is_not_given() -> None:
-    """A parameter that is None is not sent; truth values and numbers are text."""
+def test_none_is_omitted() -> None:
+    """A parameter that is None is omitted; booleans and numbers become text."""
     assert encode_query({"a": None, "b": True, "c": 7, "d": 0.5}) == "b=true&c=7&d=0.5"
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a", object()])
-def test_no_agreed_encoding(value: object) -> None:
-    """A value for which no encoding is agreed is refused by name."""
+def test_unsupported_values(value: object) -> None:
+    """A value of a type without a defined encoding is refused by name."""
     with pytest.raises(BadRequest, match="'symbols'"):
         encode_query({"symbols": value})
 
 
 def test_reserved_names() -> None:
-    """A parameter that would overwrite one of the signing's own is refused."""
+    """A parameter named like one of the signature's own is refused."""
     with pytest.raises(BadRequest, match="Timestamp"):
         our_query({"Timestamp": "2020-01-01T00:00:00"})
 
 
-def test_nothing_tells_the_secret() -> None:
-    """Neither secret nor whole API key is in the repr of what holds them."""
+def test_no_repr_shows_the_secret() -> None:
+    """No repr of a signer has the secret or the full API key."""
     hmac, ed25519 = HmacSigner(SECRET), Ed25519Signer(private_key_texts()["raw"])
     shown = json.dumps([repr(Credentials(API_KEY, hmac)), repr(Credentials(API_KEY, ed25519))])
     assert SECRET not in shown

@@ -41,22 +41,20 @@ from sunx_adapter.protocol.push import PUSH_ERROR_RULES, AccountNews, read_messa
 from sunx_adapter.stream import StreamState
 from sunx_adapter.stream.cursor import Cursor, Cursors
 from tests.conftest import CLASSES, KEYS, payload
-from tests.pushing import QUICK, Venue, asynchronous, take, with_venue
+from tests.pushing import QUICK, Venue, asynchronous, wait_for_total, with_venue
 
 LIVE = 162.331953938562004875
 VECTORS = Path(__file__).parent.parent / "conformance" / "vectors"
 ED25519_KEY = base64.b64encode(bytes(range(32))).decode()
 
 
-# -- the balance ----------------------------------------------------------------------------
+# -- balances -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compressed", [True, False], ids=["gzip", "plain"])
 @with_venue
-async def test_first_at_once_then_each_change(
-    venue: Venue, exchange_id: str, compressed: bool
-) -> None:
-    """The snapshot comes at once, then each change; ``info`` is the message as it came."""
+async def test_snapshot_and_changes(venue: Venue, exchange_id: str, compressed: bool) -> None:
+    """The snapshot arrives at once, then each change; ``info`` is the message unchanged."""
     venue.compressed = compressed
     async with CLASSES[exchange_id, True](venue.config()) as exchange:
         balance = await exchange.watch_balance()
@@ -82,8 +80,8 @@ def _successes() -> list[Any]:
 
 @pytest.mark.parametrize("vector", _successes())
 @with_venue
-async def test_a_push_gives_what_a_read_gives(venue: Venue, vector: dict[str, Any]) -> None:
-    """Every account of the conformance vectors comes out alike by push and by read."""
+async def test_vectors_by_push(venue: Venue, vector: dict[str, Any]) -> None:
+    """Every account of the conformance vectors gives the same balance by push as by read."""
     body = vector["answer"]["body"]
     answer: str = body["text"] if "text" in body else json.dumps(body["json"])
     pushed = '{"op":"notify","topic":"account",' + answer.lstrip("\ufeff \r\n\t")[1:]
@@ -93,8 +91,8 @@ async def test_a_push_gives_what_a_read_gives(venue: Venue, vector: dict[str, An
     params = {name: params[name] for name in ("free", "type") if name in params}
     async with AsyncHtxFutures(config) as exchange:
         waiting = asyncio.create_task(exchange.watch_balance(params))
-        await venue.subscribed(1)
-        await venue.say(pushed)
+        await venue.wait_for_subscriptions(1)
+        await venue.broadcast(pushed)
         balance = await waiting
     for code, figures in vector["expect"]["balance"].items():
         assert {name: Decimal(text) for name, text in balance[code].items()} == {
@@ -109,7 +107,7 @@ async def test_a_push_gives_what_a_read_gives(venue: Venue, vector: dict[str, An
 @pytest.mark.parametrize("name", ["sunx-documented", "htx-v5-documented", "htx-v5-live-rest"])
 @with_venue
 async def test_the_same_by_push_and_by_read(venue: Venue, name: str, free: str) -> None:
-    """One account gives one balance, whichever way it came, under every policy."""
+    """One account gives the same balance by push and by read, under every policy."""
     venue.data = json.loads(payload(name))["data"]
     async with AsyncSunx({**venue.config(), "number": Decimal}) as exchange:
         pushed = await exchange.watch_balance({"free": free})
@@ -118,7 +116,7 @@ async def test_the_same_by_push_and_by_read(venue: Venue, name: str, free: str) 
     assert pushed == read
 
 
-# -- who waits ------------------------------------------------------------------------------
+# -- waiting calls --------------------------------------------------------------------------
 
 
 @with_venue
@@ -138,12 +136,12 @@ async def test_two_waiters_share_one_connection(venue: Venue) -> None:
 
 @with_venue
 async def test_cancelling_one_waiter(venue: Venue) -> None:
-    """A cancelled waiter ends alone, even the one that came first."""
+    """Cancelling one waiting call does not affect the others."""
     venue.snapshots = False
     async with AsyncSunx(venue.config()) as exchange:
         first = asyncio.create_task(exchange.watch_balance())
         second = asyncio.create_task(exchange.watch_balance())
-        await venue.subscribed(1)
+        await venue.wait_for_subscriptions(1)
         first.cancel()
         await asyncio.wait([first])
         assert first.cancelled()
@@ -154,20 +152,20 @@ async def test_cancelling_one_waiter(venue: Venue) -> None:
 
 @with_venue
 async def test_a_late_task_gets_the_newest(venue: Venue) -> None:
-    """Who comes late gets the newest balance at once, and none of those before it."""
+    """A task that starts later gets the newest balance at once, and no older one."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
         watcher = exchange.watch_balances()
         await anext(watcher)
         for amount in range(1, 51):
             await venue.push(amount)
-        assert (await take(watcher, 50))["USDT"]["total"] == 50
+        assert (await wait_for_total(watcher, 50))["USDT"]["total"] == 50
         assert (await exchange.watch_balance())["USDT"]["total"] == 50
 
 
 @with_venue
-async def test_a_task_per_call_waits_for_news(venue: Venue) -> None:
-    """A loop that makes a task of each call does not get the same balance twice."""
+async def test_a_task_per_call_waits_for_changes(venue: Venue) -> None:
+    """A loop with a new task per call does not get the same balance twice."""
     async with AsyncSunx(venue.config()) as exchange:
         await asyncio.create_task(exchange.watch_balance())
         second = asyncio.create_task(exchange.watch_balance())
@@ -178,8 +176,8 @@ async def test_a_task_per_call_waits_for_news(venue: Venue) -> None:
 
 
 @asynchronous
-async def test_cursors_of_ended_tasks_do_not_add_up() -> None:
-    """Any number of tasks in turn, beside one that goes on, leave at most one cursor behind."""
+async def test_cursors_of_ended_tasks_are_freed() -> None:
+    """After many short tasks beside a long one, at most one of their cursors is left."""
     cursors, seen = Cursors(), set()
 
     async def call() -> None:
@@ -194,15 +192,15 @@ async def test_cursors_of_ended_tasks_do_not_add_up() -> None:
 
 
 @with_venue
-async def test_each_task_begins_with_the_newest(venue: Venue) -> None:
-    """Tasks that begin later get the newest balance at once; so does each ``async for``."""
+async def test_each_task_starts_with_the_newest(venue: Venue) -> None:
+    """Each new task, and each ``async for``, gets the newest balance at once."""
     async with AsyncSunx(venue.config()) as exchange:
 
         async def watch(count: int) -> list[float]:
             return [(await exchange.watch_balance())["USDT"]["total"] for _ in range(count)]
 
         first = asyncio.create_task(watch(2))
-        await venue.subscribed(1)
+        await venue.wait_for_subscriptions(1)
         await asyncio.sleep(0.01)
         assert await asyncio.create_task(watch(1)) == [LIVE]
         assert (await anext(exchange.watch_balances()))["USDT"]["total"] == LIVE
@@ -212,7 +210,7 @@ async def test_each_task_begins_with_the_newest(venue: Venue) -> None:
 
 @with_venue
 async def test_async_for(venue: Venue) -> None:
-    """``watch_balances()`` gives one balance after the other; leaving it disturbs nothing."""
+    """``watch_balances()`` yields one balance after the other, and can be left at any time."""
     async with AsyncSunx(venue.config()) as exchange:
         amounts = []
         async for balance in exchange.watch_balances({"free": "available"}):
@@ -225,8 +223,8 @@ async def test_async_for(venue: Venue) -> None:
 
 @pytest.mark.parametrize("params", [{"free": "all"}, {"type": "spot"}, {"more": 1}], ids=str)
 @with_venue
-async def test_parameters_that_cannot_be_honoured(venue: Venue, params: dict[str, Any]) -> None:
-    """What cannot be served is refused before anything is sent."""
+async def test_unsupported_parameters(venue: Venue, params: dict[str, Any]) -> None:
+    """Unsupported parameters are refused before anything is sent."""
     async with AsyncSunx(venue.config()) as exchange:
         with pytest.raises(NotSupported):
             await exchange.watch_balance(params)
@@ -235,7 +233,7 @@ async def test_parameters_that_cannot_be_honoured(venue: Venue, params: dict[str
 
 @asynchronous
 async def test_missing_keys() -> None:
-    """Without keys it ends before anything is sent."""
+    """Without keys, the call fails before anything is sent."""
     async with AsyncSunx() as exchange:
         with pytest.raises(AuthenticationError, match="requires apiKey"):
             await exchange.watch_balance()
@@ -243,15 +241,15 @@ async def test_missing_keys() -> None:
 
 @pytest.mark.parametrize("make", [Sunx, HtxFutures])
 def test_synchronous_classes_do_not_watch(make: Any) -> None:
-    """The synchronous classes say so, as ccxt's do."""
+    """The synchronous classes raise NotSupported, like ccxt's."""
     with make(KEYS) as exchange:
         assert not exchange.has["watchBalance"]
         with pytest.raises(NotSupported):
             exchange.watch_balance()
 
 
-def test_has() -> None:
-    """The asynchronous classes say that they watch."""
+def test_has_watch_balance() -> None:
+    """The asynchronous classes list ``watchBalance`` in ``has``."""
     exchange = AsyncSunx(KEYS)
     assert exchange.pro
     assert exchange.has["ws"]
@@ -269,10 +267,10 @@ def _signed_text(message: dict[str, Any], path: str, host: str) -> str:
 
 @with_venue
 async def test_login_with_hmac(venue: Venue) -> None:
-    """The login is signed for the socket's path; its signature is not percent-encoded."""
+    """The login signs the WebSocket path; the signature is not percent-encoded."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
-    [login] = venue.heard("auth")
+    [login] = venue.received("auth")
     text = _signed_text(login, "/ws/v1/notification", "127.0.0.1")
     digest = hmac.new(KEYS["secret"].encode(), text.encode(), hashlib.sha256).digest()
     assert login.pop("Signature") == base64.b64encode(digest).decode()
@@ -280,24 +278,24 @@ async def test_login_with_hmac(venue: Venue) -> None:
         *("op", "type", "AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp")
     }
     assert (login["type"], login["SignatureVersion"]) == ("api", "2")
-    assert venue.heard("sub") == [{"op": "sub", "cid": "1", "topic": "account"}]
+    assert venue.received("sub") == [{"op": "sub", "cid": "1", "topic": "account"}]
 
 
 @with_venue
 async def test_login_with_ed25519(venue: Venue) -> None:
-    """The same with the other method, another path and a host that was named."""
+    """The login signs with Ed25519, another path and ``signatureHost`` too."""
     config = venue.config(signatureHost="api.hbdm.com", pathVariant="v5")
     config |= {"secret": None, "privateKey": ED25519_KEY}
     async with AsyncSunx(config) as exchange:
         await exchange.watch_balance()
-    [login] = venue.heard("auth")
+    [login] = venue.received("auth")
     text = _signed_text(login, "/ws/v5/notification", "api.hbdm.com")
     public_key = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
     public_key.verify(base64.b64decode(login["Signature"]), text.encode())
     assert login["SignatureMethod"] == "Ed25519"
 
 
-FINAL_CODES: list[tuple[object, type[BaseError]]] = [
+PERMANENT_CODES: list[tuple[object, type[BaseError]]] = [
     (2001, AuthenticationError),
     (2002, AuthenticationError),
     (2003, AuthenticationError),
@@ -308,7 +306,7 @@ FINAL_CODES: list[tuple[object, type[BaseError]]] = [
     (12005, PermissionDenied),
     (12001, InvalidNonce),
 ]
-PASSING_CODES: list[tuple[object, type[BaseError]]] = [
+TEMPORARY_CODES: list[tuple[object, type[BaseError]]] = [
     (2004, RateLimitExceeded),
     (2030, RateLimitExceeded),
     (2005, ExchangeNotAvailable),
@@ -319,16 +317,18 @@ PASSING_CODES: list[tuple[object, type[BaseError]]] = [
 
 
 @pytest.mark.parametrize("op", ["auth", "sub", "error"])
-@pytest.mark.parametrize(("code", "error"), FINAL_CODES, ids=str)
+@pytest.mark.parametrize(("code", "error"), PERMANENT_CODES, ids=str)
 @with_venue
-async def test_final_refusals(venue: Venue, op: str, code: object, error: type[BaseError]) -> None:
-    """A refusal that will not go away is told at once, to all, and not tried again by itself."""
+async def test_permanent_refusals(
+    venue: Venue, op: str, code: object, error: type[BaseError]
+) -> None:
+    """A permanent refusal fails all waiting calls at once and is not retried."""
     refused = {"err-code": code, "err-msg": "no"}
     if op == "auth":
-        venue.answers_auth = lambda _: refused
+        venue.auth_reply = lambda _: refused
     else:
-        venue.answers_sub = refused if op == "sub" else {"op": "error", **refused}
-    # The venue's clock and ours agree, so the time is not to blame.
+        venue.sub_reply = refused if op == "sub" else {"op": "error", **refused}
+    # The venue's clock agrees with ours, so the time is not the cause.
     async with AsyncSunx(venue.config()) as exchange:
         venue.ts = exchange.nonce()
         results = await asyncio.gather(
@@ -343,10 +343,10 @@ async def test_final_refusals(venue: Venue, op: str, code: object, error: type[B
 @pytest.mark.parametrize("op", ["auth", "sub"])
 @with_venue
 async def test_an_unknown_refusal(venue: Venue, op: str) -> None:
-    """A code that nobody knows is final; out of nowhere it may be gone on the next connection."""
+    """A refusal of a login or subscription with an unknown code is permanent."""
     refused = {"err-code": 9999, "err-msg": "no"}
-    venue.answers_sub = refused if op == "sub" else venue.answers_sub
-    venue.answers_auth = lambda _: refused if op == "auth" else {"err-code": 0}
+    venue.sub_reply = refused if op == "sub" else venue.sub_reply
+    venue.auth_reply = lambda _: refused if op == "auth" else {"err-code": 0}
     async with AsyncSunx(venue.config()) as exchange:
         with pytest.raises(ExchangeError, match="9999 no"):
             await exchange.watch_balance()
@@ -354,23 +354,23 @@ async def test_an_unknown_refusal(venue: Venue, op: str) -> None:
 
 
 @pytest.mark.parametrize("op", ["auth", "error"])
-@pytest.mark.parametrize(("code", "error"), PASSING_CODES, ids=str)
+@pytest.mark.parametrize(("code", "error"), TEMPORARY_CODES, ids=str)
 @with_venue
-async def test_passing_refusals(
+async def test_temporary_refusals(
     venue: Venue, op: str, code: int, error: type[NetworkError]
 ) -> None:
-    """A refusal that may go away is tried again; who waits too long learns of it."""
+    """A temporary refusal is retried; a call that waits too long raises its exception."""
     refused = {"err-code": code, "err-msg": "no"}
     if op == "auth":
-        venue.answers_auth = lambda _: refused
+        venue.auth_reply = lambda _: refused
     else:
-        venue.answers_sub = {"op": "error", **refused}
+        venue.sub_reply = {"op": "error", **refused}
     venue.snapshots = False
     async with AsyncSunx(venue.config(streamGapTimeout=100)) as exchange:
         with pytest.raises(error, match=str(code)):
             await exchange.watch_balance()
-        venue.answers_auth = lambda _: {"err-code": 0}
-        venue.answers_sub = {"err-code": 0}
+        venue.auth_reply = lambda _: {"err-code": 0}
+        venue.sub_reply = {"err-code": 0}
         venue.snapshots = True
         balance = None
         while balance is None:
@@ -382,16 +382,16 @@ async def test_passing_refusals(
 
 
 def test_every_code_is_in_the_table() -> None:
-    """Each code of the table means what is tested here."""
-    tested = {str(code): error for code, error in [*FINAL_CODES, *PASSING_CODES]}
+    """The tests above cover each code of the table."""
+    tested = {str(code): error for code, error in [*PERMANENT_CODES, *TEMPORARY_CODES]}
     for rule in PUSH_ERROR_RULES:
         assert all(tested[code] is rule.exception for code in rule.codes)
 
 
 @with_venue
-async def test_a_refused_key_is_not_tried_again(venue: Venue) -> None:
-    """The same key is refused without a connection; another one is tried."""
-    venue.answers_auth = lambda message: {
+async def test_a_refused_key_is_not_retried(venue: Venue) -> None:
+    """A refused key fails without a new connection; another key is tried."""
+    venue.auth_reply = lambda message: {
         "err-code": 0 if message["AccessKeyId"] == "another" else 2003
     }
     async with AsyncSunx(venue.config()) as exchange:
@@ -407,87 +407,87 @@ async def test_a_refused_key_is_not_tried_again(venue: Venue) -> None:
 
 @with_venue
 async def test_another_key_gets_another_connection(venue: Venue) -> None:
-    """A key that is changed while it goes on is used from then on, and the old one no more."""
+    """A changed key is used from then on, over a new connection."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
         exchange.apiKey = "another"
         await exchange.watch_balance()
         await venue.push(3)
         assert (await exchange.watch_balance())["USDT"]["total"] == 3
-    assert [login["AccessKeyId"] for login in venue.heard("auth")] == [KEYS["apiKey"], "another"]
+    assert [login["AccessKeyId"] for login in venue.received("auth")] == [KEYS["apiKey"], "another"]
 
 
 @pytest.mark.parametrize("code", [12001, 2003])
 @with_venue
 async def test_a_refused_time_is_corrected_once(venue: Venue, code: int) -> None:
-    """If the venue's clock is far off ours, the login is tried once more by its time."""
+    """If our clock differs much from the venue's, the login is retried with the venue's time."""
     first = []
 
     def answer(_: dict[str, Any]) -> dict[str, Any]:
         first.append(1)
         return {"err-code": code if len(first) == 1 else 0}
 
-    venue.answers_auth = answer
+    venue.auth_reply = answer
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
         assert abs(exchange.nonce() - venue.ts) < 60_000
-    logins = venue.heard("auth")
+    logins = venue.received("auth")
     assert len(logins) == 2
     assert logins[1]["Timestamp"].startswith("2026-06-26T")
 
 
 @with_venue
-async def test_a_time_that_stays_refused(venue: Venue) -> None:
-    """A clock is corrected once, and then the refusal stands."""
-    venue.answers_auth = lambda _: {"err-code": 12001}
+async def test_time_refused_again(venue: Venue) -> None:
+    """A clock is corrected once; a second refusal is permanent."""
+    venue.auth_reply = lambda _: {"err-code": 12001}
     async with AsyncSunx(venue.config()) as exchange:
         with pytest.raises(InvalidNonce):
             await exchange.watch_balance()
     assert venue.connections == 2
 
 
-# -- drops ----------------------------------------------------------------------------------
+# -- dropped connections --------------------------------------------------------------------
 
 
 @pytest.mark.long("drops a push connection 500 times")
 @with_venue
 async def test_five_hundred_drops_lose_no_last_state(venue: Venue) -> None:
-    """However often the connection drops, the last state before or during a gap arrives."""
+    """After each dropped connection, the last state before or during the gap arrives."""
     async with AsyncSunx(venue.config()) as exchange:
         balances = exchange.watch_balances()
         await anext(balances)
         for amount in range(1, 501):
-            # Some states are told just before the drop, some never.
+            # Some states are pushed just before the drop, some not at all.
             venue.change(amount)
             if amount % 2:
-                await venue.say(venue.notification())
+                await venue.broadcast(venue.notification())
             await venue.drop()
-            assert (await take(balances, amount))["USDT"]["total"] == amount
-            await venue.subscribed(amount + 1)
+            assert (await wait_for_total(balances, amount))["USDT"]["total"] == amount
+            await venue.wait_for_subscriptions(amount + 1)
         await venue.push(-1)
-        await take(balances, -1)
+        await wait_for_total(balances, -1)
         assert exchange.stream_status().connections == 501
     assert venue.reads == 0
 
 
 @with_venue
 async def test_waiters_notice_only_a_delay(venue: Venue) -> None:
-    """A drop in which nothing changed gives no balance and no exception."""
+    """A drop without a change gives waiting calls neither a balance nor an exception."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
         waiting = asyncio.create_task(exchange.watch_balance())
         await venue.drop()
-        await venue.subscribed(2)
+        await venue.wait_for_subscriptions(2)
         await venue.push(9)
         assert (await waiting)["USDT"]["total"] == 9
 
 
 @with_venue
 async def test_a_long_gap_is_a_network_error(venue: Venue) -> None:
-    """Who waits longer than the gap timeout gets a NetworkError; the stream goes on trying."""
+    """A call that waits longer than the gap timeout raises NetworkError; the stream retries."""
     async with AsyncSunx(venue.config(streamGapTimeout=100)) as exchange:
         await exchange.watch_balance()
-        venue.accepts = venue.connections
+        venue.max_connections = venue.connections
         await venue.drop()
         with pytest.raises(NetworkError, match=r"streamGapTimeout.*503"):
             await exchange.watch_balance()
@@ -496,12 +496,12 @@ async def test_a_long_gap_is_a_network_error(venue: Venue) -> None:
         assert status.doubted is not None
         assert status.doubted >= 0.1
         venue.change(4)
-        venue.accepts = 1_000_000
-        assert (await take(_retrying(exchange), 4))["USDT"]["total"] == 4
+        venue.max_connections = 1_000_000
+        assert (await wait_for_total(_ignoring_network_errors(exchange), 4))["USDT"]["total"] == 4
         assert exchange.stream_status().doubted is None
 
 
-async def _retrying(exchange: Any) -> AsyncIterator[dict[str, Any]]:
+async def _ignoring_network_errors(exchange: Any) -> AsyncIterator[dict[str, Any]]:
     while True:
         try:
             yield await exchange.watch_balance()
@@ -511,34 +511,34 @@ async def _retrying(exchange: Any) -> AsyncIterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("words", ["close", "error", "silence"])
 @with_venue
-async def test_what_counts_as_a_drop(venue: Venue, words: str) -> None:
-    """An announced close, an internal error and silence are mended like any drop."""
+async def test_causes_of_a_reconnect(venue: Venue, words: str) -> None:
+    """An announced close, an internal error and silence each lead to a reconnect."""
     async with AsyncSunx(venue.config(streamSilenceTimeout=100)) as exchange:
         await exchange.watch_balance()
         if words != "silence":
-            await venue.say({"op": words, "ts": venue.ts, "err-msg": "internal"})
-        await venue.subscribed(2)
+            await venue.broadcast({"op": words, "ts": venue.ts, "err-msg": "internal"})
+        await venue.wait_for_subscriptions(2)
         venue.change(2)
-        assert (await take(exchange.watch_balances(), 2))["USDT"]["total"] == 2
+        assert (await wait_for_total(exchange.watch_balances(), 2))["USDT"]["total"] == 2
 
 
 @pytest.mark.parametrize("ts", ["1492420473058", 1492420473058])
 @with_venue
 async def test_heartbeats_are_answered(venue: Venue, ts: object) -> None:
-    """Each ping gets a pong with its own ts, and keeps the connection from being silent."""
+    """Each ping gets a pong with its ts, and counts as a sign of life."""
     async with AsyncSunx(venue.config(streamSilenceTimeout=1000)) as exchange:
         await exchange.watch_balance()
         for count in range(1, 12):
-            await venue.say({"op": "ping", "ts": ts})
-            await venue.answered(count)
+            await venue.broadcast({"op": "ping", "ts": ts})
+            await venue.wait_for_pongs(count)
             await asyncio.sleep(0.1)
-    assert venue.heard("pong") == [{"op": "pong", "ts": ts}] * 11
+    assert venue.received("pong") == [{"op": "pong", "ts": ts}] * 11
     assert venue.connections == 1
 
 
 @with_venue
-async def test_no_snapshot_is_read(venue: Venue) -> None:
-    """If no snapshot follows a subscription, the account is read."""
+async def test_missing_snapshot(venue: Venue) -> None:
+    """If no snapshot follows a subscription, the account is read over REST."""
     venue.snapshots = False
     async with AsyncSunx(venue.config(streamSnapshotTimeout=20)) as exchange:
         assert (await exchange.watch_balance())["USDT"]["total"] == LIVE
@@ -551,8 +551,8 @@ async def test_no_snapshot_is_read(venue: Venue) -> None:
 
 
 @with_venue
-async def test_versions_that_begin_anew(venue: Venue) -> None:
-    """A venue that counts its versions anew is believed after a read, not ignored for ever."""
+async def test_versions_that_restart(venue: Venue) -> None:
+    """If the venue's versions restart, a read confirms the new ones."""
     async with AsyncSunx(venue.config(streamSnapshotTimeout=20)) as exchange:
         await exchange.watch_balance()
         venue.data["version"] = 0
@@ -569,15 +569,15 @@ async def test_versions_that_begin_anew(venue: Venue) -> None:
 
 @pytest.mark.parametrize("older", ["version", "ts"])
 @with_venue
-async def test_out_of_order_is_dropped(venue: Venue, older: str) -> None:
-    """A message whose version or time goes back is not believed."""
+async def test_older_messages_are_ignored(venue: Venue, older: str) -> None:
+    """A message with an older version or time is ignored."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
         old = copy.deepcopy(venue.notification())
         old["data"]["details"][0]["equity"] = "13"
         old["data"]["version"] += -1 if older == "version" else 1
         old["ts"] += -1 if older == "ts" else 1
-        await venue.say(old)
+        await venue.broadcast(old)
         await venue.push(14)
         assert (await exchange.watch_balance())["USDT"]["total"] == 14
 
@@ -606,7 +606,7 @@ BAD_MESSAGES: dict[str, object] = {
 @pytest.mark.parametrize("words", BAD_MESSAGES)
 @with_venue
 async def test_a_bad_message_then_a_good_one(venue: Venue, words: str) -> None:
-    """What cannot be understood is a BadResponse to all who wait; the stream goes on."""
+    """An unreadable message raises BadResponse in all waiting calls; the stream goes on."""
     async with AsyncSunx(venue.config(maxResponseBytes=1_000_000)) as exchange:
         balances = exchange.watch_balances()
         await anext(balances)
@@ -614,7 +614,7 @@ async def test_a_bad_message_then_a_good_one(venue: Venue, words: str) -> None:
         waiting = asyncio.ensure_future(anext(balances))
         also = asyncio.create_task(exchange.watch_balance())
         await asyncio.sleep(0)
-        await venue.say(BAD_MESSAGES[words])
+        await venue.broadcast(BAD_MESSAGES[words])
         for task in (waiting, also):
             with pytest.raises(BadResponse):
                 await task
@@ -624,29 +624,29 @@ async def test_a_bad_message_then_a_good_one(venue: Venue, words: str) -> None:
 
 
 @with_venue
-async def test_a_bad_message_while_nobody_waits(venue: Venue) -> None:
-    """The next who would have to wait is told, once; whoever finds a newer balance is not."""
+async def test_a_bad_message_without_a_waiting_call(venue: Venue) -> None:
+    """The next call raises BadResponse once, unless there is a newer balance."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
-        await venue.say("garbage")
-        await venue.say({"op": "ping", "ts": 1})
-        await venue.answered(1)
+        await venue.broadcast("garbage")
+        await venue.broadcast({"op": "ping", "ts": 1})
+        await venue.wait_for_pongs(1)
         with pytest.raises(BadResponse):
             await exchange.watch_balance()
-        await venue.say("garbage")
+        await venue.broadcast("garbage")
         await venue.push(1)
         balances = exchange.watch_balances()
-        assert (await take(balances, 1))["USDT"]["total"] == 1
+        assert (await wait_for_total(balances, 1))["USDT"]["total"] == 1
         assert (await exchange.watch_balance())["USDT"]["total"] == 1
 
 
 @with_venue
-async def test_what_a_bad_message_hid_is_read(venue: Venue) -> None:
-    """After a message that could not be understood, the account is read if none follows."""
+async def test_read_after_a_bad_message(venue: Venue) -> None:
+    """If no message follows an unreadable one, the account is read."""
     async with AsyncSunx(venue.config(streamSnapshotTimeout=20)) as exchange:
         await exchange.watch_balance()
         venue.change(31)
-        await venue.say("garbage")
+        await venue.broadcast("garbage")
         with pytest.raises(BadResponse):
             await exchange.watch_balance()
         assert (await exchange.watch_balance())["USDT"]["total"] == 31
@@ -654,44 +654,44 @@ async def test_what_a_bad_message_hid_is_read(venue: Venue) -> None:
 
 
 @with_venue
-async def test_a_message_larger_than_the_cap(venue: Venue) -> None:
-    """A message over the cap is refused before it is taken in, and the connection made anew."""
+async def test_a_message_above_the_size_limit(venue: Venue) -> None:
+    """A message above the size limit raises BadResponse, and the stream reconnects."""
     async with AsyncSunx(venue.config(maxResponseBytes=10_000)) as exchange:
         await exchange.watch_balance()
         waiting = asyncio.create_task(exchange.watch_balance())
         await asyncio.sleep(0)
-        await venue.say("x" * 20_000)
+        await venue.broadcast("x" * 20_000)
         with pytest.raises(BadResponse, match="larger than 10000 bytes"):
             await waiting
-        await venue.subscribed(2)
+        await venue.wait_for_subscriptions(2)
         await venue.push(5)
-        assert (await take(_retrying(exchange), 5))["USDT"]["total"] == 5
+        assert (await wait_for_total(_ignoring_network_errors(exchange), 5))["USDT"]["total"] == 5
 
 
 @with_venue
-async def test_other_topics_are_no_news(venue: Venue) -> None:
-    """A notification about something else, and late answers, are passed over."""
+async def test_other_topics_are_ignored(venue: Venue) -> None:
+    """Notifications of other topics and late replies are ignored."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
-        await venue.say({"op": "notify", "topic": "orders.btc-usdt", "data": []})
-        await venue.say({"op": "unsub", "topic": "orders", "err-code": 0})
+        await venue.broadcast({"op": "notify", "topic": "orders.btc-usdt", "data": []})
+        await venue.broadcast({"op": "unsub", "topic": "orders", "err-code": 0})
         await venue.push(6)
         assert (await exchange.watch_balance())["USDT"]["total"] == 6
 
 
 def test_unknown_fields_are_accepted() -> None:
-    """A message may have more fields than are known."""
+    """Unknown fields of a message are accepted."""
     message = json.loads(payload("htx-v5-live-stream"))
     message["more"] = message["data"]["more"] = {"version": -1}
     assert isinstance(read_message(json.dumps(message).encode()), AccountNews)
 
 
-# -- the connection -------------------------------------------------------------------------
+# -- connections ----------------------------------------------------------------------------
 
 
 @with_venue
 async def test_a_redirect_is_refused(venue: Venue) -> None:
-    """A redirect of the handshake is never followed: the login would go elsewhere."""
+    """A redirect of the handshake raises BadResponse and is not followed."""
 
     def redirect(_: web.Request) -> web.Response:
         headers = {"Location": f"http://{venue.address}/elsewhere?x=1"}
@@ -707,8 +707,10 @@ async def test_a_redirect_is_refused(venue: Venue) -> None:
 
 @pytest.mark.parametrize(("status", "error"), [(404, ExchangeNotAvailable), (200, BadResponse)])
 @with_venue
-async def test_no_websocket_there(venue: Venue, status: int, error: type[BaseError]) -> None:
-    """An address that serves something else is told at once, as over REST."""
+async def test_no_websocket_at_the_address(
+    venue: Venue, status: int, error: type[BaseError]
+) -> None:
+    """An address without a WebSocket raises the same exception as over REST."""
     venue.handshake = lambda _: web.Response(status=status, text="<html>")
     async with AsyncSunx(venue.config()) as exchange:
         with pytest.raises(error, match=f"HTTP {status}"):
@@ -719,14 +721,14 @@ async def test_no_websocket_there(venue: Venue, status: int, error: type[BaseErr
     "address", ["ws://api.sunx.io", "http://example.com", "ftp://127.0.0.1"], ids=str
 )
 def test_plain_sockets_are_for_this_machine_only(address: str) -> None:
-    """Without encryption it goes to this machine only."""
+    """Unencrypted WebSockets are accepted for loopback addresses only."""
     with pytest.raises(NotSupported):
         AsyncSunx({**KEYS, "urls": {"api": {"stream": address}}})
 
 
 @asynchronous
-async def test_a_proxy_that_cannot_be_reached() -> None:
-    """A proxy for the push channel is used, and no way round it."""
+async def test_unreachable_proxy() -> None:
+    """If the proxy of the push channel cannot be reached, it is not bypassed."""
     config = {
         **KEYS,
         "wssProxy": "http://127.0.0.1:9",
@@ -738,8 +740,8 @@ async def test_a_proxy_that_cannot_be_reached() -> None:
 
 
 @asynchronous
-async def test_rest_proxy_counts_for_the_push_channel() -> None:
-    """An exchange that reads through a SOCKS proxy does not push round it."""
+async def test_socks_proxy_of_rest() -> None:
+    """With a SOCKS proxy for REST, the push channel is refused instead of bypassing it."""
     async with AsyncSunx(KEYS) as exchange:
         exchange.socksProxy = "socks5://127.0.0.1:9"
         with pytest.raises(NotSupported, match="SOCKS"):
@@ -748,7 +750,7 @@ async def test_rest_proxy_counts_for_the_push_channel() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, "1", True])
 def test_options_are_checked(value: object) -> None:
-    """A timeout that is no number of milliseconds above 0 is refused."""
+    """A timeout that is no positive number of milliseconds is refused."""
     with pytest.raises(BadRequest, match="streamGapTimeout"):
         AsyncSunx({**KEYS, "options": {"streamGapTimeout": value}})
 
@@ -756,7 +758,7 @@ def test_options_are_checked(value: object) -> None:
 @pytest.mark.parametrize("trusted", [True, False])
 @asynchronous
 async def test_certificates_are_verified(certificate: Path, trusted: bool) -> None:
-    """A venue whose certificate nobody vouches for gets no login."""
+    """A venue with an unknown certificate gets no login."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     async with Venue(tls) as venue:
@@ -767,19 +769,19 @@ async def test_certificates_are_verified(certificate: Path, trusted: bool) -> No
             if trusted:
                 assert (await exchange.watch_balance())["USDT"]["total"] == LIVE
                 await venue.drop()
-                await venue.subscribed(2)
+                await venue.wait_for_subscriptions(2)
             else:
                 with pytest.raises(NetworkError, match=r"(?i)certificate"):
                     await exchange.watch_balance()
                 assert not venue.messages
 
 
-# -- the end --------------------------------------------------------------------------------
+# -- closing --------------------------------------------------------------------------------
 
 
 @with_venue
-async def test_close_ends_those_who_wait(venue: Venue) -> None:
-    """``close()`` ends every waiter, and the exchange is of no use afterwards."""
+async def test_close_ends_waiting_calls(venue: Venue) -> None:
+    """``close()`` ends all waiting calls, and later calls raise ExchangeClosedByUser."""
     exchange = AsyncSunx(venue.config())
     await exchange.watch_balance()
     balances = exchange.watch_balances()
@@ -801,32 +803,32 @@ async def test_close_ends_those_who_wait(venue: Venue) -> None:
 
 @with_venue
 async def test_close_while_connecting(venue: Venue) -> None:
-    """It can be closed before there is a connection, or while it waits for the next try."""
-    venue.accepts = 0
+    """``close()`` works before there is a connection and while waiting to reconnect."""
+    venue.max_connections = 0
     exchange = AsyncSunx(venue.config(streamReconnectDelay=60_000))
     waiting = asyncio.create_task(exchange.watch_balance())
-    await venue.until(lambda venue: venue.connections == 1)
+    await venue.wait_until(lambda venue: venue.connections == 1)
     await exchange.close()
     with pytest.raises(ExchangeClosedByUser):
         await waiting
 
 
 @with_venue
-async def test_close_while_saying_goodbye(venue: Venue) -> None:
-    """It can be closed while the venue still owes it a goodbye; nothing is left open."""
+async def test_close_during_the_closing_handshake(venue: Venue) -> None:
+    """``close()`` works while the venue has not answered the close frame; nothing stays open."""
     exchange = AsyncSunx(venue.config())
     await exchange.watch_balance()
-    venue.deafen()
-    await venue.say({"op": "close", "ts": venue.ts})
-    while exchange.stream_status().state is StreamState.LIVE:  # noqa: ASYNC110 - nothing tells of it
+    venue.stop_reading()
+    await venue.broadcast({"op": "close", "ts": venue.ts})
+    while exchange.stream_status().state is StreamState.LIVE:  # noqa: ASYNC110 - no event for it
         await asyncio.sleep(0)
     await exchange.close()
     del exchange
     gc.collect()  # a ResourceWarning would fail the test
 
 
-def test_without_close_nothing_is_left() -> None:
-    """A program that ends without closing leaves no socket and no task behind."""
+def test_a_program_without_close() -> None:
+    """A program that does not close the exchange leaves no socket and no task open."""
 
     async def run() -> None:
         async with Venue() as venue:
@@ -838,7 +840,7 @@ def test_without_close_nothing_is_left() -> None:
 
 
 def test_a_second_event_loop() -> None:
-    """An exchange that is used in another event loop connects there."""
+    """An exchange used in another event loop connects there."""
     exchange = AsyncSunx(KEYS)
 
     async def run() -> None:
@@ -855,7 +857,7 @@ def test_a_second_event_loop() -> None:
 
 @with_venue
 async def test_status(venue: Venue) -> None:
-    """The status tells of the connection, the age of the figures and the latest failure."""
+    """The status shows the connection, the age of the figures and the latest failure."""
     async with AsyncSunx(venue.config()) as exchange:
         assert exchange.stream_status().state is StreamState.OFF
         await exchange.watch_balance()
@@ -866,9 +868,9 @@ async def test_status(venue: Venue) -> None:
         assert status.doubted is None
         assert status.reason is None
         await venue.drop()
-        await venue.subscribed(2)
+        await venue.wait_for_subscriptions(2)
         await venue.push(1)
-        await take(exchange.watch_balances(), 1)
+        await wait_for_total(exchange.watch_balances(), 1)
         status = exchange.stream_status()
         assert status.connections == 2
         assert "connection ended" in str(status.reason)
@@ -879,14 +881,14 @@ async def test_status(venue: Venue) -> None:
 
 @with_venue
 async def test_no_secret_is_seen(venue: Venue, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither logs nor exceptions nor their tracebacks' locals have the secret or a signature."""
+    """No log, exception or traceback local has the secret or a signature."""
 
     def answer(message: dict[str, Any]) -> dict[str, Any]:
         return {"err-code": 2003, "err-msg": json.dumps(message)[:150] + message["AccessKeyId"]}
 
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
-        venue.answers_auth = answer
+        venue.auth_reply = answer
         venue.ts = exchange.nonce()
         with caplog.at_level(logging.DEBUG):
             await venue.drop()
@@ -895,7 +897,7 @@ async def test_no_secret_is_seen(venue: Venue, caplog: pytest.LogCaptureFixture)
     shown = "".join(
         traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
     )
-    signatures = [login["Signature"] for login in venue.heard("auth")]
+    signatures = [login["Signature"] for login in venue.received("auth")]
     shown = shown.partition("sunx_adapter/exchange/asynchronous.py")[2]
     for secret in [KEYS["secret"], KEYS["apiKey"], *signatures]:
         assert secret not in str(caught.value)
@@ -904,7 +906,7 @@ async def test_no_secret_is_seen(venue: Venue, caplog: pytest.LogCaptureFixture)
 
 
 def test_the_table_has_ccxt_exceptions_only() -> None:
-    """Each rule raises one of ccxt's exceptions and says what to do."""
+    """Each rule raises a ccxt exception and has advice."""
     for rule in PUSH_ERROR_RULES:
         assert issubclass(rule.exception, ccxt.BaseError)
         assert rule.advice

@@ -1,7 +1,7 @@
-"""The package's structure, read from its source: who imports whom, and what stays private.
+"""The package's structure, read from its source: imports, and names that stay private.
 
-Counted are the imports at run time, those inside functions too. Imports for type checkers
-(``if TYPE_CHECKING:``) and names that are loaded by an import string are not.
+Run-time imports count, also those inside functions. Imports for type checkers
+(``if TYPE_CHECKING:``) and names loaded by an import string do not count.
 """
 
 import ast
@@ -17,7 +17,7 @@ PACKAGE: Final = "sunx_adapter"
 
 
 def module_name(path: Path) -> str:
-    """The dotted name of a source file of the package."""
+    """Return the dotted name of a source file."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -29,7 +29,7 @@ SOURCES: Final = {
 
 
 def nodes(tree: ast.AST, *, functions: bool = True) -> Iterator[ast.AST]:
-    """All nodes that run; without those inside functions if so asked."""
+    """Yield all nodes that run; optionally without those inside functions."""
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
@@ -40,7 +40,7 @@ def nodes(tree: ast.AST, *, functions: bool = True) -> Iterator[ast.AST]:
 
 
 def imports(tree: ast.AST, *, functions: bool = True) -> Iterator[tuple[str, int]]:
-    """The dotted names that are imported, of modules or of what is in them, with their lines."""
+    """Yield the dotted names of imported modules, or of names in them, with their lines."""
     for node in nodes(tree, functions=functions):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -50,23 +50,23 @@ def imports(tree: ast.AST, *, functions: bool = True) -> Iterator[tuple[str, int
 
 
 def attributes(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """What is looked up in imported modules, as dotted names (``time.monotonic``)."""
+    """Yield attributes of imported modules as dotted names (``time.monotonic``), with lines."""
     for node in nodes(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield f"{node.value.id}.{node.attr}", node.lineno
 
 
-def within(name: str, *places: str) -> bool:
-    """Whether a dotted name is one of these modules or packages, or inside of one."""
-    return any(name == place or name.startswith(f"{place}.") for place in places)
+def within(name: str, *modules: str) -> bool:
+    """Return whether a dotted name is one of these modules, or inside one of them."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-NAMED_TUPLES_OWN: Final = {"_asdict", "_fields", "_make", "_replace"}
+NAMED_TUPLE_METHODS: Final = {"_asdict", "_fields", "_make", "_replace"}
 """Public, although they look private."""
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLES_OWN
+    return name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLE_METHODS
 
 
 def test_no_import_circle() -> None:
@@ -86,7 +86,7 @@ def test_no_import_circle() -> None:
 
 
 def defined_names(tree: ast.AST) -> set[str]:
-    """The names that a module defines anywhere: functions, classes, variables, attributes."""
+    """Return the names that a module defines: functions, classes, variables, attributes."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -103,7 +103,7 @@ def defined_names(tree: ast.AST) -> set[str]:
 
 
 def private_names_used(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Private names that are imported, or looked up in anything but ``self`` and ``cls``."""
+    """Yield private names that are imported, or looked up on anything but ``self`` and ``cls``."""
     for name, line in imports(tree):
         if any(map(is_private, name.split("."))):
             yield name, line
@@ -117,11 +117,11 @@ def private_names_used(tree: ast.AST) -> Iterator[tuple[str, int]]:
                 yield node.attr, node.lineno
 
 
-@pytest.mark.parametrize("place", [PACKAGE, "conformance"])
-def test_no_private_name_across_modules(place: str) -> None:
-    """A private name is used where it is defined: in its module, or by a subclass on ``self``."""
+@pytest.mark.parametrize("folder", [PACKAGE, "conformance"])
+def test_no_private_name_across_modules(folder: str) -> None:
+    """A private name is used only in its own module, or by a subclass on ``self``."""
     found = []
-    for path in sorted((ROOT / place).rglob("*.py")):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"), str(path))
         own = defined_names(tree)
         found += [
@@ -136,7 +136,7 @@ IO: Final = (
     *("aiohttp", "asyncio", "httpx", "os", "pathlib", "select", "socket", "ssl", "subprocess"),
     *("time.time", "time.monotonic", "time.sleep"),
 )
-"""What does input and output, or reads the clock or the environment."""
+"""Modules and functions for I/O, the clock and the environment."""
 
 MUST_NOT_IMPORT: Final = {
     # Pure: no I/O, no clock, no environment.
@@ -144,62 +144,62 @@ MUST_NOT_IMPORT: Final = {
     "balance": (*IO, "sunx_adapter.exchange", "sunx_adapter.wire", "sunx_adapter.stream"),
     "wire.answer": IO,
     "wire.route": IO,
-    # Moves bytes; knows no balances, no keys, and none of ccxt's classes.
+    # Moves bytes: no balances, no keys, no ccxt classes.
     "wire": (
         *("ccxt", "sunx_adapter.balance", "sunx_adapter.exchange", "sunx_adapter.keys"),
         *("sunx_adapter.protocol", "sunx_adapter.stream", "sunx_adapter.venue"),
     ),
     # Parses no HTTP and no JSON.
     "exchange": ("httptools", "json", "sunx_adapter.host"),
-    # Knows an exchange only by the protocol that it asks for.
+    # Uses an exchange only through the stream's protocol class.
     "stream": tuple(
         f"sunx_adapter.exchange.{name}" for name in ("asynchronous", "call", "face", "sync")
     ),
     # Checks signatures with code of its own.
     "sandbox": ("sunx_adapter.protocol.signing", "sunx_adapter.exchange", "sunx_adapter.wire"),
 }
-"""What the rooms of the package must not import; each with all that is inside of it."""
+"""What each part of the package must not import, submodules included."""
 
 IMPORTED_BY: Final = {
     "sandbox": {"sunx_adapter", "cli"},
     "fleet": {"cli"},
     "cli": {"__main__"},
 }
-"""Rooms that only these import."""
+"""Parts of the package that only these may import."""
 
 HOST_MAY_IMPORT: Final = ("hookspecs", "ccxt_plugin", "hints")
-"""The host knows plugins, not SunX: all that it may import of the package."""
+"""All that the host may import from the package: it knows plugins, not SunX."""
 
 
-@pytest.mark.parametrize("room", MUST_NOT_IMPORT)
-def test_rooms(room: str) -> None:
-    """No room imports what it must not."""
+@pytest.mark.parametrize("part", MUST_NOT_IMPORT)
+def test_forbidden_imports(part: str) -> None:
+    """No part of the package imports what it must not."""
     found = [
         f"{module}:{line}: {name}"
         for module, tree in SOURCES.items()
-        if within(module, f"{PACKAGE}.{room}")
+        if within(module, f"{PACKAGE}.{part}")
         for name, line in [*imports(tree), *attributes(tree)]
-        if within(name, *MUST_NOT_IMPORT[room])
+        if within(name, *MUST_NOT_IMPORT[part])
     ]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("room", IMPORTED_BY)
-def test_rooms_that_few_import(room: str) -> None:
-    """The local venue, the fleet and the command line are imported by few."""
-    allowed = [f"{PACKAGE}.{name}" for name in (room, *IMPORTED_BY[room])]
+@pytest.mark.parametrize("part", IMPORTED_BY)
+def test_restricted_modules(part: str) -> None:
+    """The sandbox, the fleet and the command line are imported only where allowed."""
+    allowed = [f"{PACKAGE}.{name}" for name in (part, *IMPORTED_BY[part])]
     found = [
         f"{module}:{line}: {name}"
         for module, tree in SOURCES.items()
         if not within(module, *allowed)
         for name, line in imports(tree)
-        if within(name, f"{PACKAGE}.{room}")
+        if within(name, f"{PACKAGE}.{part}")
     ]
     assert not found, "\n".join(found)
 
 
 def test_the_host_knows_no_venue() -> None:
-    """The host imports nothing of SunX."""
+    """The host imports nothing specific to SunX."""
     allowed = [f"{PACKAGE}.{name}" for name in HOST_MAY_IMPORT]
     imported = {name for name, _ in imports(SOURCES[f"{PACKAGE}.host"]) if within(name, PACKAGE)}
     modules = {name if name in SOURCES else name.rpartition(".")[0] for name in imported}
@@ -211,10 +211,10 @@ LIGHT: Final = ("venue", "keys", "hookspecs", "plugin", "ccxt_plugin", "host")
 HEAVY: Final = ("aiohttp", "ccxt", "httpx", "msgspec", "rich", "typer")
 
 
-@pytest.mark.parametrize("room", ["", *LIGHT])
-def test_what_is_loaded_first_is_light(room: str) -> None:
-    """What is loaded before an exchange is made loads nothing heavier than pluggy."""
-    waiting, loaded = [f"{PACKAGE}.{room}".rstrip(".")], set[str]()
+@pytest.mark.parametrize("part", ["", *LIGHT])
+def test_early_imports_are_light(part: str) -> None:
+    """Modules loaded before an exchange is made import nothing heavier than pluggy."""
+    waiting, loaded = [f"{PACKAGE}.{part}".rstrip(".")], set[str]()
     while waiting:
         module = waiting.pop()
         loaded.add(module)

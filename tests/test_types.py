@@ -1,4 +1,4 @@
-"""What a type checker knows of the package, seen from a user's own code."""
+"""Type checkers on a user's own code."""
 
 import json
 import os
@@ -21,7 +21,7 @@ follow_untyped_imports = true
 
 
 def test_mypy(tmp_path: Path) -> None:
-    """With ``strict``, mypy finds nothing wrong in a bot, and knows the type of every call."""
+    """mypy ``--strict`` accepts a bot and knows the type of every call."""
     config = tmp_path / "pyproject.toml"
     config.write_text(CONFIG)
     question = tmp_path / "question.py"
@@ -46,14 +46,14 @@ def test_mypy(tmp_path: Path) -> None:
 
 
 def test_pyright(tmp_path: Path) -> None:
-    """Pyright finds nothing wrong in a bot either, and knows the type of every call."""
+    """Pyright accepts the bot too, and knows the type of every call."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable),
             str(EXAMPLES),
         ],
-        cwd=tmp_path,  # where no configuration is found
-        # It would otherwise ask a registry for a newer version of itself.
+        cwd=tmp_path,  # without a configuration file
+        # Otherwise pyright would look for a newer version online.
         env=os.environ | {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
         capture_output=True,
         text=True,
@@ -65,7 +65,7 @@ def test_pyright(tmp_path: Path) -> None:
 
 
 def test_the_bot_runs() -> None:
-    """The bot that the type checkers read works."""
+    """The type-checked bot runs."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.examples.bot"],
         cwd=EXAMPLES.parent.parent,

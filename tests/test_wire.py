@@ -1,4 +1,4 @@
-"""The wire on its own: as httpx transports, on another event loop, by name, inside TLS."""
+"""The wire on its own: as httpx transports, on another event loop, by host name, and in TLS."""
 
 import asyncio
 import socket
@@ -19,13 +19,13 @@ from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.wire.settings import ConnectionSettings
 from sunx_adapter.wire.transports import AsyncWireTransport, WireTransport
 from tests.conftest import KEYS, Caller, payload
-from tests.faulty import answering, dripping, faulty_server, http, serving
+from tests.faulty import answering, dripping, faulty_server, http, tcp_server
 
 BODY = payload("sunx-documented")
 
 
 def get(asynchronous: bool, url: str, **options: Any) -> httpx.Response:
-    """What a client of httpx gets over this package's transport."""
+    """Send a GET through an httpx client with this package's transport."""
     if not asynchronous:
         with httpx.Client(transport=WireTransport()) as client:
             return client.get(url, **options)
@@ -39,12 +39,12 @@ def get(asynchronous: bool, url: str, **options: Any) -> httpx.Response:
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def asynchronous(request: pytest.FixtureRequest) -> bool:
-    """Each kind in turn."""
+    """Run the test with the synchronous, then the asynchronous transport."""
     return bool(request.param)
 
 
 def test_transports_of_httpx(asynchronous: bool) -> None:
-    """The wire's transports serve any client of httpx."""
+    """The transports work in any httpx client."""
     answer = http(b'{"a":1}', "Content-Type: application/json", status="404 Nope")
     with faulty_server(answering(answer)) as address:
         response = get(asynchronous, f"{address}/x?y=1", headers={"X-Mine": "1"})
@@ -61,16 +61,16 @@ def test_transports_of_httpx(asynchronous: bool) -> None:
         (http(b"x" * (2**20 + 1)), httpx.NetworkError),
     ],
 )
-def test_transports_fail_as_httpx_does(
+def test_transports_raise_httpx_exceptions(
     asynchronous: bool, answer: bytes, error: type[Exception]
 ) -> None:
-    """What fails on the wire is an exception of httpx's there."""
+    """Failures of the transports are httpx exceptions."""
     with faulty_server(answering(answer)) as address, pytest.raises(error):
         get(asynchronous, address)
 
 
 def test_transports_keep_to_the_timeout(asynchronous: bool) -> None:
-    """The least of httpx's timeouts bounds the whole answer, however it drips."""
+    """The smallest of httpx's timeouts limits the whole answer, however slowly it arrives."""
     start = time.monotonic()
     with (
         faulty_server(dripping(b"HTTP/1.1 200 OK\r\nX: ")) as address,
@@ -81,7 +81,7 @@ def test_transports_keep_to_the_timeout(asynchronous: bool) -> None:
 
 
 def test_transports_only_get(asynchronous: bool) -> None:
-    """A request that would do more than read is refused."""
+    """Any method but GET is refused."""
     request = httpx.Request("POST", "http://127.0.0.1:9", content=b"x")
     with pytest.raises(httpx.UnsupportedProtocol):  # noqa: PT012
         if asynchronous:
@@ -90,7 +90,7 @@ def test_transports_only_get(asynchronous: bool) -> None:
 
 
 def test_uvloop() -> None:
-    """The asynchronous classes work on uvloop: kept connections, timeouts, cancellation, close."""
+    """The asynchronous classes work on uvloop: kept connections, cancellation, streams, close."""
     uvloop = pytest.importorskip("uvloop")
 
     async def run() -> None:
@@ -111,8 +111,8 @@ def test_uvloop() -> None:
 
 @contextmanager
 def dual_stack(refuse_v6: bool) -> Iterator[int]:
-    """A port that answers on 127.0.0.1; on ::1 it refuses, or never answers a connection."""
-    with serving(_answer_once) as port:
+    """Yield a port that answers on 127.0.0.1; on ::1 it refuses or never accepts."""
+    with tcp_server(_answer_once) as port:
         if refuse_v6:
             yield port
             return
@@ -120,7 +120,7 @@ def dual_stack(refuse_v6: bool) -> Iterator[int]:
         with full:
             full.bind(("::1", port))
             full.listen(0)
-            # Fill the queue, so that no further connection is ever made.
+            # Fill the listen queue, so that no further connection is accepted.
             waiting = [socket.socket(socket.AF_INET6, socket.SOCK_STREAM) for _ in range(4)]
             for each in waiting:
                 each.setblocking(False)
@@ -141,7 +141,7 @@ def _answer_once(connection: socket.socket) -> None:
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 @pytest.mark.parametrize("refuse_v6", [True, False], ids=["refused", "no answer"])
 def test_the_next_address_of_a_host_is_tried(call: Caller, refuse_v6: bool) -> None:
-    """If one address of a name refuses or does not answer, another one is connected to."""
+    """If one address of a host refuses or does not answer, the next one is tried."""
     with dual_stack(refuse_v6) as port:
         config = {
             **KEYS,
@@ -153,7 +153,7 @@ def test_the_next_address_of_a_host_is_tried(call: Caller, refuse_v6: bool) -> N
 
 
 def tls_config(port: int, certificate: Path) -> dict[str, Any]:
-    """A configuration for a venue over TLS, without the read limit."""
+    """Return a configuration for a venue over TLS, without the read limit."""
     return {
         **KEYS,
         "enableRateLimit": False,
@@ -173,11 +173,11 @@ def _tls_server(certificate: Path, behind: Callable[[ssl.SSLSocket], None]) -> A
         except OSError:
             connection.close()
 
-    return serving(serve)
+    return tcp_server(serve)
 
 
 def test_tls_connections_are_kept(call: Caller, certificate: Path) -> None:
-    """Over TLS, too, one connection serves one request after the other, tickets or not."""
+    """One TLS connection serves several requests in turn, with or without session tickets."""
     connections: list[int] = []
 
     def answer(connection: ssl.SSLSocket) -> None:
@@ -192,14 +192,14 @@ def test_tls_connections_are_kept(call: Caller, certificate: Path) -> None:
 
 
 def test_a_tls_peer_that_closes_idle_connections(call: Caller, certificate: Path) -> None:
-    """A peer that closes connections between two calls costs a connection, and no call."""
+    """A peer that closes idle connections makes no call fail."""
     connections: list[int] = []
 
     def answer(connection: ssl.SSLSocket) -> None:
         connections.append(1)
         if connection.recv(65536):
             connection.sendall(http(BODY))
-            # Soon after the answer: sometimes before the next request, sometimes after it.
+            # Close sometimes before the next request, sometimes after it.
             threading.Event().wait(len(connections) % 7 * 0.0005)
 
     def use(exchange: Any) -> Any:
@@ -225,12 +225,12 @@ def test_a_tls_peer_that_closes_idle_connections(call: Caller, certificate: Path
     assert all(balance["total"] for balance in balances)
 
 
-def test_calls_cut_short_during_tls_leave_nothing_behind(certificate: Path) -> None:
-    """Calls that are cancelled while TLS is set up break neither later ones nor the loop's own."""
+def test_calls_cancelled_during_the_tls_handshake(certificate: Path) -> None:
+    """Calls cancelled during the TLS handshake disturb neither later calls nor the event loop."""
     slow = threading.Event()
 
     def serve(connection: socket.socket) -> None:
-        slow.wait(0.05)  # so that the handshake is under way when the call is cut short
+        slow.wait(0.05)  # the call is cancelled during the handshake
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         try:
@@ -240,10 +240,10 @@ def test_calls_cut_short_during_tls_leave_nothing_behind(certificate: Path) -> N
         except OSError:
             connection.close()
 
-    complaints: list[dict[str, Any]] = []
+    loop_errors: list[dict[str, Any]] = []
 
     async def run(port: int) -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, each: complaints.append(each))
+        asyncio.get_running_loop().set_exception_handler(lambda _, each: loop_errors.append(each))
         config = tls_config(port, certificate)
         async with AsyncSunx(config) as exchange:
             for _ in range(10):
@@ -255,13 +255,13 @@ def test_calls_cut_short_during_tls_leave_nothing_behind(certificate: Path) -> N
             for _ in range(5):
                 assert (await exchange.fetch_balance())["total"]
 
-    with serving(serve) as port:
+    with tcp_server(serve) as port:
         asyncio.run(run(port))
-    assert not complaints
+    assert not loop_errors
 
 
-def test_a_name_server_that_does_not_answer(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look-ups that hang hold up neither their own call nor anybody else's."""
+def test_hanging_name_server(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hanging DNS lookup delays neither its own call past the timeout nor other lookups."""
     stuck = threading.Event()
     real = socket.getaddrinfo
 
@@ -271,7 +271,7 @@ def test_a_name_server_that_does_not_answer(call: Caller, monkeypatch: pytest.Mo
             raise socket.gaierror("no answer")
         return real(host, *rest, **more)
 
-    # The system's resolver is outside the package; there is no other way to make it hang.
+    # The system's resolver cannot be made to hang in another way.
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
 
     def use(exchange: Any) -> Any:
@@ -283,7 +283,7 @@ def test_a_name_server_that_does_not_answer(call: Caller, monkeypatch: pytest.Mo
         async def run() -> None:
             others = [asyncio.create_task(exchange.fetch_balance()) for _ in range(20)]
             loop = asyncio.get_running_loop()
-            # asyncio's own look-ups and threads go on.
+            # asyncio's own lookups and threads still work.
             assert await asyncio.wait_for(loop.getaddrinfo("127.0.0.1", 1), 5)
             for result in await asyncio.gather(*others, return_exceptions=True):
                 assert "300 ms" in str(result)
@@ -306,8 +306,8 @@ def test_a_name_server_that_does_not_answer(call: Caller, monkeypatch: pytest.Mo
     stuck.set()
 
 
-def test_nothing_heavy_is_imported_for_an_exchange() -> None:
-    """An exchange needs neither httpx nor aiohttp's client nor the command line."""
+def test_imports_of_an_exchange() -> None:
+    """Making an exchange imports neither httpx nor the command line."""
     code = (
         "import sys; from sunx_adapter import Sunx; Sunx({'apiKey': 'made-up', 'secret': 'x'}); "
         "print(sorted({'httpx', 'httpcore', 'typer', 'rich', 'redis'} & sys.modules.keys()))"

@@ -1,4 +1,4 @@
-"""Ours against its peers, in turn in one run: ``python -m tests.benchmarks [--json]``."""
+"""This package and its peers in alternating rounds: ``python -m tests.benchmarks [--json]``."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ PARTS = ("wire", "pure", "process")
 
 
 def measured(part: str, rounds: int, calls: int) -> Iterator[Measured]:
-    """The rows of one part, each as it is there."""
+    """Yield the rows of one part, each as soon as it is measured."""
     if part == "wire":
         return wire.measure(rounds, calls)
     return pure.measure(rounds) if part == "pure" else process.measure(rounds)

@@ -1,4 +1,4 @@
-"""What all benchmarks share: rounds in turn, medians, one form for a result."""
+"""Shared by all benchmarks: alternating rounds, medians, one form of a result."""
 
 import statistics
 from collections.abc import Awaitable, Callable
@@ -9,16 +9,16 @@ KEYS = {"apiKey": "benchmark-access-key", "secret": "benchmark-secret"}
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One line of the result: medians over the rounds, as a rule microseconds per call.
+    """One line of the result: medians over the rounds, usually microseconds per call.
 
     Attributes:
         what: what was measured.
-        peer: whom against.
+        peer: what it was compared with.
         ours: our figure.
-        theirs: the peer's.
-        goal: the largest ratio (or difference, where ``difference`` is set) that is good.
-        unit: of both figures.
-        difference: whether ours − theirs is what counts, instead of ours / theirs.
+        theirs: the peer's figure.
+        goal: the largest good ratio (or difference, if ``difference`` is set).
+        unit: unit of both figures.
+        difference: whether the result is ours − theirs instead of ours / theirs.
     """
 
     what: str
@@ -31,27 +31,27 @@ class Measured:
 
     @property
     def result(self) -> float:
-        """The ratio, or the difference."""
+        """Return the ratio or the difference."""
         return self.ours - self.theirs if self.difference else self.ours / self.theirs
 
     @property
     def reached(self) -> bool:
-        """Whether the goal is reached."""
+        """Return whether the goal is reached."""
         return self.result <= self.goal
 
 
-def in_turn(
+def alternate(
     rounds: int, ours: Callable[[], float], theirs: Callable[[], float]
 ) -> tuple[float, float]:
-    """The medians of both, measured in turn; one round before warms up."""
+    """Measure both in alternating rounds, after one warm-up round; return the medians."""
     figures = [(ours(), theirs()) for _ in range(rounds + 1)][1:]
     return _medians(figures)
 
 
-async def in_turn_async(
+async def alternate_async(
     rounds: int, ours: Callable[[], Awaitable[float]], theirs: Callable[[], Awaitable[float]]
 ) -> tuple[float, float]:
-    """The same for coroutines."""
+    """Do the same for coroutines."""
     figures = [(await ours(), await theirs()) for _ in range(rounds + 1)][1:]
     return _medians(figures)
 

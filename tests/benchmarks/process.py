@@ -1,4 +1,4 @@
-"""Whole processes: discovery, start to first balance, a thousand accounts."""
+"""Benchmarks of whole processes: discovery, start to first balance, a thousand accounts."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.benchmarks.measure import KEYS, Measured, in_turn
+from tests.benchmarks.measure import KEYS, Measured, alternate
 from tests.benchmarks.server import bare_server, ccxt_config, our_config
 from tests.certificates import make_certificate
 
@@ -59,7 +59,7 @@ def make():
 async def main():
     loop = asyncio.get_running_loop()
     made = make()
-    # Connections and caches first: it is the steady state that counts.
+    # Fill connections and caches first: only the steady state is measured.
     for some in range(0, accounts, 50):
         await asyncio.gather(*(each.fetch_balance() for each in made[some : some + 50]))
     before = resource.getrusage(resource.RUSAGE_SELF)
@@ -86,7 +86,7 @@ def _seconds(command: list[str], **environ: str) -> float:
 
 
 def measure(rounds: int) -> Iterator[Measured]:
-    """Each row as it is there."""
+    """Yield each row as soon as it is measured."""
     yield _discovery(rounds)
     yield _script(rounds)
     with bare_server(2) as url:
@@ -100,7 +100,7 @@ def _discovery(rounds: int) -> Measured:
     def milliseconds(group: str) -> float:
         return _seconds([sys.executable, "-c", DISCOVER.format(group=group)]) * 1000
 
-    pair = in_turn(rounds, lambda: milliseconds("multi_exchange"), lambda: milliseconds("none"))
+    pair = alternate(rounds, lambda: milliseconds("multi_exchange"), lambda: milliseconds("none"))
     what = "discovery in a fresh process"
     return Measured(what, "an empty plugin", *pair, goal=15, unit="ms", difference=True)
 
@@ -109,7 +109,7 @@ def _script(rounds: int) -> Measured:
     def milliseconds(code: str) -> float:
         return _seconds([sys.executable, "-c", code]) * 1000
 
-    pair = in_turn(rounds, lambda: milliseconds(OUR_SCRIPT), lambda: milliseconds(CCXT_SCRIPT))
+    pair = alternate(rounds, lambda: milliseconds(OUR_SCRIPT), lambda: milliseconds(CCXT_SCRIPT))
     return Measured("script that makes an exchange", "with ccxt htx", *pair, goal=1.1, unit="ms")
 
 
@@ -121,7 +121,9 @@ def _first_balance(url: str, rounds: int) -> Measured:
         "HTXFUTURES_API_SECRET": KEYS["secret"],
     }
     peer = [sys.executable, "-c", CCXT_FIRST, json.dumps(ccxt_config(url))]
-    pair = in_turn(rounds, lambda: _seconds(ours, **environ) * 1000, lambda: _seconds(peer) * 1000)
+    pair = alternate(
+        rounds, lambda: _seconds(ours, **environ) * 1000, lambda: _seconds(peer) * 1000
+    )
     return Measured("process start to first balance", "script with ccxt", *pair, 1.4, "ms")
 
 

@@ -1,4 +1,4 @@
-"""What needs no network: decoding and mapping, signing, making an exchange."""
+"""Benchmarks without a network: decoding and mapping, signing, making an exchange."""
 
 import gc
 import time
@@ -12,12 +12,12 @@ from sunx_adapter import HtxFutures
 from sunx_adapter.balance import balance_structure
 from sunx_adapter.protocol.account import read_account
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope
-from tests.benchmarks.measure import KEYS, Measured, in_turn
+from tests.benchmarks.measure import KEYS, Measured, alternate
 from tests.benchmarks.server import balance_body, ccxt_config
 
 
 class _FixedHtx(ccxt.htx):  # type: ignore[misc]
-    """ccxt's htx, its answer fixed: what is left is its own parsing and mapping."""
+    """ccxt's htx with a fixed answer, so that only its parsing and mapping are measured."""
 
     text: str
 
@@ -35,7 +35,7 @@ def _timed(call: Callable[[], object], calls: int) -> float:
 
 
 def measure(rounds: int) -> Iterator[Measured]:
-    """Each row as it is there."""
+    """Yield each row as soon as it is measured."""
     for currencies in (2, 100, 1000):
         yield _decode_and_map(currencies, rounds)
     yield _sign(rounds)
@@ -63,13 +63,13 @@ def _decode_and_map(currencies: int, rounds: int) -> Measured:
     peer = _FixedHtx(ccxt_config("http://127.0.0.1:1"))
     peer.text = body.decode()
     calls = max(20_000 // currencies, 10)
-    pair = in_turn(rounds, lambda: _timed(ours, calls), lambda: _timed(peer.fetch_balance, calls))
+    pair = alternate(rounds, lambda: _timed(ours, calls), lambda: _timed(peer.fetch_balance, calls))
     return Measured(f"decode + map, {currencies} currencies", "ccxt htx", *pair, goal=0.35)
 
 
 def _sign(rounds: int) -> Measured:
     ours, peer = HtxFutures(KEYS), ccxt.htx(ccxt_config("http://127.0.0.1:1"))
-    pair = in_turn(
+    pair = alternate(
         rounds,
         lambda: _timed(lambda: ours.sign("v5/account/balance", "private", "GET", {}), 5000),
         lambda: _timed(
@@ -80,7 +80,7 @@ def _sign(rounds: int) -> Measured:
 
 
 def _make(rounds: int) -> Measured:
-    pair = in_turn(
+    pair = alternate(
         rounds,
         lambda: _timed(lambda: HtxFutures(KEYS), 100),
         lambda: _timed(lambda: ccxt.htx(KEYS), 100),

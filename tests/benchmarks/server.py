@@ -1,7 +1,7 @@
-"""The barest HTTP server that answers both adapters, as a process of its own.
+"""A minimal HTTP server for both adapters, in a separate process.
 
-It answers the balance paths from memory and everything else with an empty success, so that what
-is measured is the client.
+It answers the balance paths from memory and everything else with an empty success, so that the
+client is what is measured.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ LIVE = Path(__file__).parent.parent / "payloads" / "htx-v5-live-rest.json"
 
 
 def balance_body(currencies: int) -> bytes:
-    """An answer as seen live, with that many currencies."""
+    """Return an answer as seen live, with this many currencies."""
     answer: dict[str, Any] = json.loads(LIVE.read_text("utf-8"))
     row = answer["data"]["details"][0]
     codes = ["USDT", "BTC", *(f"C{number}" for number in range(currencies - 2))]
@@ -66,7 +66,7 @@ def _serve(ready: Connection, body: bytes, certificate: Path | None) -> None:
 
 @contextmanager
 def bare_server(currencies: int, certificate: Path | None = None) -> Iterator[str]:
-    """A server in its own process, over TLS if there is a certificate; gives its address."""
+    """Run a server in a separate process, over TLS if a certificate is given; yield its address."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     arguments = (sending, balance_body(currencies), certificate)
@@ -80,12 +80,12 @@ def bare_server(currencies: int, certificate: Path | None = None) -> Iterator[st
 
 
 def our_config(url: str) -> dict[str, Any]:
-    """Our configuration for the server; without the read limit, which would bound the figure."""
+    """Return our configuration for the server, without the read limit."""
     return {**KEYS, "enableRateLimit": False, "urls": {"api": {"rest": url}}}
 
 
 def ccxt_config(url: str) -> dict[str, Any]:
-    """ccxt's: with a market given, so that it too needs but one request per balance."""
+    """Return ccxt's configuration; with a market given, it needs only one request per balance."""
     market = {
         "id": "BTC-USDT", "symbol": "BTC/USDT:USDT", "base": "BTC", "quote": "USDT",
         "settle": "USDT", "type": "swap", "spot": False, "swap": True, "linear": True,

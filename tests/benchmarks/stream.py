@@ -1,9 +1,9 @@
-"""How a stream keeps up: ``python -m tests.benchmarks.stream [--seconds 60] [--rate 1000]``.
+"""Latency of a stream: ``python -m tests.benchmarks.stream [--seconds 60] [--rate 1000]``.
 
-A venue in a process of its own pushes so many changes a second; each tells the moment of its
-sending. A quick task and one that takes its time watch over one connection. Printed are how old the
-balance is when a task gets it, how many came, and how much memory grew; the goals are 50 ms for the
-quick task (99th percentile) and no growth after the first seconds.
+A venue in a separate process pushes changes at this rate, each with the time it was sent. A quick
+and a slow task watch over one connection. The output has the age of the balances that each task
+gets, their number, and the growth of memory. The goals are 50 ms for the quick task (99th
+percentile) and no growth after the first seconds.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def _serve(ready: Connection, rate: float) -> None:
             text = json.dumps(message).encode()
             await socket.send_bytes(gzip.compress(text, compresslevel=1))
 
-    async def talk(request: web.Request) -> web.WebSocketResponse:
+    async def serve_push(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
         pushing: list[asyncio.Task[None]] = []
@@ -61,7 +61,7 @@ def _serve(ready: Connection, rate: float) -> None:
 
     async def run() -> None:
         application = web.Application()
-        application.router.add_get("/ws/v5/notification", talk)
+        application.router.add_get("/ws/v5/notification", serve_push)
         runner = web.AppRunner(application)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -72,8 +72,8 @@ def _serve(ready: Connection, rate: float) -> None:
 
 
 @contextmanager
-def pushing_server(rate: float) -> Iterator[str]:
-    """A push channel in its own process; gives its address."""
+def push_server(rate: float) -> Iterator[str]:
+    """Run a push channel in a separate process; yield its address."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sending, rate), daemon=True)
@@ -86,14 +86,14 @@ def pushing_server(rate: float) -> Iterator[str]:
 
 
 @dataclass
-class Seen:
-    """What one task got: ages in ms."""
+class Watcher:
+    """A task that watches, and the ages of its balances in ms."""
 
     pause: float
     ages: list[float] = field(default_factory=list)
 
     async def watch(self, exchange: Any, until: float) -> None:
-        """Watch until that moment."""
+        """Watch until this time."""
         async for balance in exchange.watch_balances():
             now = time.monotonic()
             self.ages.append((now - float(balance["USDT"]["total"])) * 1000)
@@ -103,7 +103,7 @@ class Seen:
                 await asyncio.sleep(self.pause)
 
     def line(self, name: str, seconds: float) -> str:
-        """A line of the table."""
+        """Return a line of the table."""
         cuts = statistics.quantiles(self.ages, n=100)
         return (
             f"{name:12} {len(self.ages) / seconds:10.0f} {statistics.median(self.ages):9.2f} "
@@ -115,14 +115,14 @@ def _memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB / 2**20
 
 
-async def measure(seconds: float, rate: float) -> tuple[Seen, Seen, float, float]:
-    """The quick and the slow task, and the greatest memory in MiB before and after."""
-    quick, slow = Seen(0.0), Seen(SLOW_SECONDS)
-    with pushing_server(rate) as address:
+async def measure(seconds: float, rate: float) -> tuple[Watcher, Watcher, float, float]:
+    """Return the quick and the slow task, and the peak memory in MiB before and after."""
+    quick, slow = Watcher(0.0), Watcher(SLOW_SECONDS)
+    with push_server(rate) as address:
         keys = {"apiKey": "benchmark", "secret": "benchmark"}
         config = {**keys, "urls": {"api": {"stream": address}}}
         async with AsyncHtxFutures(config) as exchange:
-            await Seen(0.0).watch(exchange, time.monotonic() + WARM_UP_SECONDS)
+            await Watcher(0.0).watch(exchange, time.monotonic() + WARM_UP_SECONDS)
             before, until = _memory_mib(), time.monotonic() + seconds
             await asyncio.gather(quick.watch(exchange, until), slow.watch(exchange, until))
     return quick, slow, before, _memory_mib()

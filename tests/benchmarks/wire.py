@@ -1,4 +1,4 @@
-"""Whole calls over HTTP against a bare loopback server."""
+"""Benchmarks of whole calls over HTTP, against a minimal loopback server."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ import ccxt.async_support
 import orjson
 
 from sunx_adapter import AsyncHtxFutures, HtxFutures
-from tests.benchmarks.measure import Measured, in_turn, in_turn_async
+from tests.benchmarks.measure import Measured, alternate, alternate_async
 from tests.benchmarks.server import bare_server, ccxt_config, our_config
 from tests.certificates import make_certificate
 
@@ -24,7 +24,7 @@ BARE_GOAL = 1.35
 
 
 def measure(rounds: int, calls: int) -> Iterator[Measured]:
-    """Each row as it is there."""
+    """Yield each row as soon as it is measured."""
     for currencies in (2, 100):
         for at_once in (1, 32):
             yield asyncio.run(_async(currencies, at_once, rounds, calls))
@@ -47,25 +47,25 @@ def _sync(currencies: int, rounds: int, calls: int, certificate: Path | None = N
 
     with (
         bare_server(currencies, certificate) as url,
-        HtxFutures({**our_config(url), **_trusting(certificate)}) as ours,
+        HtxFutures({**our_config(url), **_tls_settings(certificate)}) as ours,
     ):
         peer = ccxt.htx(ccxt_config(url))
-        # Certificates are looked at once a connection, which is not what is measured.
+        # Certificates are verified once per connection, which is not measured here.
         peer.validateServerSsl = certificate is None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pair = in_turn(
+            pair = alternate(
                 rounds, lambda: timed(ours.fetch_balance), lambda: timed(peer.fetch_balance)
             )
-    what = f"sync call, {currencies} currencies{_over(certificate)}"
+    what = f"sync call, {currencies} currencies{_suffix(certificate)}"
     return Measured(what, "ccxt htx", *pair, goal=SYNC_GOALS[currencies])
 
 
-def _trusting(certificate: Path | None) -> dict[str, str]:
+def _tls_settings(certificate: Path | None) -> dict[str, str]:
     return {"cafile": str(certificate)} if certificate else {}
 
 
-def _over(certificate: Path | None) -> str:
+def _suffix(certificate: Path | None) -> str:
     return ", TLS" if certificate else ""
 
 
@@ -85,28 +85,28 @@ async def _async(
     with bare_server(currencies, certificate) as url:
         peer = ccxt.async_support.htx(ccxt_config(url))
         peer.cafile = str(certificate or peer.cafile)
-        async with AsyncHtxFutures({**our_config(url), **_trusting(certificate)}) as ours:
-            pair = await in_turn_async(
+        async with AsyncHtxFutures({**our_config(url), **_tls_settings(certificate)}) as ours:
+            pair = await alternate_async(
                 rounds,
                 lambda: _timed(ours.fetch_balance, calls, at_once),
                 lambda: _timed(peer.fetch_balance, calls, at_once),
             )
         await peer.close()
-    what = f"async call, {at_once} at once, {currencies} currencies{_over(certificate)}"
+    what = f"async call, {at_once} at once, {currencies} currencies{_suffix(certificate)}"
     return Measured(what, "ccxt htx", *pair, goal=ASYNC_GOALS[at_once, currencies])
 
 
 async def _bare(rounds: int, calls: int) -> Measured:
     with bare_server(2) as url:
         async with AsyncHtxFutures(our_config(url)) as ours, aiohttp.ClientSession() as session:
-            # As long as a signed address is.
+            # As long as a signed address.
             address = ours.sign("v5/account/balance", "private", "GET", {})["url"]
 
             async def bare() -> object:
                 async with session.get(address) as response:
                     return orjson.loads(await response.read())
 
-            pair = await in_turn_async(
+            pair = await alternate_async(
                 rounds,
                 lambda: _timed(ours.fetch_balance, calls, 32),
                 lambda: _timed(bare, calls, 32),

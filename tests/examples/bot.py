@@ -1,5 +1,5 @@
-# ruff: noqa: T201 - it talks to whoever runs it
-"""A small bot: what it may spend, asked by threads, by tasks, over the push channel and of a host.
+# ruff: noqa: T201 - it prints to the terminal
+"""A small bot: reads what it may spend with threads, tasks, the push channel and a host.
 
 ``python -m tests.examples.bot`` runs it against the sandbox. Type checkers read it too, see
 ``tests/test_types.py``.
@@ -18,7 +18,7 @@ CURRENCY = "USDT"
 
 
 def spendable(exchange: Sunx | HtxFutures) -> Decimal:
-    """What may be spent, or nothing while the account is not permitted to trade."""
+    """Return what may be spent; zero while the account may not trade."""
     if not exchange.fetch_account_summary().state.permits_trading:
         return Decimal(0)
     free = exchange.fetch_free_balance()
@@ -26,7 +26,7 @@ def spendable(exchange: Sunx | HtxFutures) -> Decimal:
 
 
 def look(exchange: Sunx | HtxFutures) -> str:
-    """One round of the bot, in words."""
+    """Return one round of the bot as text."""
     try:
         amount = spendable(exchange)
     except NetworkError as error:
@@ -39,7 +39,7 @@ def look(exchange: Sunx | HtxFutures) -> str:
 
 
 def used_share(balance: Balances) -> Decimal | None:
-    """How much of the equity is in use; ``None`` without any."""
+    """Return how much of the equity is in use; ``None`` without equity."""
     row = balance[CURRENCY]
     used, total = row["used"], row["total"]
     if used is None or total is None or not Decimal(total):
@@ -61,7 +61,7 @@ async def react(config: dict[str, Any], venue: Sandbox) -> Decimal | None:
 
 
 def through_a_host(host: ExchangeHost, exchange_id: str, config: dict[str, Any]) -> dict[str, str]:
-    """Each currency's total through a host, whatever plugin serves the id."""
+    """Return each currency's total through a host, whatever plugin serves the id."""
     exchange = host.create(exchange_id, config)
     try:
         balance = exchange.fetch_balance()
@@ -71,7 +71,7 @@ def through_a_host(host: ExchangeHost, exchange_id: str, config: dict[str, Any])
 
 
 def main() -> None:
-    """Try it all."""
+    """Run every example."""
     with Sandbox() as venue:
         exact: dict[str, Any] = {"number": Decimal}
         for account in ("main", "liquidating"):

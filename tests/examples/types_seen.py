@@ -1,4 +1,4 @@
-"""What type checkers have to know of each public call; nothing here is ever run."""
+"""The types that type checkers must infer for each public call; never run."""
 
 from decimal import Decimal
 from typing import Any, assert_type
@@ -19,7 +19,7 @@ Amounts = dict[str, float | str | Decimal]
 
 
 def synchronous(sunx: Sunx, htx: HtxFutures) -> None:
-    """The synchronous classes."""
+    """Calls of the synchronous classes."""
     for exchange in (sunx, htx):
         assert_type(exchange.fetch_balance(), Balances)
         assert_type(exchange.fetchBalance(), Balances)
@@ -41,7 +41,7 @@ def synchronous(sunx: Sunx, htx: HtxFutures) -> None:
 
 
 async def asynchronous(sunx: AsyncSunx, htx: AsyncHtxFutures) -> None:
-    """The asynchronous classes."""
+    """Calls of the asynchronous classes."""
     for exchange in (sunx, htx):
         assert_type(await exchange.fetch_balance(), Balances)
         assert_type(await exchange.fetchBalance(), Balances)
@@ -63,7 +63,7 @@ async def asynchronous(sunx: AsyncSunx, htx: AsyncHtxFutures) -> None:
 
 
 async def hosted(host: ExchangeHost) -> None:
-    """What a host makes."""
+    """Calls of exchanges made by a host."""
     assert_type(host.create("sunx").fetch_balance(), Balances)
     exchange = host.create("sunx", asynchronous=True)
     assert_type(await exchange.fetch_balance(), Balances)

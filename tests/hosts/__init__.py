@@ -1,1 +1,1 @@
-"""Hosts and plugins that are not this project's, to try it among strangers."""
+"""Hosts and plugins by others, to test the project with them."""

@@ -1,4 +1,4 @@
-"""A fresh virtual environment, with packages installed into it as a user installs them."""
+"""A fresh virtual environment with packages installed as users install them."""
 
 import json
 import os
@@ -27,25 +27,25 @@ with Sandbox() as venue:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A virtual environment without any packages but those that were installed into it.
+    """A virtual environment with only the packages that were installed into it.
 
     Attributes:
-        root: where it is; commands run here, far from any source tree.
+        root: its directory; commands run here, outside any source tree.
     """
 
     root: Path
 
     @classmethod
     def create(cls, root: Path, wheels: Sequence[Path]) -> "Environment":
-        """Make one with these wheels and what they require, directly or indirectly, installed.
+        """Make an environment with these wheels and all that they require.
 
-        The required packages are linked from the environment that the tests run in, so they are
-        neither downloaded nor compiled again.
+        The required packages are linked from the environment of the tests, so they are neither
+        downloaded nor compiled again.
 
         Raises:
             AssertionError: a required package is missing or has an unsuitable version.
         """
-        # Without a pip of its own: the tests' pip can install into it.
+        # Without pip: the tests' pip can install into it.
         venv.create(root, with_pip=False)
         pip("--python", str(root), "install", "--no-deps", "--no-index", *map(str, wheels))
         [packages] = root.glob("lib/*/site-packages")
@@ -54,23 +54,23 @@ class Environment:
         return cls(root)
 
     def program(self, name: str = "python") -> str:
-        """The path of one of its programs."""
+        """Return the path of one of its programs."""
         return str(self.root / ("Scripts" if os.name == "nt" else "bin") / name)
 
     def run(
-        self, *command: str, beside: Sequence[Path] = (), text: str | None = None
+        self, *command: str, extra_paths: Sequence[Path] = (), text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, however that ends.
+        """Run a command in the environment; its status is not checked.
 
         Args:
             command: the program and its arguments.
-            beside: directories whose packages are to be found as if they were installed too.
-            text: what the command reads.
+            extra_paths: directories whose packages are found as if they were installed.
+            text: the command's standard input.
         """
         return subprocess.run(
             command,
             cwd=self.root,
-            env=self._variables(beside),
+            env=self._variables(extra_paths),
             input=text,
             capture_output=True,
             text=True,
@@ -79,7 +79,7 @@ class Environment:
 
     @contextmanager
     def sandbox(self, account: str) -> Iterator[dict[str, Any]]:
-        """The installed sandbox in a process of its own; the account's configuration by id."""
+        """Run the installed sandbox in a separate process; yield its configurations by id."""
         with subprocess.Popen(
             [self.program(), "-c", _SERVE, account],
             cwd=self.root,
@@ -95,25 +95,25 @@ class Environment:
             finally:
                 process.stdin.close()
 
-    def _variables(self, beside: Sequence[Path] = ()) -> dict[str, str]:
+    def _variables(self, extra_paths: Sequence[Path] = ()) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        path = os.pathsep.join(map(str, beside))
+        path = os.pathsep.join(map(str, extra_paths))
         return kept | {"PYTHONNOUSERSITE": "1"} | ({"PYTHONPATH": path} if path else {})
 
 
 def build_wheels(sources: Sequence[Path], empty: Path) -> list[Path]:
-    """Build a wheel of each source tree with its own build backend; in the order of the sources.
+    """Build a wheel of each source tree with its own build backend, in this order.
 
     Args:
         sources: directories with a ``pyproject.toml``.
-        empty: where the wheels are written, and an environment with the build backends.
+        empty: an empty directory, for the wheels and an environment with the build backends.
     """
     projects = [tomllib.loads((source / "pyproject.toml").read_text()) for source in sources]
     builder = empty / "builder"
     venv.create(builder, with_pip=False)
     backends = {text for project in projects for text in project["build-system"]["requires"]}
     pip("--python", str(builder), "install", *sorted(backends))
-    # One environment for all of them; pip would make one for each.
+    # One build environment for all; pip would make one for each.
     wheel = ("--python", str(builder), "wheel", "--no-deps", "--no-build-isolation")
     pip(*wheel, "--wheel-dir", str(empty), *map(str, sources))
     return [
@@ -123,7 +123,7 @@ def build_wheels(sources: Sequence[Path], empty: Path) -> list[Path]:
 
 
 def _link_requirements(packages: Path) -> None:
-    """Link what the packages in a directory require, from the environment of the tests."""
+    """Link the requirements of a directory's packages from the environment of the tests."""
     waiting = list(metadata.distributions(path=[str(packages)]))
     linked = {each.name for each in waiting}
     while waiting:
@@ -139,7 +139,7 @@ def _link_requirements(packages: Path) -> None:
 
 
 def _link(distribution: metadata.Distribution, packages: Path) -> None:
-    # Files outside, such as commands, start with "..".
+    # Files outside the directory, such as commands, start with "..".
     names = {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}
     for name in names:
         (packages / name).symlink_to(str(distribution.locate_file(name)))
@@ -149,7 +149,7 @@ def pip(*arguments: str) -> None:
     """Run the tests' pip.
 
     Raises:
-        AssertionError: it failed; the message is its output.
+        AssertionError: pip failed; the message is its output.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

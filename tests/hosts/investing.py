@@ -1,10 +1,10 @@
-# ruff: noqa: T201 - its output is what it is for
-"""Tries investing-algorithm-framework, in an environment of its own, from the root of a clone.
+# ruff: noqa: T201 - it prints its results
+"""Tests investing-algorithm-framework, in a separate environment, from the root of a clone.
 
 ``pip install investing-algorithm-framework . && python -m tests.hosts.investing``
 
-The framework makes the exchanges by their ids, reads balances through its own portfolio provider,
-and at last runs a whole bot that reads what it may spend; the sandbox answers.
+The framework makes the exchanges by their ids, reads balances of the sandbox through its own
+portfolio provider, and at last runs a whole bot that reads its unallocated balance.
 """
 
 import logging
@@ -24,7 +24,7 @@ CLASSES: dict[str, Any] = {"sunx": Sunx, "htxfutures": HtxFutures}
 
 
 def provider(keys: Mapping[str, Any]) -> Any:
-    """The framework's portfolio provider for ccxt, its exchanges pointed at the sandbox."""
+    """Return the framework's portfolio provider for ccxt, pointed at the sandbox."""
     theirs = import_module(
         "investing_algorithm_framework.infrastructure.portfolio_providers"
     ).CCXTPortfolioProvider
@@ -39,7 +39,7 @@ def provider(keys: Mapping[str, Any]) -> Any:
 
 
 def positions(exchange_id: str, account: str, venue: Sandbox) -> str:
-    """Each currency through the provider, against the adapter's own ``free``."""
+    """Compare each currency of the provider with the adapter's own ``free``."""
     framework = import_module("investing_algorithm_framework.domain")
     keys = venue.config(exchange_id, account)
     with CLASSES[exchange_id](keys) as ours:
@@ -59,13 +59,13 @@ def positions(exchange_id: str, account: str, venue: Sandbox) -> str:
 
 
 def whole_bot(exchange_id: str, venue: Sandbox) -> str:
-    """A bot of one round: its strategy is told what is unallocated."""
+    """Run a bot for one round whose strategy reads the unallocated balance."""
     framework = import_module("investing_algorithm_framework")
     keys = venue.config(exchange_id)
-    told: list[float] = []
+    unallocated: list[float] = []
 
     def run_strategy(_: object, context: Any, data: object) -> None:  # noqa: ARG001
-        told.append(context.get_unallocated())
+        unallocated.append(context.get_unallocated())
 
     members = {"time_unit": framework.TimeUnit.SECOND, "interval": 1, "run_strategy": run_strategy}
     strategy = type("Look", (framework.TradingStrategy,), members)
@@ -82,12 +82,12 @@ def whole_bot(exchange_id: str, venue: Sandbox) -> str:
         app.run(number_of_iterations=1)
     with CLASSES[exchange_id](keys) as ours:
         expected = ours.fetch_balance()["USDT"]["free"]
-    assert told == [expected], (told, expected)
-    return f"{told[0]} USDT"
+    assert unallocated == [expected], (unallocated, expected)
+    return f"{unallocated[0]} USDT"
 
 
 def main() -> int:
-    """Try everything; 1 if something that has to work does not."""
+    """Try everything; return 1 if something that must work does not."""
     stay_on_this_machine()
     logging.disable(logging.CRITICAL)
     register_with_ccxt()
@@ -106,7 +106,7 @@ def main() -> int:
         for name, attempt in works.items():
             try:
                 print(f"  works: {name}: {attempt(venue=venue)}")
-            except Exception as error:  # noqa: BLE001 - whatever it is, the rest is tried
+            except Exception as error:  # noqa: BLE001 - the others are still tried
                 failed += 1
                 print(f"  FAILS: {name}: {type(error).__name__}: {error}")
     return min(failed, 1)

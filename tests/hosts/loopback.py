@@ -1,4 +1,4 @@
-"""Keeps a bot that is tried from contacting anything beyond this machine."""
+"""Keeps a tested bot from contacting anything beyond this machine."""
 
 import ipaddress
 import sys
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def stay_on_this_machine() -> None:
-    """From now on, looking up or connecting to any other address fails, in any library.
+    """Make every lookup of, or connection to, another machine fail, in any library.
 
     Raises:
-        ConnectionRefusedError: in the code that tried, naming the address.
+        ConnectionRefusedError: in the code that tried; it names the address.
     """
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,10 +1,10 @@
-# ruff: noqa: T201 - its output is what it is for
-"""Tries OctoBot's trading package, in an environment of its own, from the root of a clone.
+# ruff: noqa: T201 - it prints its results
+"""Tests OctoBot's trading package, in a separate environment, from the root of a clone.
 
 ``pip install 'octobot-trading[full]' . && python -m tests.hosts.octobot``
 
-OctoBot makes the exchanges its own way, from its own configuration, and reads balances through its
-own classes; the sandbox answers. What cannot work is tried too, to see that it fails clearly.
+OctoBot makes the exchanges in its own way, from its own configuration, and reads balances of the
+sandbox through its own classes. Unsupported calls are tried too, to show that they fail clearly.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tests.hosts.loopback import stay_on_this_machine
 ACCOUNTS = ("main", "small", "indebted", "empty", "liquidating")
 CLASSES: dict[str, Any] = {"sunx": AsyncSunx, "htxfutures": AsyncHtxFutures}
 
-# Made up, since OctoBot starts no trader without a market and a time frame.
+# Made up, because OctoBot starts no trader without a market and a time frame.
 MARKET: dict[str, Any] = {
     "id": "BTC-USDT", "symbol": "BTC/USDT:USDT", "base": "BTC", "quote": "USDT", "settle": "USDT",
     "type": "swap", "swap": True, "linear": True, "spot": False, "contract": True,
@@ -34,7 +34,7 @@ MARKET: dict[str, Any] = {
 
 
 def exchange_tentacle(venue: Sandbox, exchange_id: str) -> type:
-    """What OctoBot calls an exchange tentacle: a class that it finds by the exchange's name."""
+    """Return an OctoBot "tentacle": a class that OctoBot finds by the exchange's name."""
     exchanges = import_module("octobot_trading.exchanges")
     future = import_module("octobot_trading.enums").ExchangeTypes.FUTURE
     given = {"timeframes": {"1h": "1h"}, "markets": {MARKET["symbol"]: MARKET}}
@@ -51,7 +51,7 @@ def exchange_tentacle(venue: Sandbox, exchange_id: str) -> type:
 
 
 def bot_config(exchange_id: str, keys: dict[str, Any], kind: str) -> dict[str, Any]:
-    """As OctoBot has it once its files are read: encrypted keys and a real trader."""
+    """Return OctoBot's configuration: encrypted keys and a real trader."""
     encrypt = import_module("octobot_commons.configuration").encrypt
     return {
         "crypto-currencies": {},
@@ -70,10 +70,10 @@ def bot_config(exchange_id: str, keys: dict[str, Any], kind: str) -> dict[str, A
 
 
 @asynccontextmanager
-async def made(
+async def make_manager(
     exchange_id: str, keys: dict[str, Any], kind: str = "future", *, trader: bool = False
 ) -> AsyncIterator[Any]:
-    """OctoBot's exchange manager, made by OctoBot's builder; alone or with channels and trader."""
+    """Build OctoBot's exchange manager with OctoBot's builder; optionally with a trader."""
     builders = import_module("octobot_trading.exchanges.exchange_builder")
     builder = builders.ExchangeBuilder(bot_config(exchange_id, keys, kind), exchange_id)
     builder.is_using_exchange_type(kind).is_rest_only().disable_trading_mode()
@@ -85,8 +85,8 @@ async def made(
         await manager.stop(warning_on_missing_elements=False)
 
 
-async def expected_of(exchange_id: str, keys: dict[str, Any]) -> dict[str, dict[str, Decimal]]:
-    """The adapter's own answer as OctoBot keeps it: decimals of the floats' text, 0 for less."""
+async def expected_balance(exchange_id: str, keys: dict[str, Any]) -> dict[str, dict[str, Decimal]]:
+    """Return the adapter's balance in OctoBot's form: decimals of floats' text, at least 0."""
     async with CLASSES[exchange_id](keys) as ours:
         balance = await ours.fetch_balance()
     return {
@@ -99,10 +99,10 @@ async def expected_of(exchange_id: str, keys: dict[str, Any]) -> dict[str, dict[
 
 
 async def balances(exchange_id: str, account: str, venue: Sandbox) -> str:
-    """``get_balance()`` of OctoBot's exchange against the adapter's own answer."""
+    """Compare ``get_balance()`` of OctoBot's exchange with the adapter's own answer."""
     keys = venue.config(exchange_id, account)
-    expected = await expected_of(exchange_id, keys)
-    async with made(exchange_id, keys) as manager:
+    expected = await expected_balance(exchange_id, keys)
+    async with make_manager(exchange_id, keys) as manager:
         seen = await manager.exchange.get_balance()
     figures = {code: {view: seen[code][view] for view in row} for code, row in expected.items()}
     assert figures == expected, f"{figures} instead of {expected}"
@@ -111,23 +111,23 @@ async def balances(exchange_id: str, account: str, venue: Sandbox) -> str:
     return ", ".join(shown)
 
 
-async def ask(method: str, *arguments: object, venue: Sandbox) -> str:
-    """What a method of OctoBot's exchange gives."""
-    async with made("sunx", venue.config("sunx")) as manager:
+async def result_of(method: str, *arguments: object, venue: Sandbox) -> str:
+    """Return the result of a method of OctoBot's exchange."""
+    async with make_manager("sunx", venue.config("sunx")) as manager:
         return repr(await getattr(manager.exchange, method)(*arguments))
 
 
 async def spot(venue: Sandbox) -> str:
-    """A balance of an exchange that is configured for spot."""
-    async with made("sunx", venue.config("sunx"), "spot") as manager:
+    """Return a balance of an exchange that is configured for spot."""
+    async with make_manager("sunx", venue.config("sunx"), "spot") as manager:
         return repr(await manager.exchange.get_balance())
 
 
 async def portfolio(exchange_id: str, venue: Sandbox) -> str:
-    """The portfolio of a whole OctoBot exchange with a real trader."""
+    """Return the portfolio of a whole OctoBot exchange with a real trader."""
     keys = venue.config(exchange_id)
-    expected = await expected_of(exchange_id, keys)
-    async with made(exchange_id, keys, trader=True) as manager:
+    expected = await expected_balance(exchange_id, keys)
+    async with make_manager(exchange_id, keys, trader=True) as manager:
         kept = manager.exchange_personal_data.portfolio_manager
         async with asyncio.timeout(10):
             while not kept.portfolio or not kept.portfolio.portfolio:  # noqa: ASYNC110
@@ -139,7 +139,7 @@ async def portfolio(exchange_id: str, venue: Sandbox) -> str:
 
 
 def main() -> int:
-    """Try everything; 1 if something that has to work does not."""
+    """Try everything; return 1 if something that must work does not."""
     stay_on_this_machine()
     logging.disable(logging.CRITICAL)
     register_with_ccxt()  # before OctoBot looks for its exchanges
@@ -152,10 +152,10 @@ def main() -> int:
     works |= {f"portfolio, {id_}": partial(portfolio, id_) for id_ in CLASSES}
     fails: dict[str, Any] = {
         "spot": spot,
-        "positions": partial(ask, "get_positions"),
-        "price": partial(ask, "get_price_ticker", "BTC/USDT:USDT"),
-        "all prices": partial(ask, "get_all_currencies_price_ticker"),
-        "open orders": partial(ask, "get_open_orders"),
+        "positions": partial(result_of, "get_positions"),
+        "price": partial(result_of, "get_price_ticker", "BTC/USDT:USDT"),
+        "all prices": partial(result_of, "get_all_currencies_price_ticker"),
+        "open orders": partial(result_of, "get_open_orders"),
     }
     failed = 0
     with Sandbox() as venue:
@@ -163,15 +163,15 @@ def main() -> int:
         for name, attempt in works.items():
             try:
                 print(f"  works: {name}: {asyncio.run(attempt(venue=venue))}")
-            except Exception as error:  # noqa: BLE001 - whatever it is, the rest is tried
+            except Exception as error:  # noqa: BLE001 - the others are still tried
                 failed += 1
                 print(f"  FAILS: {name}: {type(error).__name__}: {error}")
         for name, attempt in fails.items():
             try:
                 print(f"  gives: {name}: {asyncio.run(attempt(venue=venue))}")
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - the others are still tried
                 print(f"  not served: {name}: {type(error).__name__}: {error}")
-        del tentacles  # until here, since OctoBot looks through the classes that there are
+        del tentacles  # kept until here, because OctoBot searches the existing classes
     return min(failed, 1)
 
 

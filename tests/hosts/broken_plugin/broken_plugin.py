@@ -1,3 +1,3 @@
-"""A plugin that cannot even be imported."""
+"""A plugin that fails when it is imported."""
 
 raise RuntimeError("broken as soon as it is imported")

@@ -1,4 +1,4 @@
-"""A strategy that never trades: for a freqtrade that only shows balances."""
+"""A strategy that never trades, for a freqtrade that only shows balances."""
 
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ from freqtrade.strategy import (  # type: ignore[import-not-found, import-untype
 
 
 class Idle(IStrategy):  # type: ignore[misc, unused-ignore]
-    """No signal, ever."""
+    """A strategy without any signal."""
 
     INTERFACE_VERSION = 3
     timeframe = "1h"

@@ -1,10 +1,10 @@
-# ruff: noqa: T201 - its output is what it is for
-"""Tries freqtrade's own code, in an environment of its own, from the root of a clone.
+# ruff: noqa: T201 - it prints its results
+"""Tests freqtrade's own code, in a separate environment, from the root of a clone.
 
 ``pip install freqtrade . && python -m tests.hosts.freqtrade_bot.try_it``
 
-What has to work is read through freqtrade's own resolver, exchange and wallets, and at last shown
-by a whole bot in live mode. What cannot work is tried too, to see that it fails in plain words.
+Balances are read through freqtrade's own resolver, exchange and wallets, and at last by a whole bot
+in live mode. Unsupported calls are tried too, to show that they fail clearly.
 """
 
 import base64
@@ -32,7 +32,7 @@ CLASSES: dict[str, Any] = {"sunx": Sunx, "htxfutures": HtxFutures}
 
 
 def bot_config(exchange_id: str, keys: dict[str, Any], trading_mode: str) -> dict[str, Any]:
-    """As freqtrade has it once its files are read: live, with the exchange of the sandbox."""
+    """Return freqtrade's live configuration with an exchange of the sandbox."""
     return {
         "runmode": import_module("freqtrade.enums").RunMode.LIVE,
         "dry_run": False,
@@ -51,8 +51,10 @@ def bot_config(exchange_id: str, keys: dict[str, Any], trading_mode: str) -> dic
 
 
 @contextmanager
-def made(exchange_id: str, account: str, trading_mode: str = "spot") -> Iterator[tuple[Any, ...]]:
-    """freqtrade's exchange, made its own way, with its configuration and the sandbox behind it."""
+def make_exchange(
+    exchange_id: str, account: str, trading_mode: str = "spot"
+) -> Iterator[tuple[Any, ...]]:
+    """Make freqtrade's exchange in its own way; yield it with its configuration and keys."""
     resolver = import_module("freqtrade.resolvers").ExchangeResolver
     with Sandbox() as venue:
         keys = venue.config(exchange_id, account)
@@ -65,7 +67,7 @@ def made(exchange_id: str, account: str, trading_mode: str = "spot") -> Iterator
 
 
 def figures(balance: Any) -> dict[str, tuple[float, float, float]]:
-    """Free, used and total by currency, of a ccxt balance less its other views."""
+    """Return free, used and total by currency of a ccxt balance."""
     views = ("info", "free", "used", "total", "debt", "timestamp", "datetime")
     return {
         code: (row["free"], row["used"], row["total"])
@@ -75,9 +77,12 @@ def figures(balance: Any) -> dict[str, tuple[float, float, float]]:
 
 
 def balances(exchange_id: str, account: str) -> str:
-    """``get_balances()`` and a live wallet update, against the adapter's own answer."""
+    """Compare ``get_balances()`` and a live wallet update with the adapter's own answer."""
     wallets_class = import_module("freqtrade.wallets").Wallets
-    with made(exchange_id, account) as (exchange, config, keys), CLASSES[exchange_id](keys) as ours:
+    with (
+        make_exchange(exchange_id, account) as (exchange, config, keys),
+        CLASSES[exchange_id](keys) as ours,
+    ):
         expected = figures(ours.fetch_balance())
         assert figures(exchange.get_balances()) == expected
         wallets = wallets_class(config, exchange)
@@ -92,34 +97,34 @@ def balances(exchange_id: str, account: str) -> str:
 
 
 def listed() -> str:
-    """What ``freqtrade list-exchanges --all`` says."""
+    """Return what ``freqtrade list-exchanges --all`` shows."""
     utils = import_module("freqtrade.exchange.exchange_utils")
     found = {e["classname"]: e for e in utils.list_available_exchanges(all_exchanges=True)}
     return "; ".join(f"{id_}: {found[id_]['comment']}" for id_ in CLASSES)
 
 
 def tickers() -> str:
-    """What freqtrade gets where it asks for all prices."""
-    with made("sunx", "main") as (exchange, _, _):
+    """Return freqtrade's answer to a request for all prices."""
+    with make_exchange("sunx", "main") as (exchange, _, _):
         return f"{exchange.get_tickers()}"
 
 
 def conversion() -> str:
-    """What freqtrade makes of the other currencies."""
-    with made("sunx", "main") as (exchange, _, _):
+    """Return freqtrade's conversion rate of another currency."""
+    with make_exchange("sunx", "main") as (exchange, _, _):
         return f"{exchange.get_conversion_rate('BTC', 'USDT')}"
 
 
 def futures_wallets() -> str:
-    """A wallet update in futures mode also asks for positions."""
+    """Update wallets in futures mode, which also asks for positions."""
     wallets_class = import_module("freqtrade.wallets").Wallets
-    with made("sunx", "main", "futures") as (exchange, config, _):
+    with make_exchange("sunx", "main", "futures") as (exchange, config, _):
         return repr(wallets_class(config, exchange))
 
 
 def order() -> str:
-    """An order."""
-    with made("sunx", "main") as (exchange, _, _):
+    """Create an order."""
+    with make_exchange("sunx", "main") as (exchange, _, _):
         return repr(
             exchange.create_order(
                 pair="BTC/USDT", ordertype="limit", side="buy", amount=1, rate=1, leverage=1
@@ -128,15 +133,15 @@ def order() -> str:
 
 
 def markets() -> str:
-    """The check of the markets, with which a bot begins."""
-    with made("sunx", "main") as (exchange, _, _):
+    """Check the markets, as a bot does when it starts."""
+    with make_exchange("sunx", "main") as (exchange, _, _):
         exchange.reload_markets(True)
         exchange.validate_stakecurrency("USDT")
         return repr(exchange.markets)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -144,11 +149,11 @@ def free_port() -> int:
 
 
 def whole_bot() -> str:
-    """``freqtrade trade`` in live mode, stopped; its own REST server shows the balance."""
+    """Run ``freqtrade trade`` in live mode, stopped, and read its REST server's balance."""
     with Sandbox() as venue, tempfile.TemporaryDirectory() as directory:
         keys = venue.config("sunx", "main")
         port = free_port()
-        here = {
+        overrides = {
             "user_data_dir": directory,
             "strategy_path": str(HERE),
             "db_url": "sqlite://",
@@ -160,7 +165,7 @@ def whole_bot() -> str:
             "api_server": {"listen_port": port, "jwt_secret_key": "made-up " * 5},
         }
         config = Path(directory) / "sandbox.json"
-        config.write_text(json.dumps(here))
+        config.write_text(json.dumps(overrides))
         command = [str(HERE / "launch.py"), "trade", "-c", str(HERE / "watch.json")]
         with subprocess.Popen(
             [sys.executable, *command, "-c", str(config)],
@@ -169,13 +174,13 @@ def whole_bot() -> str:
             text=True,
         ) as bot:
             assert bot.stdout is not None
-            said = []
+            output = []
             for line in bot.stdout:
-                said.append(line)
+                output.append(line)
                 if "Changing state to: STOPPED" in line:
                     break
             else:
-                raise RuntimeError("the bot did not start:\n" + "".join(said[-20:]))
+                raise RuntimeError("the bot did not start:\n" + "".join(output[-20:]))
             login = base64.b64encode(b"me:choose-one").decode()
             answer = httpx.get(
                 f"http://127.0.0.1:{port}/api/v1/balance",
@@ -183,8 +188,8 @@ def whole_bot() -> str:
                 timeout=10,
             )
             bot.send_signal(signal.SIGINT)
-            said += bot.stdout.readlines()
-        assert keys["secret"] not in "".join(said)
+            output += bot.stdout.readlines()
+        assert keys["secret"] not in "".join(output)
         rows = answer.raise_for_status().json()["currencies"]
         return ", ".join(
             f"{row['currency']} {row['free']} of {row['balance']}, in USDT {row['est_stake']}"
@@ -193,7 +198,7 @@ def whole_bot() -> str:
 
 
 def main() -> int:
-    """Try everything; 1 if something that has to work does not."""
+    """Try everything; return 1 if something that must work does not."""
     stay_on_this_machine()
     register_with_ccxt()
     print("freqtrade", import_module("freqtrade").__version__)
@@ -207,13 +212,13 @@ def main() -> int:
     for name, attempt in works:
         try:
             print(f"  works: {name}: {attempt()}")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the rest is tried
+        except Exception as error:  # noqa: BLE001 - the others are still tried
             failed += 1
             print(f"  FAILS: {name}: {type(error).__name__}: {error}")
     for attempt in (tickers, conversion, futures_wallets, order, markets):
         try:
             print(f"  gives: {attempt.__name__}: {attempt()}")
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - the others are still tried
             print(f"  not served: {attempt.__name__}: {type(error).__name__}: {error}")
     return min(failed, 1)
 

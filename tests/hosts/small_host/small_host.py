@@ -1,8 +1,7 @@
-"""A bot with hooks of its own, that reads balances through whatever is installed beside it.
+"""A bot with its own hooks that reads balances through any installed plugin.
 
-It shares nothing with its plugins but the name of a pluggy project. It reads a JSON object from
-standard input, ``{"accounts": {id: configuration}, "prefer": {id: plugin}}``, and writes what it
-found.
+It shares only the name of a pluggy project with its plugins. It reads a JSON object from standard
+input, ``{"accounts": {id: configuration}, "prefer": {id: plugin}}``, and writes a report.
 """
 
 import asyncio
@@ -31,26 +30,26 @@ class Offer(Protocol):
 
 
 class Hooks:
-    """What this host asks of its plugins."""
+    """The hooks of this host."""
 
     @hookspec
     def exchange_offers(self) -> Iterable[Offer]:  # type: ignore[empty-body]
-        """Tell which exchanges there are."""
+        """List the exchanges of the plugin."""
 
     @hookspec
     def host_started(self, host: str) -> None:
-        """Told once, at the beginning; an exchange need not care."""
+        """Notify plugins once at the start; exchange plugins can ignore it."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of it.
+    """The result.
 
     Attributes:
-        plugins: those that were found.
-        balances: by id, and by kind of class.
-        problems: by plugin or id, the reason why it is not used.
-        imported_early: what is heavy, and was imported before a class was needed.
+        plugins: names of the plugins found.
+        balances: by id and kind of class.
+        problems: why something is not used, by plugin or id.
+        imported_early: heavy modules that were imported before a class was needed.
     """
 
     plugins: list[str] = field(default_factory=list)
@@ -60,13 +59,13 @@ class Report:
 
 
 def discover(report: Report) -> dict[str, list[tuple[str, Offer]]]:
-    """Every offer by id, each with the name of its plugin."""
+    """Return every offer by id, each with the name of its plugin."""
     plugins = pluggy.PluginManager(PROJECT)
     plugins.add_hookspecs(Hooks)
     for entry_point in entry_points(group=PROJECT):
         try:
             plugins.register(entry_point.load(), entry_point.name)
-        except Exception as error:  # noqa: BLE001 - a stranger's code may fail in any way
+        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
             report.problems[entry_point.name] = repr(error)
     plugins.check_pending()
     plugins.hook.host_started(host="small")
@@ -80,13 +79,13 @@ def discover(report: Report) -> dict[str, list[tuple[str, Offer]]]:
 
 
 async def fetch_async(exchange_class: Any, config: dict[str, Any]) -> Any:
-    """A balance through an asynchronous class."""
+    """Read a balance with an asynchronous class."""
     async with exchange_class(config) as exchange:
         return await exchange.fetch_balance()
 
 
 def fetch(exchange_class: Any, config: dict[str, Any]) -> Any:
-    """A balance through a synchronous class."""
+    """Read a balance with a synchronous class."""
     exchange = exchange_class(config)
     try:
         return exchange.fetch_balance()
@@ -95,7 +94,7 @@ def fetch(exchange_class: Any, config: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Read what is asked for, and answer it."""
+    """Read the requested balances and write the report."""
     asked = json.load(sys.stdin)
     prefer = asked.get("prefer", {})
     report = Report()

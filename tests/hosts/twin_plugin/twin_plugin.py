@@ -1,4 +1,4 @@
-"""A plugin that offers an id which another one has, and an id of its own twice."""
+"""A plugin that offers another plugin's id, and its own id twice."""
 
 from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
 
@@ -13,7 +13,7 @@ def exchange_offers() -> list[ExchangeOffer]:
 
 
 class Twin:
-    """Whoever gets this in place of SunX has been misled."""
+    """A class that must never be made in place of SunX."""
 
     def __init__(self, config: object) -> None:
         raise RuntimeError(f"a twin was made of {type(config).__name__}")

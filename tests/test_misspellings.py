@@ -1,4 +1,4 @@
-"""Mistakes that users make: each is one error that says what was meant."""
+"""Misspelt or misplaced settings: each is one error that suggests the right one."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ CLASSES = [Sunx, AsyncSunx, HtxFutures, AsyncHtxFutures]
     ],
 )
 def test_misspelt_settings(kind: type[Any], config: dict[str, Any], meant: str) -> None:
-    """A setting or an option that looks like a known one is refused, with the one that is meant."""
+    """A misspelt setting or option is refused; the error suggests the right name."""
     with pytest.raises(BadRequest) as failure:
         kind(config)
     assert str(failure.value).endswith(meant)
@@ -37,14 +37,14 @@ def test_misspelt_settings(kind: type[Any], config: dict[str, Any], meant: str) 
 
 @pytest.mark.parametrize("parameter", ["fre", "Free", "subtype", "margin_mode"])
 def test_misspelt_parameters(call: Caller, parameter: str) -> None:
-    """A misspelt parameter is refused before anything is sent."""
+    """A misspelt parameter is refused before any request."""
     config = {"apiKey": "made-up", "secret": "made-up"}
     with pytest.raises(BadRequest, match=f"unknown parameter '{parameter}'; did you mean "):
         call("sunx", config, "fetch_balance", {parameter: "margin"})
 
 
 def test_names_of_other_exchanges() -> None:
-    """What a host sets for any of ccxt's exchanges, and names of its own, are carried along."""
+    """Settings of other ccxt exchanges, and the host's own, are kept without an error."""
     described = [getattr(ccxt, exchange_id)().describe() for exchange_id in ccxt.exchanges]
     ours = HtxFutures().options
     options = {name: value for each in described for name, value in each.get("options", {}).items()}
@@ -57,13 +57,13 @@ def test_names_of_other_exchanges() -> None:
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_timeout_on_exit(kind: type[Any]) -> None:
-    """The setting of some bots that close exchanges at their end is accepted."""
+    """``timeout_on_exit``, which some bots set to close exchanges, is accepted."""
     assert kind({"timeout_on_exit": 100}).timeout_on_exit == 100
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_keywords_instead_of_a_dict(kind: type[Any]) -> None:
-    """Settings given as keywords are refused with the way to give them, and nothing else."""
+    """Settings given as keywords raise a TypeError that shows the right way."""
     script = f"import sunx_adapter; sunx_adapter.{kind.__name__}(apiKey='made-up')"
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     [*_, last] = done.stderr.decode().splitlines()
@@ -82,6 +82,6 @@ def test_settings_that_are_no_dict(kind: type[Any]) -> None:
 
 @pytest.mark.parametrize("name", ["watch_balance", "watchBalance"])
 def test_watching_without_asyncio(name: str) -> None:
-    """A synchronous exchange says which class can watch."""
+    """A synchronous exchange names the class that can watch."""
     with pytest.raises(NotSupported, match="use AsyncHtxFutures"):
         getattr(HtxFutures(), name)()
