@@ -1,4 +1,4 @@
-"""Servers that answer wrongly on the level of TCP and HTTP, which no proper server can do."""
+"""Servers with TCP and HTTP faults that a proper server cannot produce."""
 
 import socket
 import threading
@@ -11,7 +11,7 @@ Play = Callable[[socket.socket, threading.Event], None]
 
 
 def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """An HTTP answer as it goes over the wire."""
+    """Return an HTTP answer as bytes."""
     lines = [f"HTTP/1.1 {status}", *headers]
     lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -19,7 +19,7 @@ def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None 
 
 @contextmanager
 def tcp_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port where each connection is served in a thread of its own; all have ended at the end."""
+    """Serve each connection in a separate thread; yield the port; join all threads at the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
 
@@ -47,9 +47,9 @@ def tcp_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 
 @contextmanager
 def faulty_server(play: Play) -> Iterator[str]:
-    """A server that reads a request's head, lets ``play`` do the rest, and closes; its address.
+    """Run a server that reads a request's head, calls ``play``, and closes; yield its address.
 
-    ``play`` gets the connection and an event that is set when the server ends, to wait for.
+    ``play`` gets the connection, and an event that is set when the server ends.
     """
     ending = threading.Event()
 
@@ -64,7 +64,7 @@ def faulty_server(play: Play) -> Iterator[str]:
                     head += received
                 play(connection, ending)
             except OSError:
-                pass  # the client went away, as it may
+                pass  # the client may disconnect
 
     with tcp_server(serve) as port:
         try:
@@ -74,7 +74,7 @@ def faulty_server(play: Play) -> Iterator[str]:
 
 
 def delivering(delivery: Delivery) -> Play:
-    """Sends what the delivery says, and does with the connection what it says."""
+    """Send a delivery and end the connection as it says."""
 
     def play(connection: socket.socket, ending: threading.Event) -> None:
         for piece in delivery.pieces:
@@ -90,7 +90,7 @@ def delivering(delivery: Delivery) -> Play:
 
 
 def answering(text: bytes) -> Play:
-    """Sends these bytes and closes."""
+    """Send these bytes and close."""
     return delivering(Delivery([text]))
 
 
@@ -99,5 +99,5 @@ resetting = delivering(Delivery(end="reset"))
 
 
 def dripping(head: bytes) -> Play:
-    """Sends ``head``, then a byte now and then for ever."""
+    """Send ``head``, then one byte at a time without end."""
     return delivering(Delivery([head, *[b"x"] * 100_000], pause=0.02))

@@ -268,7 +268,7 @@ def fuzz(inputs: int, seed: int, kind: str = "json") -> Counter[bool]:
 
 
 def main() -> None:
-    """Fuzz by hand."""
+    """Fuzz from the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=time.time_ns())

@@ -219,7 +219,7 @@ def test_completion_can_be_installed() -> None:
 
 
 def test_main_module_can_be_imported() -> None:
-    """Importing sunx_adapter.__main__ runs nothing."""
+    """Importing ``sunx_adapter.__main__`` runs nothing."""
     code = "import sunx_adapter.__main__"
     done = subprocess.run(
         [sys.executable, "-c", code, "--version"], env=CLEAN, capture_output=True, check=False
@@ -327,12 +327,12 @@ def test_sandbox_command() -> None:
     ) as process:
         assert process.stdout is not None
         try:
-            told = ""
-            while "Accounts:" not in told:
-                told += process.stdout.readline()
+            printed = ""
+            while "Accounts:" not in printed:
+                printed += process.stdout.readline()
             exported = dict(
                 word.split("=", 1)
-                for line in told.splitlines()
+                for line in printed.splitlines()
                 if line.strip().startswith("export SUNX_")
                 for word in line.split()[1:]
             )

@@ -24,7 +24,7 @@ def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_misspelt_exchange_is_one_error(tmp_path: Path) -> None:
-    """A misspelt --exchange ends the run before any test, with one line that suggests an id."""
+    """A misspelt ``--exchange`` ends the run before any test; one line suggests an id."""
     done = run(tmp_path, "--exchange", "sunxx")
     assert done.returncode == 4
     [line] = done.stderr.strip().splitlines()

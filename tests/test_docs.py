@@ -45,7 +45,7 @@ def name_of(page: Path) -> str:
 
 
 def examples() -> Iterator[Any]:
-    """Every Python example of the README and the docs."""
+    """Yield every Python example of the README and the docs."""
     for page in (README, *DOCS):
         fences = (t for t in MARKDOWN.parse(page.read_text("utf-8")) if t.type == "fence")
         for token in fences:
@@ -70,7 +70,7 @@ def keys() -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("code", list(examples()))
 def test_examples_run(code: str, keys: dict[str, str]) -> None:
-    """Each Python example runs as it is printed."""
+    """Each Python example runs as printed."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN_A_CELL],
         input=code,

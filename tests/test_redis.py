@@ -62,7 +62,7 @@ async def main(config, seconds):
             while loop.time() < end:
                 await exchange.fetch_balance()
         print("ready", flush=True)
-        input()  # imports take the processor, and a busy venue would see reads late
+        input()  # imports use the CPU, so a busy venue would record reads late
         end = loop.time() + seconds
         await asyncio.gather(*(read() for _ in range(8)))
 

@@ -354,7 +354,7 @@ def consistent(data: dict[str, Any]) -> bool:
 
 
 AT_ONCE = 1e-9
-"""A life that goes on with every read."""
+"""Seconds between changes: so short that an account changes with every read."""
 
 
 def read_many(account: SandboxAccount, seed: int, count: int) -> list[dict[str, Any]]:

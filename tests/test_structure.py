@@ -155,7 +155,7 @@ MUST_NOT_IMPORT: Final = {
     "stream": tuple(
         f"sunx_adapter.exchange.{name}" for name in ("asynchronous", "call", "face", "sync")
     ),
-    # Checks signatures with code of its own.
+    # Checks signatures with its own code.
     "sandbox": ("sunx_adapter.protocol.signing", "sunx_adapter.exchange", "sunx_adapter.wire"),
 }
 """What each part of the package must not import, submodules included."""

@@ -128,11 +128,11 @@ async def portfolio(exchange_id: str, venue: Sandbox) -> str:
     keys = venue.config(exchange_id)
     expected = await expected_balance(exchange_id, keys)
     async with make_manager(exchange_id, keys, trader=True) as manager:
-        kept = manager.exchange_personal_data.portfolio_manager
+        manager_state = manager.exchange_personal_data.portfolio_manager
         async with asyncio.timeout(10):
-            while not kept.portfolio or not kept.portfolio.portfolio:  # noqa: ASYNC110
+            while not manager_state.portfolio or not manager_state.portfolio.portfolio:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # OctoBot's own task fills it
-        assets = kept.portfolio.portfolio
+        assets = manager_state.portfolio.portfolio
         seen = {code: (asset.available, asset.total) for code, asset in assets.items()}
     assert seen == {code: (row["free"], row["total"]) for code, row in expected.items()}, seen
     return ", ".join(f"{code} {free} of {total}" for code, (free, total) in seen.items())
