@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 _KEY: Final = "progress"
-"""The key of the file's path in what pytest-xdist hands to a worker."""
+"""The key of the file's path in the input of pytest-xdist's workers."""
 
 
 def register(config: pytest.Config) -> None:
