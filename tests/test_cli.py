@@ -410,7 +410,7 @@ def test_sandbox_logs() -> None:
 
 
 def test_variables_of_another_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys of one of ccxt's own exchanges are taken from its variables."""
+    """Keys of another ccxt exchange come from that exchange's variables."""
     monkeypatch.setenv("KRAKENFUTURES_API_KEY", "made-up")
     monkeypatch.setenv("KRAKENFUTURES_API_SECRET", "made-up too")
     [(name, account)] = chosen_accounts(ExchangeHost(), ["krakenfutures"], None).items()

@@ -168,7 +168,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sunxx", "htxfuture", "grid-bott"])
 def test_misspelt_name(tmp_path: Path, name: str) -> None:
-    """A name that looks like an exchange or an account is refused with the one that is meant."""
+    """A misspelt exchange or account name is refused; the error suggests the right one."""
     environ = {keys.KEYS_FILE_VARIABLE: str(private_file(tmp_path / "keys.toml", NAMED))}
     with pytest.raises(KeysError, match=r"did you mean '(sunx|htxfutures|grid-bot)'"):
         config_from_environment(name, environ)

@@ -74,7 +74,7 @@ def test_keywords_instead_of_a_dict(kind: type[Any]) -> None:
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_settings_that_are_no_dict(kind: type[Any]) -> None:
-    """A key given as the only argument is refused, and not repeated."""
+    """A key as the only argument is refused and not quoted."""
     with pytest.raises(BadRequest, match="settings must be in a dict") as failure:
         kind("made-up")
     assert "made-up" not in str(failure.value)
