@@ -222,7 +222,7 @@ print(json.dumps([len(balances), failed, turns]))
 
 
 def test_more_accounts_than_descriptors() -> None:
-    """More accounts than there are descriptors are all read, and other tasks go on meanwhile."""
+    """More accounts than file descriptors are all read, while other tasks keep running."""
     count = 400
     accounts = [SandboxAccount(str(n), str(n), f"made-up-{n}", "made-up") for n in range(count)]
     with Sandbox(accounts) as venue:
@@ -230,12 +230,12 @@ def test_more_accounts_than_descriptors() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     read, failed, turns = json.loads(done.stdout)
     assert (read, failed) == (count, [])
-    # A turn for others after each exchange that is made.
+    # Other tasks run after each exchange is made.
     assert turns > count
 
 
 def test_exchanges_are_kept_between_calls(host: ExchangeHost, sandbox: Sandbox) -> None:
-    """Given exchanges stay open, so that the next call uses their connections again."""
+    """Exchanges passed in stay open, so that the next call reuses their connections."""
 
     async def run() -> None:
         kept = host.create("sunx", sandbox.config("sunx"), asynchronous=True)
