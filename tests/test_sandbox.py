@@ -790,7 +790,7 @@ Change = Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     ("change", "place", "text"),
     [
-        (lambda d: d.pop("accounts"), "the whole text", "missing required field `accounts`"),
+        (lambda d: d.pop("accounts"), "the whole file", "missing required field `accounts`"),
         (lambda d: d.update(accounts={}), "accounts", "Expected `array`, got `object`"),
         (lambda d: d["accounts"].clear(), "accounts", "at least one account"),
         (lambda d: d["accounts"][1].pop("uid"), "accounts[1]", "missing required field `uid`"),
@@ -847,7 +847,7 @@ def test_names_files_that_are_no_json(tmp_path: Path, content: bytes) -> None:
     """A file that is not JSON is named in the error."""
     path = tmp_path / "accounts.json"
     path.write_bytes(content)
-    with pytest.raises(AccountsFileError, match="no readable JSON") as caught:
+    with pytest.raises(AccountsFileError, match="not valid JSON") as caught:
         load_accounts(path)
     assert str(path) in str(caught.value)
 
@@ -884,13 +884,13 @@ def test_config_without_a_secret(read_with: Callable[..., Reader]) -> None:
     """By default, a key without a secret signs with Ed25519."""
     sandbox = read_with(main_account(secret=None)).sandbox
     assert "privateKey" in sandbox.config("sunx")
-    with pytest.raises(ValueError, match="not enabled for 'HmacSHA256'; it is for: Ed25519"):
+    with pytest.raises(ValueError, match="not enabled for 'HmacSHA256', but for: Ed25519"):
         sandbox.config("sunx", signature_method="HmacSHA256")
 
 
 def test_config_lists_the_known_names(reader: Reader) -> None:
     """An unknown venue or account is an error that lists the known ones."""
-    with pytest.raises(ValueError, match="no venue 'binance'; there are: sunx, htxfutures"):
+    with pytest.raises(ValueError, match="no venue 'binance'; the venues are: sunx, htxfutures"):
         reader.sandbox.config("binance")
     with pytest.raises(ValueError, match="no account 'nobody'; it has: main, small, indebted"):
         reader.sandbox.config("sunx", account="nobody")

@@ -121,11 +121,11 @@ def test_parses_faults(text: str, fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("rest", r"no fault 'rest'; there are: ok, refuse, reset, silence"),
-        ("", "no fault ''; there are"),
-        ("Reset", "no fault 'Reset'"),
-        ("code:1003", r"is code=1003 meant\?"),
-        ("reset@0.1@0.2", "no fault 'reset@0.1@0.2'"),
+        ("rest", r"unknown fault 'rest'; the faults are: ok, refuse, reset, silence"),
+        ("", "unknown fault ''; the faults are"),
+        ("Reset", "unknown fault 'Reset'"),
+        ("code:1003", r"did you mean code=1003\?"),
+        ("reset@0.1@0.2", "unknown fault 'reset@0.1@0.2'"),
         ("reset@2", "reset: the probability must be a number from 0 to 1"),
         ("reset@-0.1", "probability"),
         ("reset@often", "probability"),
@@ -146,8 +146,8 @@ def test_parses_faults(text: str, fault: Fault) -> None:
         ("bomb=1.5", "a whole number of MiB from 1"),
         ("redirect=elsewhere", "begins with http:// or https://"),
         ("redirect=http://a\r\nb", "begins with http:// or https://"),
-        ("missing=data..equity", "a place in the answer, like data"),
-        ("missing=[0]", "a place in the answer, like data"),
+        ("missing=data..equity", "a field of the answer, like data"),
+        ("missing=[0]", "a field of the answer, like data"),
     ],
 )
 def test_invalid_faults(text: str, words: str) -> None:
@@ -168,7 +168,7 @@ def test_describes_all_kinds() -> None:
     assert len({rule.kind for rule in rules}) == len(rules) == 26
     for rule in rules:
         assert re.fullmatch(rf"{rule.kind}(=[A-Z]+|\[=[A-Z]+\])?", rule.usage)
-        assert rule.sentence == rule.sentence.strip(". ")
+        assert rule.help == rule.help.strip(". ")
         required = rule.parameter is not None and rule.parameter.default is None
         assert ("=" in rule.usage and "[" not in rule.usage) == required
 
@@ -273,7 +273,7 @@ def test_steps_wait_for_their_path() -> None:
 def test_steps_have_no_probability() -> None:
     """A step with a probability is refused, and nothing is added."""
     plan = FaultPlan()
-    with pytest.raises(FaultError, match=r"reset@0.5: a step of a schedule has no probability"):
+    with pytest.raises(FaultError, match=r"reset@0.5: a scheduled step cannot have a probability"):
         plan.schedule(["cut", "reset@0.5"])
     assert plan.scheduled == ()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _faults_help() -> str:
     rules = (
-        f"  [cyan]{rule.usage}[/]: {rule.sentence}".replace("[=", r"\[=") for rule in fault_kinds()
+        f"  [cyan]{rule.usage}[/]: {rule.help}".replace("[=", r"\[=") for rule in fault_kinds()
     )
     return "\n".join((r"[bold]Faults[/], written KIND\[=PARAMETER]\[@PROBABILITY]", *rules))
 

@@ -1,18 +1,21 @@
-"""A local venue for trying things out and for tests: real HTTP, real signatures, made-up money.
+"""A local venue for experiments and tests: real HTTP and signatures, made-up money.
 
-It serves both path variants on a real TCP port and refuses what the venues refuse, in their
-words; and it goes wrong on demand::
+It serves both path variants on a real TCP port. It refuses what the venues refuse, with their codes
+and messages, and it simulates faults on demand::
 
     with Sandbox(faults=["reset@0.2", "code=1004@0.1"], seed=1) as sandbox:
         with Sunx(sandbox.config("sunx")) as exchange:
             exchange.fetch_balance()
 
-The modules: ``accounts`` (what an account is), ``holdings`` (consistent amounts from a few
-figures), ``life`` (how they change), ``defaults`` (accounts without a file), ``accounts_file``
-(accounts from JSON), ``answers`` (what HTTP answers look like), ``signatures`` (who may read),
-``responder`` (what is answered), ``delivery`` (how bytes go out), ``fault_table`` (what can go
-wrong, and how it is played), ``faults`` (how that is written, and when it happens),
-``push`` (the push channel), ``http_server`` (the port and its thread), ``server`` (all together).
+The modules:
+
+- ``accounts``: keys, settings and balances; ``defaults`` has ready accounts, ``accounts_file``
+  reads them from JSON, ``holdings`` computes consistent amounts, ``random_walk`` changes them
+- ``signatures``: authenticates requests; ``responder`` answers them, ``answers`` has the formats
+- ``fault_table``: every kind of fault; ``faults`` parses faults and draws them; ``delivery`` sends
+  faulty bytes
+- ``push``: the push channel
+- ``http_server``: the port and its thread; ``server`` is the whole sandbox
 """
 
 from typing import TYPE_CHECKING, Any
@@ -47,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the server on first use: a help text needs the faults' names only."""
+    """Load the server on first use: ``--help`` needs only the fault kinds."""
     if name in {"Sandbox", "SandboxRequest"}:
         from sunx_adapter.sandbox import server  # noqa: PLC0415 - aiohttp is slow to load
 

@@ -1,4 +1,4 @@
-"""What the sandbox knows of its accounts: keys, states of affairs, balances."""
+"""The sandbox's accounts: their keys, settings and balances."""
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from sunx_adapter.sandbox.holdings import balance_data
-from sunx_adapter.sandbox.life import Life
+from sunx_adapter.sandbox.random_walk import RandomWalk
 
 SignatureMethod = Literal["HmacSHA256", "Ed25519"]
 
@@ -17,16 +17,16 @@ SINGLE_ASSET_MODE: Final = 0
 MULTI_ASSETS_MODE: Final = 1
 
 _ED25519_KEY_BYTES: Final = 32
-_MOST_NAMES: Final = 20
+_MAX_NAMES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class AccountRefusal:
-    """A code of the venues' error lists that every signed request of an account is answered with.
+    """The error that answers every signed request of an account.
 
     Attributes:
-        code: for example 12009, user locked.
-        message: the text beside it.
+        code: a code from the venues' error lists, like 12009 (user locked).
+        message: the error message.
     """
 
     code: int
@@ -38,21 +38,21 @@ class SandboxAccount:
     """One account of the sandbox, with one API key. Neither key nor secrets are in its repr.
 
     Attributes:
-        name: what :meth:`Sandbox.config` is asked for; nothing of it is sent.
+        name: its name in the sandbox's methods; it is never sent.
         uid: user id. The read limit is per uid, so accounts may share one.
         api_key: the access key.
-        secret: signs with HmacSHA256; ``None`` if the key is not enabled for that.
-        private_key: signs with Ed25519, Base64 of the raw 32 bytes; ``None`` as above.
-        balance: ``data`` of the balance answer, sent as it is; amounts are decimal text.
+        secret: for HmacSHA256 signatures; ``None`` if the key is not enabled for them.
+        private_key: for Ed25519 signatures, Base64 of the raw 32 bytes; ``None`` as above.
+        balance: ``data`` of the balance answer, sent unchanged; amounts are decimal text.
             :func:`~sunx_adapter.sandbox.holdings.balance_data` makes a consistent one.
         asset_mode: collateral mode: 0 single-asset (old), 1 multi-assets, 2 single-asset. With 0
             the v5 balance is refused.
-        extra_row_fields: whether v5 sends the undocumented row fields that the balance has, as
-            live answers do; SunX never does.
-        refusal: set where every signed request is to be refused.
+        extra_row_fields: whether v5 answers include undocumented row fields of the balance, as
+            live answers do; SunX's answers never include them.
+        refusal: the error that answers every signed request; ``None`` for a working account.
 
     Raises:
-        ValueError: a value is invalid; the text begins with the attribute's name.
+        ValueError: a value is invalid; the message begins with the attribute's name.
     """
 
     name: str
@@ -84,7 +84,7 @@ class SandboxAccount:
 
 
 def raw_private_key(text: str) -> bytes | None:
-    """The 32 bytes of an Ed25519 key that is written in Base64; ``None`` if the text is no key."""
+    """The 32 bytes of an Ed25519 key from Base64; ``None`` if the text is not such a key."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -93,17 +93,19 @@ def raw_private_key(text: str) -> bytes | None:
 
 
 class AccountBook:
-    """The accounts as they are now, by name and by API key. Safe to use from any thread.
+    """The current accounts, by name and by API key. Thread-safe.
 
     Attributes:
-        life: changes accounts that are looked at; ``None`` if nothing does.
-        on_change: called with each new state of an account, one at a time.
+        random_walk: changes accounts when they are read or watched; ``None`` for no changes.
+        on_change: called with each changed account; calls never overlap.
 
     Raises:
-        ValueError: there is no account, or two have one name or one API key.
+        ValueError: there is no account, or two share a name or an API key.
     """
 
-    def __init__(self, accounts: Iterable[SandboxAccount], life: Life | None = None) -> None:
+    def __init__(
+        self, accounts: Iterable[SandboxAccount], random_walk: RandomWalk | None = None
+    ) -> None:
         self._by_name: dict[str, SandboxAccount] = {}
         self._names: dict[str, str] = {}
         for account in accounts:
@@ -118,7 +120,7 @@ class AccountBook:
             self._names[account.api_key] = name
         if not self._by_name:
             raise ValueError("a sandbox needs at least one account")
-        self.life = life
+        self.random_walk = random_walk
         self.on_change: Callable[[SandboxAccount], None] = lambda _: None
         self._changing = threading.Lock()
 
@@ -127,7 +129,7 @@ class AccountBook:
         return tuple(self._by_name.values())
 
     def with_key(self, api_key: str) -> SandboxAccount | None:
-        """The account of that API key, if there is one."""
+        """The account with that API key, if there is one."""
         name = self._names.get(api_key)
         return None if name is None else self._by_name[name]
 
@@ -135,35 +137,36 @@ class AccountBook:
         """The account of that name.
 
         Raises:
-            ValueError: there is none; the text lists those that there are.
+            ValueError: there is none; the message lists the existing ones.
         """
         if name in self._by_name:
             return self._by_name[name]
         raise ValueError(f"the sandbox has no account {name!r}; it has: {self.names()}")
 
     def names(self) -> str:
-        """The names for a text; of many accounts the first few."""
-        more = len(self._by_name) - _MOST_NAMES
-        known = ", ".join(islice(self._by_name, _MOST_NAMES))
+        """The names, for messages; of many accounts the first ones."""
+        more = len(self._by_name) - _MAX_NAMES
+        known = ", ".join(islice(self._by_name, _MAX_NAMES))
         return f"{known} and {more} more" if more > 0 else known
 
     def update(self, name: str, balance: Mapping[str, Any]) -> SandboxAccount:
-        """Give an account another balance.
+        """Replace an account's balance.
 
         Raises:
             ValueError: there is no such account.
         """
         with self._changing:
-            return self._put(self.named(name), balance)
+            return self._replace(self.named(name), balance)
 
-    def looked_at(self, name: str) -> SandboxAccount:
-        """The account of that name, after its next change by itself if one is due."""
+    def refreshed(self, name: str) -> SandboxAccount:
+        """The account of that name, after a random change if one is due."""
         with self._changing:
             account = self.named(name)
-            balance = self.life.next(name, account.balance) if self.life else None
-            return account if balance is None else self._put(account, balance)
+            walk = self.random_walk
+            balance = None if walk is None else walk.next(name, account.balance)
+            return account if balance is None else self._replace(account, balance)
 
-    def _put(self, account: SandboxAccount, balance: Mapping[str, Any]) -> SandboxAccount:
+    def _replace(self, account: SandboxAccount, balance: Mapping[str, Any]) -> SandboxAccount:
         changed = self._by_name[account.name] = replace(account, balance=balance)
         self.on_change(changed)
         return changed

@@ -1,21 +1,21 @@
-"""Accounts from a JSON file, and the default ones as such a file to start from.
+"""Reads accounts from a JSON file, and writes such a file.
 
 ::
 
     {"accounts": [{
-      "name": "mine",                       what Sandbox.config() is asked for
+      "name": "mine",                       the argument of Sandbox.config()
       "uid": "100000001",
       "api_key": "made-up-key",
-      "secret": "made-up-secret",           for HmacSHA256   } one of the two
-      "private_key": "Base64 of 32 bytes",  for Ed25519      } or both
-      "balance": {…},                       `data` of a balance answer; without: no currency
+      "secret": "made-up-secret",           for HmacSHA256   } at least one
+      "private_key": "Base64 of 32 bytes",  for Ed25519      } of these two
+      "balance": {…},                       optional: `data` of a balance answer
       "asset_mode": 1,                      optional: 0, 1 or 2
-      "extra_row_fields": true,             optional: v5 sends the undocumented row fields
-      "refusal": {"code": 12009, "message": "…"}   optional: every signed request is refused
+      "extra_row_fields": true,             optional: v5 answers include undocumented row fields
+      "refusal": {"code": 12009, "message": "…"}   optional: the answer to every signed request
     }]}
 
 Amounts are decimal text of up to 18 places (vouchers may be ``""``). A balance may have further
-fields; it is sent as it stands.
+fields; it is sent unchanged.
 """
 
 import re
@@ -35,7 +35,7 @@ _FIELDS: Final = tuple(field.name for field in fields(SandboxAccount))
 
 
 class AccountsFileError(ValueError):
-    """An accounts file is invalid; the text names the file and the place."""
+    """An accounts file is invalid; the message names the file and the field."""
 
 
 class _Accounts(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,7 +47,7 @@ class _Amount:
 
 
 class _Amounts(msgspec.Struct, kw_only=True):
-    """What an account and each of its rows must have, besides further fields."""
+    """The required amounts of an account and of each row. Further fields are accepted."""
 
     equity: _Amount
     initial_margin: _Amount
@@ -82,21 +82,21 @@ def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
     """The accounts of a JSON file, in its order.
 
     Raises:
-        AccountsFileError: it is no JSON, or not of the format above; the text names the file and
-            the place, ``accounts[0].balance.details[1].equity``, and quotes nothing of a secret.
-        OSError: it cannot be read.
+        AccountsFileError: the file is not JSON, or not of the format above. The message names the
+            file and the field, ``accounts[0].balance.details[1].equity``, and contains no secret.
+        OSError: the file cannot be read.
     """
     content = Path(path).read_bytes()
     try:
         return _accounts(msgspec.json.decode(content))
     except (ValueError, RecursionError) as error:
         reason = f"{path}: {_reason(error)}"
-    # Raised outside the handler: what was caught may quote the file, secrets too.
+    # Raised outside the handler: the caught exception may quote the file, secrets included.
     raise AccountsFileError(reason)
 
 
 def dump_accounts(accounts: Iterable[SandboxAccount] = DEFAULT_ACCOUNTS) -> str:
-    """The accounts as the text of such a file, keys and secrets included."""
+    """The accounts as the text of such a file, with keys and secrets."""
     entries = msgspec.to_builtins({"accounts": AccountBook(accounts).all()})
     for entry in entries["accounts"]:
         for name in [name for name, value in entry.items() if value is None]:
@@ -123,15 +123,15 @@ def _amount(_type: type, value: Any) -> _Amount:
 
 
 def _reason(error: Exception) -> str:
-    """The place first: msgspec gives it at the end, as ``- at `$.accounts[0].uid```."""
+    """The error's text, field first: msgspec appends it as ``- at `$.accounts[0].uid```."""
     if isinstance(error, msgspec.ValidationError):
-        problem, _, place = str(error).partition(" - at `$")
-        place = place.strip(".`")
-        # What SandboxAccount refuses begins with the name of an attribute.
+        problem, _, field = str(error).partition(" - at `$")
+        field = field.strip(".`")
+        # A message of SandboxAccount begins with the name of an attribute.
         attribute, colon, rest = problem.partition(": ")
         if colon and attribute in _FIELDS:
-            place, problem = f"{place}.{attribute}", rest
-        return f"{place or 'the whole text'}: {problem}"
+            field, problem = f"{field}.{attribute}", rest
+        return f"{field or 'the whole file'}: {problem}"
     if isinstance(error, msgspec.DecodeError | UnicodeDecodeError | RecursionError):
-        return f"no readable JSON: {error}"
+        return f"not valid JSON: {error}"
     return str(error)

@@ -1,4 +1,4 @@
-"""HTTP requests and answers as plain data, and the bodies that the venues send. No I/O."""
+"""HTTP requests and answers as plain data, and the bodies of the venues' errors. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,30 +19,30 @@ RefusalShape = Literal["status", "message", "msg", "hyphen"]
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request as it came in, percent-encoding untouched.
+    """A received request, its percent-encoding unchanged.
 
     Attributes:
         host: the Host header, or empty.
-        milliseconds: the venue's time when it came, ms UTC.
+        time_ms: when it arrived, by the venue's clock, ms UTC.
     """
 
     method: str
     path: str
     query: str = field(repr=False)
     host: str
-    milliseconds: int
+    time_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What goes back, before compression and the headers that every answer has.
+    """An answer, before compression and without the headers that every answer has.
 
     Attributes:
         status: the HTTP status.
         body: the bytes.
-        code: what the body says: the venue's code, ``"ok"``, or the HTTP status of a page.
-        uid: of the account that signed, if one did.
-        headers: the content type, and the rate limit's on signed answers.
+        code: the venue's code in the body, ``"ok"``, or the HTTP status if the body is a page.
+        uid: user id of the account that signed the request; ``None`` without a valid signature.
+        headers: the content type; on answers to signed requests also the read limit.
     """
 
     status: int
@@ -53,7 +53,7 @@ class HttpAnswer:
 
     @property
     def accepted(self) -> bool:
-        """Whether the venue did what was asked."""
+        """Whether it reports success."""
         return self.code in (SUCCESS_CODE, SUCCESS_STATUS)
 
 
@@ -61,13 +61,14 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
     """The venue refuses a request.
 
     Attributes:
-        code: of the venues' error lists.
-        message: the text beside it.
-        shape: ``"status"``: ``{"status":"error","err_code":…,"err_msg":…,"ts":…}``;
+        code: a code from the venues' error lists.
+        message: the error message.
+        shape: the format of the body;
+            ``"status"``: ``{"status":"error","err_code":…,"err_msg":…,"ts":…}``;
             ``"message"``: ``{"code":…,"message":…}``;
             ``"msg"``: ``{"code":"…","msg":…,"data":null,"ts":"…"}``;
             ``"hyphen"``: ``{"status":"error","err-code":"…","err-msg":…,"data":null}``.
-            All four have been seen.
+            The venues send all four.
     """
 
     def __init__(self, code: int | str, message: str, shape: RefusalShape = "message") -> None:
@@ -78,21 +79,21 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
 
 
 def too_many_reads() -> Refused:
-    """The refusal of a read beyond the limit."""
+    """The refusal of a read above the limit."""
     return Refused(TOO_MANY_READS, "The number of access exceeded limit")
 
 
 def refusal_answer(refusal: Refused, request: HttpRequest) -> HttpAnswer:
-    """A refusal in its shape; HTTP 429 where it is for too many reads, else 200."""
-    code, message, milliseconds = refusal.code, refusal.message, request.milliseconds
+    """A refusal in its shape, with HTTP status 429 for too many reads, else 200."""
+    code, message, time_ms = refusal.code, refusal.message, request.time_ms
     body: dict[str, object]
     match refusal.shape:
         case "status":
-            body = {"status": "error", "err_code": code, "err_msg": message, "ts": milliseconds}
+            body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
         case "hyphen":
             body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
         case "msg":
-            body = {"code": str(code), "msg": message, "data": None, "ts": str(milliseconds)}
+            body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
         case "message":
             body = {"code": code, "message": message}
     status = HTTPStatus.TOO_MANY_REQUESTS if code == TOO_MANY_READS else HTTPStatus.OK
@@ -100,13 +101,13 @@ def refusal_answer(refusal: Refused, request: HttpRequest) -> HttpAnswer:
 
 
 def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> HttpAnswer:
-    """A JSON text as the venues write it, without blanks."""
+    """An answer with a JSON body, without whitespace, as the venues send it."""
     text = msgspec.json.encode(body)
     return HttpAnswer(status, text, code, headers={"Content-Type": JSON_TYPE})
 
 
 def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
-    """The page of the web server in front of a venue, for what the venue itself never sees."""
+    """An HTML error page of the web server in front of a venue."""
     title = f"{status:d} {status_phrase(status)}"
     body = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n"
@@ -118,7 +119,7 @@ def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
 
 
 def status_phrase(status: int) -> str:
-    """``"Bad Gateway"``; empty for a status that HTTP does not know."""
+    """The reason phrase, ``"Bad Gateway"``; empty for an unknown status."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

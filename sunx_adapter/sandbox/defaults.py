@@ -1,4 +1,4 @@
-"""The accounts of a sandbox that is given none, or a number. Keys and amounts are made up."""
+"""The default accounts, and any number of generated ones. Keys and amounts are made up."""
 
 import base64
 from typing import Final, Literal
@@ -25,7 +25,7 @@ def _account(
         uid=str(100000000 + number),
         api_key=f"sandbox-{name}-access-key",
         secret=f"sandbox-{name}-secret",
-        # Any 32 bytes are an Ed25519 key; these can be seen to be nobody's.
+        # Any 32 bytes are an Ed25519 key; readable ones are obviously made up.
         private_key=base64.b64encode(f"sandbox-{name}-key".encode().ljust(32, b".")).decode(),
         balance=balance_data(holdings, state=state),
         asset_mode=asset_mode,
@@ -33,9 +33,9 @@ def _account(
     )
 
 
-# A holding's figures: cash, unrealised PnL, initial margin, maintenance margin.
+# A holding's amounts: cash, unrealised PnL, initial margin, maintenance margin.
 DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
-    # Three currencies, margin in use, a profit here and a loss there, all 18 places.
+    # Three currencies, margin in use, a profit, a loss, amounts with 18 decimal places.
     _account(
         1,
         "main",
@@ -43,9 +43,9 @@ DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
         Holding("BTC", "0.40000001", price=PRICES["BTC"]),
         Holding("ETH", "5.2", "-0.035", "0.75", "0.15", price=PRICES["ETH"]),
     ),
-    # SunX's printed example.
+    # The example on SunX's page.
     _account(2, "small", Holding("USDT", "0.004015101942876636")),
-    # HTX's printed example: cash below zero, held up by a bitcoin; vouchers are sent as "".
+    # The example on HTX's page: negative cash, covered by a bitcoin; vouchers are "".
     _account(
         3,
         "indebted",
@@ -54,7 +54,7 @@ DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
     ),
     _account(4, "empty"),
     _account(5, "liquidating", Holding("USDT", "950", "-880.25", "400", "80"), state="liquidating"),
-    # A state may be a number, as in the pages' table, or a name, as in their examples.
+    # A state may be a number, as in the table on the venues' pages, or a name, as in the examples.
     _account(6, "adl", Holding("USDT", "2000", "1500.5", "900", "180"), state="5"),
     _account(
         7,
@@ -65,15 +65,15 @@ DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
     ),
     _account(8, "locked", refusal=AccountRefusal(12009, "The user was locked or does not exist")),
     _account(9, "unopened", refusal=AccountRefusal(4002, "Futures trading is not opened")),
-    # SunX knows no other mode than multi-assets, so only v5 refuses this one.
+    # SunX has no other mode than multi-assets, so only v5 refuses this account.
     _account(10, "single_asset", Holding("USDT", "100"), asset_mode=SINGLE_ASSET_MODE),
 )
 
 
 def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
-    """``account-1`` to ``account-COUNT``, each with a user, a key and an amount of its own.
+    """``account-1`` to ``account-COUNT``, each with its own uid, key and amount.
 
-    The cash of ``account-7`` is 1007 USDT, so that no two accounts can be taken for each other.
+    The cash of ``account-7`` is 1007 USDT, so a balance identifies its account.
     """
     return tuple(
         _account(

@@ -1,7 +1,7 @@
-"""How bytes leave a server, and what becomes of the connection: right, or wrong on purpose.
+"""Sends bytes in pieces, with delays, and ends the connection in different ways.
 
-Whatever goes wrong below HTTP is a :class:`Delivery`: no byte, half of an answer, one byte now and
-then, a reset. It is plain data; :func:`deliver` sends it over an asyncio transport.
+Every fault below HTTP is a :class:`Delivery`: no byte, half an answer, one byte at a time, a reset.
+It is plain data; :func:`deliver` sends it over an asyncio transport.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ _LINGER_ZERO: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is sent, and how.
+    """Bytes and how they are sent.
 
     Attributes:
-        pieces: the bytes, in the pieces that are written at a time.
+        pieces: the bytes; each piece is one write.
         pause: seconds between two pieces.
-        end: what becomes of the connection afterwards: it serves the next request (``"keep"``),
-            is closed, is reset (RST), or stays open while nothing comes any more (``"stall"``).
+        end: what happens to the connection afterwards: it serves the next request (``"keep"``),
+            is closed, is reset (RST), or stays open and silent (``"stall"``).
         delay: seconds before the first piece.
     """
 
@@ -34,17 +34,17 @@ class Delivery:
 
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
-    """The data in pieces of that many bytes."""
+    """The data in pieces of ``size`` bytes."""
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def reset_when_closed(connection: socket.socket) -> None:
-    """Closing the connection will reset it (RST), without sending what is still unsent."""
+    """Make closing the connection reset it (RST) and discard unsent bytes."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
 
 async def deliver(delivery: Delivery, transport: asyncio.WriteTransport) -> None:
-    """Send it, and reset. To close or to stall is left to the caller, who owns the connection."""
+    """Send the bytes, and reset the connection if so asked; the caller closes it or stalls."""
     if delivery.delay:
         await asyncio.sleep(delivery.delay)
     for number, piece in enumerate(delivery.pieces):

@@ -1,7 +1,7 @@
-"""Everything that can go wrong on demand: each kind of fault is one entry of :data:`FAULT_RULES`.
+"""All kinds of faults: each is one entry of :data:`FAULT_RULES`.
 
-An entry says how the fault is written, what it does and how it is played: as another answer, as
-bytes that go out otherwise, as another push message or as a refused login. No I/O.
+An entry has the fault's syntax, its description and its effect: another answer, another delivery of
+the bytes, another push message or a refused login. No I/O.
 """
 
 import math
@@ -32,9 +32,9 @@ EVERY_PATH: Final = "*"
 BALANCE_PATHS: Final = frozenset(variant.balance for variant in PATH_VARIANTS.values())
 
 PUSH_LOGIN: Final = "/push/login"
-PUSH_NEWS: Final = "/push/account"
-"""Stand for what happens on an open push connection: its login, and each message about an account.
-A fault for the path of the push channel itself is played at the handshake."""
+PUSH_ACCOUNT: Final = "/push/account"
+"""Pseudo-paths for faults on an open push connection: at its login, and at each account message.
+A fault for the real path of the push channel happens at the handshake."""
 
 _MAX_SECONDS: Final = 24 * 60 * 60
 _MAX_CLOCK_SECONDS: Final = 10 * 365 * 24 * 60 * 60
@@ -42,23 +42,23 @@ _MAX_MEBIBYTES: Final = 4096
 _MEBIBYTE: Final = 1024 * 1024
 _GARBAGE: Final = bytes(range(256)) * 4
 _SIGNATURE_CODES: Final = frozenset({"1003", *map(str, range(12001, 12009))})
-"""What the check of a signed request ends with; v5 sends it in another shape than other errors."""
+"""Codes of a failed signature check; v5 sends them in another shape than other errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What may follow a kind's ``=``.
+    """The parameter of a kind of fault, which follows ``=``.
 
     Attributes:
         name: for the help, ``"SECONDS"``.
-        expected: what it must be, for the error message.
-        fits: whether a text is that.
-        default: the text that counts where none is given; ``None`` if one has to be given.
+        expected: its valid values, for error messages.
+        is_valid: whether a text is a valid value; a truthy or falsy result.
+        default: the default value; ``None`` if the parameter is required.
     """
 
     name: str
     expected: str
-    fits: Callable[[str], object]
+    is_valid: Callable[[str], object]
     default: str | None = None
 
 
@@ -68,21 +68,21 @@ class FaultRule:
 
     Attributes:
         kind: its name.
-        does: what happens, in one sentence without a subject or full stop.
-        parameter: what may follow ``=``; ``None`` if nothing may.
-        accepted_only: it replaces or changes the answer of an accepted request, while a refused
-            one (wrong key or signature, too many reads) gets its refusal; other kinds do not ask.
-        paths: the requests that it is for, unless :attr:`Fault.path` says otherwise.
-        answer: gives the answer from the request, its right answer and the parameter; ``None`` if
-            this answer cannot get the fault.
-        instead: what goes out instead of an answer or a push message, whatever that is.
-        delivery: gives how the answer goes out, from its head, its body and the parameter.
-        login: gives the refusal of a login to the push channel, from the parameter.
-        push: gives what goes out for a push message, from that and the one before it, if any.
+        effect: what happens: one sentence without subject and full stop.
+        parameter: its parameter, if it has one.
+        accepted_only: whether it applies to accepted requests only. A refused one (wrong key or
+            signature, too many reads) then gets its normal refusal.
+        paths: the paths of the requests that it applies to, unless :attr:`Fault.path` is set.
+        answer: makes the answer from the request, its normal answer and the parameter; returns
+            ``None`` if the fault cannot be applied to that answer.
+        instead: sent in place of any answer or push message.
+        delivery: makes the delivery of an answer from its head, its body and the parameter.
+        login: makes the refusal of a push login from the parameter.
+        push: makes the delivery of a push message from the message and the previous one, if any.
     """
 
     kind: str
-    does: str
+    effect: str
     parameter: Parameter | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
@@ -94,25 +94,25 @@ class FaultRule:
 
     @property
     def usage(self) -> str:
-        """How it is written, ``"html[=STATUS]"``."""
+        """Its syntax, ``"html[=STATUS]"``."""
         if self.parameter is None:
             return self.kind
         equals = f"={self.parameter.name}"
         return f"{self.kind}{equals if self.parameter.default is None else f'[{equals}]'}"
 
     @property
-    def sentence(self) -> str:
-        """What happens, with the parameter's default."""
+    def help(self) -> str:
+        """The effect and the parameter's default."""
         if self.parameter is None or self.parameter.default is None:
-            return self.does
-        return f"{self.does} (default: {self.parameter.default})"
+            return self.effect
+        return f"{self.effect} (default: {self.parameter.default})"
 
 
 # -- parameters -----------------------------------------------------------------------------
 
 
-def number(text: str) -> float:
-    """The number that a text is; NaN, which is neither above nor below anything, if it is none."""
+def parsed_number(text: str) -> float:
+    """The number; NaN, which is in no range, if the text is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -120,15 +120,15 @@ def number(text: str) -> float:
 
 
 def _whole(low: int, high: int) -> Callable[[str], bool]:
-    return lambda text: text.isascii() and text.isdigit() and low <= number(text) <= high
+    return lambda text: text.isascii() and text.isdigit() and low <= parsed_number(text) <= high
 
 
 def _seconds(default: str, low: int = 0, high: int = _MAX_SECONDS) -> Parameter:
     expected = f"a number of seconds from {low} to {high}"
-    return Parameter("SECONDS", expected, lambda text: low <= number(text) <= high, default)
+    return Parameter("SECONDS", expected, lambda text: low <= parsed_number(text) <= high, default)
 
 
-# Below 200 nothing is an answer yet.
+# A status below 200 is not a final answer.
 _STATUS: Final = Parameter("STATUS", "an HTTP status from 200 to 599", _whole(200, 599))
 _CODE: Final = Parameter(
     "CODE",
@@ -140,38 +140,38 @@ _PUSH_CODE: Final = Parameter(
 )
 _URL: Final = Parameter(
     "URL",
-    "an address that begins with http:// or https://",
+    "a URL that begins with http:// or https://",
     re.compile(r"https?://[!-~]+").fullmatch,
     "https://elsewhere.invalid",
 )
 _MEBIBYTES: Final = Parameter(
     "MIB", f"a whole number of MiB from 1 to {_MAX_MEBIBYTES}", _whole(1, _MAX_MEBIBYTES), "64"
 )
-_PLACE: Final = Parameter(
-    "PLACE",
-    "a place in the answer, like data.details[0].equity",
+_FIELD: Final = Parameter(
+    "FIELD",
+    "a field of the answer, like data.details[0].equity",
     re.compile(r"\w+(\.\w+|\[[0-9]{1,6}\])*", re.ASCII).fullmatch,
 )
-_PLACE_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
+_FIELD_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
 
 
 # -- other answers --------------------------------------------------------------------------
 
 
-def _redirect(request: HttpRequest, _right: HttpAnswer, url: str) -> HttpAnswer:
+def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer:
     location = f"{url}{request.path}{'?' if request.query else ''}{request.query}"
-    # A header is ASCII, whatever was asked for.
+    # A header must be ASCII; the requested path may not be.
     return page(HTTPStatus.FOUND, {"Location": location.encode("ascii", "ignore").decode()})
 
 
-def _maintenance(_request: HttpRequest, _right: HttpAnswer, _value: str) -> HttpAnswer:
+def _maintenance(_request: HttpRequest, _normal: HttpAnswer, _value: str) -> HttpAnswer:
     return json_answer({"status": "maintain"}, "maintain")
 
 
-def _too_many(request: HttpRequest, right: HttpAnswer, seconds: str) -> HttpAnswer:
-    """Says to wait, in the older manual's headers and in HTTP's own, which has whole seconds."""
+def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: str) -> HttpAnswer:
+    """Has the older manual's headers, and ``Retry-After``, which is in whole seconds."""
     headers = {
-        **right.headers,
+        **normal.headers,
         "ratelimit-remaining": "0",
         "ratelimit-reset": str(math.ceil(float(seconds) * 1000)),
         "Retry-After": str(math.ceil(float(seconds))),
@@ -179,12 +179,12 @@ def _too_many(request: HttpRequest, right: HttpAnswer, seconds: str) -> HttpAnsw
     return replace(refusal_answer(too_many_reads(), request), headers=headers)
 
 
-def _error_code(request: HttpRequest, right: HttpAnswer, code: str) -> HttpAnswer:
-    """The venue's error of that code, in the shape that the path's variant has for it."""
+def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnswer:
+    """The venue's error, in the shape that the path variant uses for this code."""
     from sunx_adapter.protocol.errors import RULE_BY_CODE  # noqa: PLC0415 - ccxt is slow to load
 
     if code == "maintain":
-        return _maintenance(request, right, code)
+        return _maintenance(request, normal, code)
     rule = RULE_BY_CODE.get(code)
     path = request.path
     shape: RefusalShape
@@ -193,7 +193,7 @@ def _error_code(request: HttpRequest, right: HttpAnswer, code: str) -> HttpAnswe
     elif path.startswith("/v5/") and code != "403":
         shape = "message" if code in _SIGNATURE_CODES else "msg"
     else:
-        # The paths of neither variant are the older API's.
+        # All other paths belong to the older API.
         shape = "message" if path.startswith("/sapi/") and code != "403" else "status"
     refusal = Refused(
         int(code) if code.isdecimal() else code, rule.meaning if rule else "unknown error", shape
@@ -201,70 +201,70 @@ def _error_code(request: HttpRequest, right: HttpAnswer, code: str) -> HttpAnswe
     return refusal_answer(refusal, request)
 
 
-def _truncated(_request: HttpRequest, right: HttpAnswer, _value: str) -> HttpAnswer:
-    return replace(right, body=right.body[: len(right.body) // 2])
+def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAnswer:
+    return replace(normal, body=normal.body[: len(normal.body) // 2])
 
 
-def _bomb(_request: HttpRequest, right: HttpAnswer, mebibytes: str) -> HttpAnswer:
-    """The body behind blanks, as a gzip text that is about a thousandth of what it unpacks to."""
+def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: str) -> HttpAnswer:
+    """The body after many blanks, compressed by gzip to about a thousandth of its size."""
     count = int(mebibytes)
     blanks = b" " * _MEBIBYTE
     deflater = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
-    # After a full flush nothing refers to what was before, so the same bytes may follow each other.
+    # After a full flush nothing refers to earlier data, so the same block can be repeated.
     block = deflater.compress(blanks) + deflater.flush(zlib.Z_FULL_FLUSH)
-    rest = deflater.compress(right.body) + deflater.flush()
+    rest = deflater.compress(normal.body) + deflater.flush()
     checksum = 0
     for _ in range(count):
         checksum = zlib.crc32(blanks, checksum)
-    size = (count * _MEBIBYTE + len(right.body)) % 2**32
+    size = (count * _MEBIBYTE + len(normal.body)) % 2**32
     head = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
-    tail = struct.pack("<II", zlib.crc32(right.body, checksum), size)
-    headers = {**right.headers, "Content-Encoding": "gzip"}
-    return replace(right, body=head + block * count + rest + tail, headers=headers)
+    tail = struct.pack("<II", zlib.crc32(normal.body, checksum), size)
+    headers = {**normal.headers, "Content-Encoding": "gzip"}
+    return replace(normal, body=head + block * count + rest + tail, headers=headers)
 
 
-def _at_place(
-    kind: str, does: str, edit: Callable[[Any], object], default: str = "data.details[0].equity"
+def _edit_field(
+    kind: str, effect: str, edit: Callable[[Any], object], default: str = "data.details[0].equity"
 ) -> FaultRule:
-    """A fault of one place in an accepted answer; ``edit`` gives what stands there instead."""
+    """A fault that edits one field of an accepted answer; ``edit`` gives its new value."""
 
-    def answer(_: HttpRequest, right: HttpAnswer, place: str) -> HttpAnswer | None:
-        holder: Any = [msgspec.json.decode(right.body)]
-        document, last = holder, 0
-        for index, name in _PLACE_STEP.findall(place):
-            holder, last = holder[last], int(index) if index else name
-            steps = dict(enumerate(holder)) if isinstance(holder, list) and index else holder
+    def answer(_: HttpRequest, normal: HttpAnswer, field: str) -> HttpAnswer | None:
+        parent: Any = [msgspec.json.decode(normal.body)]
+        document, last = parent, 0
+        for index, name in _FIELD_STEP.findall(field):
+            parent, last = parent[last], int(index) if index else name
+            steps = dict(enumerate(parent)) if isinstance(parent, list) and index else parent
             if not isinstance(steps, dict) or last not in steps:
                 return None
-        spoiled = edit(holder[last])
-        if spoiled is msgspec.UNSET:
-            del holder[last]
+        edited = edit(parent[last])
+        if edited is msgspec.UNSET:
+            del parent[last]
         else:
-            holder[last] = spoiled
-        return replace(right, body=msgspec.json.encode(document[0]))
+            parent[last] = edited
+        return replace(normal, body=msgspec.json.encode(document[0]))
 
     return FaultRule(
-        kind, does, replace(_PLACE, default=default), accepted_only=True, answer=answer
+        kind, effect, replace(_FIELD, default=default), accepted_only=True, answer=answer
     )
 
 
 # -- the table ------------------------------------------------------------------------------
 
 _EVERYWHERE: Final = frozenset({EVERY_PATH})
-_NEWS: Final = frozenset({PUSH_NEWS})
+_PUSH: Final = frozenset({PUSH_ACCOUNT})
 
 _RULES: Final = (
-    FaultRule("ok", "answers rightly"),
-    FaultRule("refuse", "closes the connection without a byte", instead=Delivery()),
+    FaultRule("ok", "answers normally"),
+    FaultRule("refuse", "closes the connection without sending a byte", instead=Delivery()),
     FaultRule(
         "reset", "resets the connection (RST) instead of answering", instead=Delivery(end="reset")
     ),
     FaultRule(
-        "silence", "never answers, and keeps the connection open", instead=Delivery(end="stall")
+        "silence", "never answers and keeps the connection open", instead=Delivery(end="stall")
     ),
     FaultRule(
         "slow",
-        "answers rightly, SECONDS late",
+        "answers normally after SECONDS",
         _seconds("0.5"),
         delivery=lambda head, body, seconds: Delivery(
             [head, body], end="keep", delay=float(seconds)
@@ -272,7 +272,7 @@ _RULES: Final = (
     ),
     FaultRule(
         "drip",
-        "sends the answer, head and body, byte by byte, SECONDS apart",
+        "sends the answer's head and body byte by byte, SECONDS apart",
         _seconds("0.05"),
         delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), float(seconds)),
     ),
@@ -281,71 +281,69 @@ _RULES: Final = (
         "announces the whole body, sends half of it and closes",
         delivery=lambda head, body, _: Delivery([head, body[: len(body) // 2]]),
     ),
-    FaultRule("garbage", "sends bytes that are no HTTP, and closes", instead=Delivery([_GARBAGE])),
+    FaultRule("garbage", "sends bytes that are not HTTP, and closes", instead=Delivery([_GARBAGE])),
     FaultRule(
         "html",
-        "sends the HTML page of a proxy in front, with HTTP STATUS",
+        "sends a proxy's HTML page with HTTP STATUS",
         replace(_STATUS, default="502"),
-        answer=lambda _request, _right, status: page(int(status)),
+        answer=lambda _request, _normal, status: page(int(status)),
     ),
     FaultRule(
         "status",
         "sends HTTP STATUS without a body",
         _STATUS,
-        answer=lambda _request, _right, status: HttpAnswer(int(status), b"", int(status)),
+        answer=lambda _request, _normal, status: HttpAnswer(int(status), b"", int(status)),
     ),
     FaultRule(
         "redirect",
-        "redirects (302) to URL, with the request's path and signed query",
+        "redirects (302) to URL plus the request's path and signed query",
         _URL,
         answer=_redirect,
     ),
     FaultRule(
         "maintenance",
-        'answers {"status":"maintain"}, on every path',
+        'answers {"status":"maintain"} on every path',
         paths=_EVERYWHERE,
         answer=_maintenance,
         login=lambda _: Refused(1006, "System is in maintenance"),
     ),
-    # Played by the fault plan: it goes with any other fault.
+    # FaultPlan applies it, because it can accompany any other fault.
     FaultRule(
         "clock",
-        "sets the venue's clock SECONDS ahead: ts, Date and the check of a request's time go by "
-        "it, on every path",
+        "sets the venue's clock SECONDS ahead on every path: for ts, Date and the check of a "
+        "request's time",
         _seconds("3600", -_MAX_CLOCK_SECONDS, _MAX_CLOCK_SECONDS),
         paths=_EVERYWHERE,
     ),
     FaultRule(
         "ratelimit",
-        "refuses with HTTP 429 and code 1032, and headers that say to wait SECONDS",
+        "refuses with HTTP 429, code 1032 and headers that ask to wait SECONDS",
         _seconds("1"),
         accepted_only=True,
         answer=_too_many,
     ),
     FaultRule(
         "code",
-        "refuses with the venue's error CODE, in the shape that it has for that",
+        "refuses with the venue's error CODE, in the venue's format for it",
         _CODE,
         accepted_only=True,
         answer=_error_code,
     ),
+    FaultRule("truncated", "sends half of the JSON as a complete HTTP answer", answer=_truncated),
     FaultRule(
-        "truncated", "sends half of the JSON text, as if that were all of it", answer=_truncated
+        "bomb", "sends MIB mebibytes of blanks before the JSON, as gzip", _MEBIBYTES, answer=_bomb
     ),
-    FaultRule(
-        "bomb", "sends the answer behind MIB mebibytes of blanks, as gzip", _MEBIBYTES, answer=_bomb
-    ),
-    _at_place("null", "puts null at PLACE", lambda _: None, default="data"),
-    _at_place("missing", "leaves out PLACE", lambda _: msgspec.UNSET),
-    _at_place("blank", "puts blank text at PLACE", lambda _: ""),
-    _at_place(
+    _edit_field("null", "sets FIELD to null", lambda _: None, default="data"),
+    _edit_field("missing", "leaves out FIELD", lambda _: msgspec.UNSET),
+    _edit_field("blank", "sets FIELD to empty text", lambda _: ""),
+    _edit_field(
         "wrong-type",
-        "puts an object at PLACE, or text where an object or a list belongs",
+        "sets FIELD to an object, or to text if it is an object or a list",
         lambda value: "unexpected" if isinstance(value, dict | list) else {},
     ),
     FaultRule(
         "push-code",
-        "push: refuses the login with the push channel's CODE",
+        "push: refuses the login with CODE",
         _PUSH_CODE,
         paths=frozenset({PUSH_LOGIN}),
         login=lambda code: Refused(int(code), "refused on purpose"),
@@ -353,25 +351,25 @@ _RULES: Final = (
     FaultRule(
         "push-reset",
         "push: resets the connection instead of sending a change",
-        paths=_NEWS,
+        paths=_PUSH,
         instead=Delivery(end="reset"),
     ),
     FaultRule(
         "push-silence",
-        "push: sends nothing from a change on, not even heartbeats",
-        paths=_NEWS,
+        "push: sends nothing any more from a change on, not even heartbeats",
+        paths=_PUSH,
         instead=Delivery(end="stall"),
     ),
     FaultRule(
         "push-garbage",
         "push: sends garbage instead of a change",
-        paths=_NEWS,
+        paths=_PUSH,
         instead=Delivery([_GARBAGE], end="keep"),
     ),
     FaultRule(
         "push-order",
-        "push: sends a change, and then the old state again",
-        paths=_NEWS,
+        "push: sends a change, then the previous state again",
+        paths=_PUSH,
         push=lambda message, before: Delivery(
             [message] if before is None else [message, before], end="keep"
         ),
@@ -379,4 +377,4 @@ _RULES: Final = (
 )
 
 FAULT_RULES: Final[dict[str, FaultRule]] = {rule.kind: rule for rule in _RULES}
-"""By kind, in the order in which they are listed."""
+"""By kind, in the order of the help."""

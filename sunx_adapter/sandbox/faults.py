@@ -1,19 +1,19 @@
-"""Faults: how they are written, and which one a request gets. No I/O.
+"""Parses faults and decides which request gets which fault. No I/O.
 
 ::
 
     KIND[=PARAMETER][@PROBABILITY]
 
-    reset                 every request's connection is reset
-    silence@0.05          a twentieth of all requests is never answered
-    code=1004@0.1         a tenth is refused with the venue's code 1004
-    clock=-7200           the venue's clock is two hours slow
+    reset                 the connection of every request is reset
+    silence@0.05          5 % of all requests are never answered
+    code=1004@0.1         10 % are refused with the venue's code 1004
+    clock=-7200           the venue's clock is two hours behind
 
 The kinds are in :mod:`~sunx_adapter.sandbox.fault_table`.
 
-Each request takes the first step of the schedule that is for its path. Where there is none, and
-standing faults are for its path, one number is drawn: so the same seed gives the same faults to
-the same order of requests.
+Each request takes the first scheduled step for its path. If there is none, and there are permanent
+faults for its path, exactly one random number is drawn. So the same seed gives the same faults to
+the same sequence of requests.
 """
 
 import random
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest
-from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultRule, number
+from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultRule, parsed_number
 
 _GRAMMAR: Final = re.compile(
     r"(?P<kind>[^=@]*)(=(?P<parameter>.*?))?(@(?P<probability>[^@]*))?", re.DOTALL
@@ -43,11 +43,12 @@ class Fault:
 
     Args:
         kind: the name of a kind, see :func:`fault_kinds`.
-        parameter: what follows ``=``, as text or number; it is kept as text.
-        probability: the share of requests, 0 to 1. Without one: all that other faults leave,
-            which several such faults share evenly.
-        path: the one path that it is for, or ``"*"`` for every path; without: the kind's own
-            (the balance of both variants; every path for ``clock`` and ``maintenance``).
+        parameter: the value after ``=``, as text or number; it is stored as text.
+        probability: the share of requests, 0 to 1. Default: all requests that other faults leave;
+            several such faults share them evenly.
+        path: the path of the requests that it applies to, or ``"*"`` for every path. Default: the
+            kind's paths (the balance of both variants; every path for ``clock`` and
+            ``maintenance``).
 
     Raises:
         FaultError: there is no such kind, or a value is invalid.
@@ -79,7 +80,7 @@ class Fault:
                 raise FaultError(
                     f"{self.rule.usage}: {parameter.name} must be {parameter.expected}"
                 )
-        elif not parameter.fits(str(given)):
+        elif not parameter.is_valid(str(given)):
             raise FaultError(f"{self.kind}={given}: {parameter.name} must be {parameter.expected}")
 
     def __str__(self) -> str:
@@ -92,58 +93,58 @@ class Fault:
         """Its kind."""
         return FAULT_RULES[self.kind]
 
-    def changed(self, request: HttpRequest, right: HttpAnswer) -> HttpAnswer | None:
-        """What a request is answered with this fault; ``None`` if it cannot get this fault."""
-        if self.rule.accepted_only and not right.accepted:
+    def applied_to(self, normal: HttpAnswer, request: HttpRequest) -> HttpAnswer | None:
+        """The answer with this fault; ``None`` if this answer cannot have it."""
+        if self.rule.accepted_only and not normal.accepted:
             return None
         if self.rule.answer is None:
-            return right
-        answer = self.rule.answer(request, right, self.value)
-        return answer and replace(answer, uid=right.uid)
+            return normal
+        answer = self.rule.answer(request, normal, self.value)
+        return answer and replace(answer, uid=normal.uid)
 
     @property
     def value(self) -> str:
-        """The parameter, or the kind's default; empty where there is neither."""
+        """The parameter, or the kind's default; empty if there is neither."""
         if self.parameter is not None:
             return str(self.parameter)
         return (self.rule.parameter and self.rule.parameter.default) or ""
 
     @property
     def paths(self) -> frozenset[str]:
-        """The requests that it is for; ``"*"`` among them stands for all."""
+        """The paths of the requests that it applies to; ``"*"`` means every path."""
         return self.rule.paths if self.path is None else frozenset({self.path})
 
     def is_for(self, path: str) -> bool:
-        """Whether requests of that path can get it."""
+        """Whether it applies to requests for that path."""
         return path in self.paths or EVERY_PATH in self.paths
 
 
 def fault_kinds() -> tuple[FaultRule, ...]:
-    """All kinds, for help texts: see :attr:`FaultRule.usage` and :attr:`FaultRule.sentence`."""
+    """All kinds; for help texts see :attr:`FaultRule.usage` and :attr:`FaultRule.help`."""
     return tuple(FAULT_RULES.values())
 
 
 def parse_fault(text: str) -> Fault:
-    """The fault that ``KIND[=PARAMETER][@PROBABILITY]`` means.
+    """Parse ``KIND[=PARAMETER][@PROBABILITY]``.
 
-    What follows the last ``@`` is the probability, so a parameter with an ``@`` in it needs one
-    behind: ``redirect=http://user@host@1``.
+    The last ``@`` separates the probability. So a parameter that contains ``@`` needs a
+    probability after it: ``redirect=http://user@host@1``.
 
     Raises:
-        FaultError: the text is no fault; the message says why, or lists the valid ones.
+        FaultError: the text is invalid; the message says why, or lists the valid faults.
     """
     parts = _GRAMMAR.fullmatch(text)
     if parts is None:
         raise _unknown(text)
     kind, parameter, probability = parts["kind"], parts["parameter"], parts["probability"]
-    return Fault(kind, parameter, None if probability is None else number(probability))
+    return Fault(kind, parameter, None if probability is None else parsed_number(probability))
 
 
 def as_faults(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
-    """Faults of faults and texts; a single one may stand for itself.
+    """Parse the texts among the faults; a single fault or text is a list of one.
 
     Raises:
-        FaultError: a text is no fault.
+        FaultError: a text is invalid.
     """
     several = [faults] if isinstance(faults, Fault | str) else faults
     return tuple(fault if isinstance(fault, Fault) else parse_fault(fault) for fault in several)
@@ -152,20 +153,21 @@ def as_faults(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
 def _unknown(kind: str) -> FaultError:
     known = ", ".join(rule.usage for rule in fault_kinds())
     name, colon, rest = kind.partition(":")
-    hint = f" (is {name}={rest} meant?)" if colon and name in FAULT_RULES else ""
+    hint = f" (did you mean {name}={rest}?)" if colon and name in FAULT_RULES else ""
     return FaultError(
-        f"no fault {kind!r}{hint}; there are: {known}; each may have a share, as reset@0.2"
+        f"unknown fault {kind!r}{hint}; the faults are: {known}; add a probability like this: "
+        "reset@0.2"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What a request gets.
+    """The faults of one request.
 
     Attributes:
-        fault: ``None`` if nothing is to go wrong but the clock.
-        clock: why the clock is off, ``None`` if it is not.
-        clock_seconds: how far the venue's clock is ahead.
+        fault: its fault, if it has one other than ``clock``.
+        clock: its ``clock`` fault, if it has one.
+        clock_seconds: by how many seconds the venue's clock is ahead.
     """
 
     fault: Fault | None
@@ -174,54 +176,54 @@ class Draw:
 
 
 class FaultPlan:
-    """The faults of a sandbox. Safe to use from any thread.
+    """The faults of a sandbox. Thread-safe.
 
     Args:
-        faults: the standing ones.
-        seed: of the draws; ``None`` draws differently each time.
+        faults: the permanent faults.
+        seed: for the random numbers; ``None`` gives different ones each time.
 
     Raises:
-        FaultError: a text is no fault, or probabilities add up to more than 1.
+        FaultError: a fault is invalid, or probabilities add up to more than 1.
     """
 
     def __init__(self, faults: Iterable[Fault | str] = (), seed: int | None = None) -> None:
         self._fault_lock = threading.Lock()
         self._random = random.Random(seed)  # noqa: S311 - no secret is made of it
-        self._standing = _checked(faults)
+        self._permanent = _checked(faults)
         self._steps: deque[Fault] = deque()
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """The standing faults, without those scheduled."""
-        return self._standing
+        """The permanent faults, without scheduled ones."""
+        return self._permanent
 
     @property
     def scheduled(self) -> tuple[Fault, ...]:
-        """The steps of the schedule that no request has used up yet."""
+        """The scheduled steps that no request has taken yet."""
         with self._fault_lock:
             return tuple(self._steps)
 
     def set_faults(self, faults: Iterable[Fault | str], seed: int | None = None) -> None:
-        """Put other standing faults in place, for the requests that come from now on.
+        """Replace the permanent faults, for all requests from now on.
 
         Args:
             faults: as for the constructor.
-            seed: starts the draws anew.
+            seed: restarts the random numbers.
 
         Raises:
             FaultError: a fault is invalid, or probabilities add up to more than 1; then nothing
                 changes.
         """
-        standing = _checked(faults)
+        permanent = _checked(faults)
         with self._fault_lock:
-            self._standing = standing
+            self._permanent = permanent
             if seed is not None:
                 self._random.seed(seed)
 
     def schedule(self, steps: Iterable[Fault | str]) -> None:
-        """Add steps to the schedule: each request uses up the first that is for its path.
+        """Add steps to the schedule. Each request takes the first step for its path.
 
-        ``"ok"`` is a right answer. When no step is left, the standing faults count again.
+        ``"ok"`` is a normal answer. When no step is left, the permanent faults apply again.
 
         Args:
             steps: faults without a probability, or their texts: ``["reset", "ok", "code=1004"]``.
@@ -232,18 +234,18 @@ class FaultPlan:
         added = as_faults(steps)
         for step in added:
             if step.probability is not None:
-                raise FaultError(f"{step}: a step of a schedule has no probability")
+                raise FaultError(f"{step}: a scheduled step cannot have a probability")
         with self._fault_lock:
             self._steps.extend(added)
 
     def clear_faults(self) -> None:
-        """End all faults, standing and scheduled, for the requests that come from now on."""
+        """Remove all permanent and scheduled faults, for all requests from now on."""
         with self._fault_lock:
-            self._standing = ()
+            self._permanent = ()
             self._steps.clear()
 
     def draw(self, path: str) -> Draw:
-        """What a request of that path gets; a step of the schedule is used up by it."""
+        """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
             clocks = self._clocks(path)
             fault = self._next_step(path) or self._drawn(path)
@@ -254,12 +256,12 @@ class FaultPlan:
         return Draw(fault, clocks[0] if clocks else None, _seconds(clocks))
 
     def clock_seconds(self, path: str) -> float:
-        """How far the clock is always ahead for that path, whatever is drawn."""
+        """By how many seconds the clock is ahead for every request for that path."""
         return _seconds(self._clocks(path))
 
     def _clocks(self, path: str) -> list[Fault]:
-        # A clock that is off goes with every request, and with any other fault.
-        return [fault for fault in self._standing if _is_always(fault) and fault.is_for(path)]
+        # A clock fault without a probability applies to every request, besides any other fault.
+        return [fault for fault in self._permanent if _is_always(fault) and fault.is_for(path)]
 
     def _next_step(self, path: str) -> Fault | None:
         step = next((step for step in self._steps if step.is_for(path)), None)
@@ -268,7 +270,7 @@ class FaultPlan:
         return step
 
     def _drawn(self, path: str) -> Fault | None:
-        faults = [f for f in self._standing if f.is_for(path) and not _is_always(f)]
+        faults = [f for f in self._permanent if f.is_for(path) and not _is_always(f)]
         if not faults:
             return None
         left = max(0.0, 1.0 - _total(faults))

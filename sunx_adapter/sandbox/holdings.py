@@ -1,8 +1,8 @@
-"""Balance answers whose amounts agree with each other, from a few figures per currency.
+"""Computes consistent balance answers from a few amounts per currency.
 
-The relations are those of the venues' printed examples: a row's equity is its cash
-(``available``) plus unrealised PnL; what can still serve as margin is equity less initial margin;
-an account's amounts are its rows' amounts in USDT; a rate is a margin divided by the equity.
+The amounts relate as in the examples on the venues' pages: a row's equity is its cash
+(``available``) plus unrealised PnL; the available margin is equity minus initial margin; an
+account's amounts are the sums of its rows' amounts in USDT; a rate is a margin divided by equity.
 """
 
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from decimal import ROUND_DOWN, Context, Decimal, localcontext
 from typing import Any, Final
 
 EXTRA_ROW_FIELDS: Final = ("available_margin", "isolated_equity", "isolated_profit_unreal")
-"""What HTX sends in each row without documenting it (seen in live answers)."""
+"""Undocumented fields that HTX sends in each row (seen in live answers)."""
 
 PRICES: Final = {"BTC": "64000", "ETH": "2600"}
-"""What one unit is worth as collateral, in USDT, where the sandbox chooses the price."""
+"""The value of one unit as collateral, in USDT, for accounts that the sandbox makes or changes."""
 
 _CREATED_MS: Final = 1757472792969
 _UPDATED_MS: Final = 1758895045039
 
 _NO_TRANSFERS_OUT: Final = frozenset({"liquidating", "3", "adl", "5", "open_limit", "6"})
-"""From the pages' table of states; a state is sent as a name or as a number."""
+"""From the table of states on the venues' pages; a state is sent as a name or as a number."""
 
 _EXACT: Final = Context(prec=80, rounding=ROUND_DOWN)
 _PLACES: Final = Decimal("1e-18")
@@ -28,13 +28,13 @@ _PLACES: Final = Decimal("1e-18")
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What an account has of one currency. Amounts are decimal text in units of that currency.
+    """An account's holding of one currency. Amounts are decimal text in units of that currency.
 
     Attributes:
         currency: the venue's id, ``"USDT"``.
-        cash: the amount without unrealised PnL; below zero it is a debt.
+        cash: the amount without unrealised PnL; a negative amount is a debt.
         profit_unreal: unrealised PnL.
-        initial_margin: margin that open positions and orders take.
+        initial_margin: margin used by open positions and orders.
         maintenance_margin: equity below which the account is liquidated.
         price: value of one unit as collateral, in USDT.
         voucher: amount of vouchers; the venues also send ``""``.
@@ -56,11 +56,11 @@ def balance_data(
     created_time: int = _CREATED_MS,
     updated_time: int = _UPDATED_MS,
 ) -> dict[str, Any]:
-    """The ``data`` of a balance answer, in SunX's order of keys.
+    """The ``data`` of a balance answer, with its keys in SunX's order.
 
     Args:
-        holdings: one per currency; none gives ``details: []``.
-        state: as the venue writes it, a name (``"open_limit"``) or a number (``"6"``).
+        holdings: one per currency; without any, ``details`` is ``[]``.
+        state: the venue's name (``"open_limit"``) or number (``"6"``) of the account state.
         created_time: ms UTC.
         updated_time: ms UTC.
     """
@@ -118,6 +118,6 @@ def _rate(margin: Decimal, equity: Decimal) -> str:
 
 
 def _text(value: Decimal) -> str:
-    """Plain decimal text of at most 18 places, as the venues write amounts."""
+    """Plain decimal text with at most 18 decimal places, as the venues send amounts."""
     cut = value.quantize(_PLACES)
     return format(cut.normalize(), "f") if cut else "0"

@@ -1,4 +1,4 @@
-"""The port that a sandbox listens on: aiohttp's server on a thread and event loop of its own."""
+"""The sandbox's HTTP server: aiohttp in its own thread and event loop."""
 
 import asyncio
 import contextlib
@@ -26,10 +26,10 @@ _GRACE_SECONDS: Final = 0.5
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Open a listening socket; port 0 takes a free one.
 
     Raises:
-        OSError: the address cannot be listened on; the text says what to do.
+        OSError: the address cannot be used; the message says what to do.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -44,13 +44,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class ServerThread:
-    """An HTTP server on a listening socket, with its own thread and event loop.
+    """An HTTP server on a listening socket, in its own thread and event loop.
 
-    Returns from the constructor when it serves; whatever kept it from that is raised there.
+    The constructor returns when the server is running, and raises what prevented that.
 
     Args:
-        handler: gives the response to a request; it is cancelled when the client leaves.
-        listener: the socket; this closes it.
+        handler: makes the response to a request; cancelled when the client disconnects.
+        listener: the socket; the server closes it.
     """
 
     def __init__(self, handler: Handler, listener: socket.socket) -> None:
@@ -67,7 +67,7 @@ class ServerThread:
             raise
 
     def stop(self) -> None:
-        """End every connection and the thread; returns when nothing of it is left."""
+        """Close all connections and wait until the thread has ended."""
         self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join()
 
@@ -77,14 +77,14 @@ class ServerThread:
         except BaseException as error:
             if self._serving.done():
                 raise
-            # The constructor raises it in the thread that waits there.
+            # The constructor waits for it and raises it.
             self._serving.set_exception(error)
         finally:
             self._listener.close()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        # What aiohttp logs of a client's bad HTTP quotes the request, with key and signature.
+        # aiohttp would log invalid requests, with key and signature.
         silent = logging.Logger("aiohttp", level=logging.CRITICAL + 1)
         server = web.Server(
             self._handler, handler_cancellation=True, access_log=None, logger=silent
@@ -95,12 +95,12 @@ class ServerThread:
             await web.SockSite(runner, self._listener, backlog=_BACKLOG).start()
             self._serving.set_result(loop)
             await self._ending.wait()
-            # asyncio loses a connection that was accepted just before its server is closed, and
-            # leaves its socket open; so accepting ends first, and what was accepted has begun.
-            with contextlib.suppress(NotImplementedError):  # an event loop that has no readers
+            # asyncio would leave a socket open that was accepted just before its server closes.
+            # So stop accepting first, and let accepted connections start.
+            with contextlib.suppress(NotImplementedError):  # an event loop without add_reader()
                 loop.remove_reader(self._listener)
             await asyncio.sleep(0)
-            # An orderly close would wait for clients to read what was sent, or to hang up.
+            # An orderly close would wait until clients have read everything or disconnected.
             for connection in server.connections:
                 if connection.transport is not None:
                     connection.transport.abort()
@@ -109,7 +109,7 @@ class ServerThread:
 
 
 class _RawResponse(web.StreamResponse):
-    """Writes bytes to the connection that need not be HTTP; the connection ends with it."""
+    """Writes raw bytes, which need not be HTTP, and ends the connection."""
 
     def __init__(self, delivery: Delivery) -> None:
         super().__init__()
@@ -117,27 +117,27 @@ class _RawResponse(web.StreamResponse):
         self._delivery = delivery
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send everything; there is no head besides."""
+        """Send everything; the delivery includes the head."""
         if isinstance(request.transport, asyncio.Transport):
             await deliver(self._delivery, request.transport)
             if self._delivery.end == "stall":
-                await asyncio.Event().wait()  # until the client leaves, which cancels this
+                await asyncio.Event().wait()  # cancelled when the client disconnects
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Send nothing more."""
+        """Do nothing: everything was sent."""
 
 
 async def respond(
     answer: HttpAnswer, fault: Fault | None, accept_encoding: str | None, now: float
 ) -> web.StreamResponse:
-    """What goes out for an answer.
+    """Make aiohttp's response from an answer.
 
     Args:
-        answer: what to send; compressed where the client takes it.
-        fault: may send it otherwise than it should be.
+        answer: compressed if the client accepts gzip.
+        fault: may change how the answer is sent.
         accept_encoding: the request's header.
-        now: seconds UTC, for the ``Date``.
+        now: seconds UTC, for the ``Date`` header.
     """
     headers = {
         **answer.headers,
@@ -163,7 +163,7 @@ async def respond(
 
 
 def accepts_gzip(header: str | None) -> bool:
-    """Whether an ``Accept-Encoding`` header takes gzip (RFC 9110, 12.5.3)."""
+    """Whether an ``Accept-Encoding`` header accepts gzip (RFC 9110, 12.5.3)."""
     weights: dict[str, bool] = {}
     for item in (header or "").lower().split(","):
         coding, _, weight = item.partition(";")

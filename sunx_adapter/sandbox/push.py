@@ -1,4 +1,4 @@
-"""The sandbox's push channel: login, subscription, heartbeat, and every change of an account."""
+"""The sandbox's push channel: login, subscription, heartbeat and account messages."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
 from sunx_adapter.sandbox.delivery import Delivery, deliver
-from sunx_adapter.sandbox.fault_table import PUSH_LOGIN, PUSH_NEWS
+from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
 from sunx_adapter.sandbox.responder import check_multi_assets
 from sunx_adapter.sandbox.signatures import authenticate, canonical_query
@@ -25,7 +25,7 @@ STREAM_VARIANTS: Final[dict[str, PathVariantName]] = {
     variant.stream: name for name, variant in PATH_VARIANTS.items()
 }
 MAX_CONNECTIONS: Final = 30
-"""How many connections of one user the venues allow."""
+"""The venues' limit of connections per user."""
 
 HEARTBEAT_SECONDS: Final = 5.0
 MAX_UNANSWERED: Final = 5
@@ -42,9 +42,9 @@ _logger = logging.getLogger("sunx_adapter.sandbox")
 
 
 def pushed_data(balance: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """The ``data`` of a message.
+    """The ``data`` of an account message.
 
-    As seen live: times are text, a version counts up, and a row has no ``available_margin``.
+    As seen live, times are text, a version number increases, and rows have no ``available_margin``.
     """
     data = {**_as_pushed(balance), "version": version}
     rows = data.get("details")
@@ -74,24 +74,24 @@ class _Connection:
     silent: bool = False
     unanswered: int = 0
     latest: bytes | None = None
-    news: "asyncio.Queue[bytes]" = field(default_factory=lambda: asyncio.Queue(_MAX_PENDING))
+    pending: "asyncio.Queue[bytes]" = field(default_factory=lambda: asyncio.Queue(_MAX_PENDING))
 
     async def send(self, message: bytes) -> None:
         if not self.silent:
             with contextlib.suppress(ConnectionError):
                 await self.socket.send_bytes(message)
 
-    def add_news(self, message: bytes) -> None:
-        if self.subscribed and not self.news.full():
-            self.news.put_nowait(message)
+    def enqueue(self, message: bytes) -> None:
+        if self.subscribed and not self.pending.full():
+            self.pending.put_nowait(message)
 
 
 class PushChannel:
-    """Serves the push channel of both venues. For the server's event loop, unless said otherwise.
+    """Serves the push channel of both venues, in the server's event loop.
 
     Args:
-        accounts: as they are now.
-        plan: what goes wrong.
+        accounts: the current accounts.
+        plan: the faults.
         clock: seconds UTC.
         heartbeat: seconds between two pings.
     """
@@ -114,32 +114,36 @@ class PushChannel:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _publish(self, account: SandboxAccount) -> None:
-        """Send the new state to all who subscribed. For any thread, one at a time."""
+        """Send a changed account to its subscribers. For any thread, but not concurrently."""
         self._versions[account.name] += 1
         subscribed = tuple(self._subscribed.get(account.name, ()))
         _logger.debug("account %r has changed; subscribed: %d", account.name, len(subscribed))
         if self._loop is not None and subscribed:
             message = self._notification(account)
-            # A sandbox that is closed has no subscribers.
+            # A closed event loop raises RuntimeError; then there are no subscribers any more.
             with contextlib.suppress(RuntimeError):
                 for connection in subscribed:
-                    self._loop.call_soon_threadsafe(connection.add_news, message)
+                    self._loop.call_soon_threadsafe(connection.enqueue, message)
 
-    async def talk(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Serve one connection until it is over."""
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve one connection until it ends."""
         self._loop = asyncio.get_running_loop()
         socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=_MAX_MESSAGE)
         await socket.prepare(request)
         assert isinstance(request.transport, asyncio.Transport)
         path = request.raw_path.partition("?")[0]
         connection = _Connection(socket, request.transport, path, request.headers.get("Host", ""))
-        work = (self._send_news(connection), self._beat(connection), self._live(connection))
+        work = (
+            self._send_pending(connection),
+            self._send_pings(connection),
+            self._change_account(connection),
+        )
         helpers = [asyncio.create_task(coroutine) for coroutine in work]
         try:
             async for frame in socket:
                 if frame.type is not WSMsgType.TEXT:
                     break
-                await self._hear(connection, frame.data)
+                await self._answer(connection, frame.data)
         finally:
             if connection.account is not None:
                 self._users[connection.account.uid] -= 1
@@ -149,9 +153,9 @@ class PushChannel:
             await asyncio.gather(*helpers, return_exceptions=True)
         return socket
 
-    # -- what clients send ------------------------------------------------------------------
+    # -- messages from clients --------------------------------------------------------------
 
-    async def _hear(self, connection: _Connection, text: str) -> None:
+    async def _answer(self, connection: _Connection, text: str) -> None:
         try:
             message = msgspec.json.decode(text, type=dict[str, Any])
         except msgspec.DecodeError:
@@ -160,28 +164,28 @@ class PushChannel:
         if op == "pong":
             connection.unanswered = 0
             return
-        acts = {"auth": self._log_in, "sub": self._subscribe, "unsub": self._unsubscribe}
+        handlers = {"auth": self._log_in, "sub": self._subscribe, "unsub": self._unsubscribe}
         echo: dict[str, object] = {"op": op}
         if op == "auth":
             echo["type"] = "api"
-        elif op in acts:
+        elif op in handlers:
             echo |= {"cid": message.get("cid"), "topic": message.get("topic")}
         else:
             echo["op"] = "error"
         try:
-            if op not in acts:
+            if op not in handlers:
                 raise Refused(2040, "Missing required parameter: op")
-            outcome: dict[str, object] = {"err-code": 0, **acts[op](connection, message)}
+            outcome: dict[str, object] = {"err-code": 0, **handlers[op](connection, message)}
         except Refused as refusal:
             outcome = {"err-code": refusal.code, "err-msg": refusal.message}
         _logger.debug("push: %s: %s", echo["op"], outcome["err-code"])
-        ts = self._milliseconds(connection.path)
+        ts = self._now_ms(connection.path)
         await connection.send(_message({**echo, **outcome, "ts": ts}))
         account = connection.account
         if op == "sub" and account is not None and outcome["err-code"] == 0:
-            # Sent behind the reply, and before any later change: both come from this event loop.
+            # This event loop sends the reply first, then this state, then any later change.
             self._subscribed[account.name].add(connection)
-            connection.add_news(self._notification(self._accounts.looked_at(account.name)))
+            connection.enqueue(self._notification(self._accounts.refreshed(account.name)))
 
     def _log_in(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
         if connection.account is not None:
@@ -193,7 +197,7 @@ class PushChannel:
             raise Refused(2040, f"Missing required parameter: {missing[0]}")
         query = canonical_query((name, str(message[name])) for name in _AUTHENTICATION)
         try:
-            path, now = connection.path, self._milliseconds(connection.path)
+            path, now = connection.path, self._now_ms(connection.path)
             request = HttpRequest("GET", path, query, connection.host, now)
             account = authenticate(request, self._accounts.with_key, STREAM_VARIANTS[path])
         except Refused as refusal:
@@ -222,9 +226,9 @@ class PushChannel:
         self._subscribed[account.name].discard(connection)
         return {}
 
-    # -- what clients get -------------------------------------------------------------------
+    # -- messages to clients ----------------------------------------------------------------
 
-    def _milliseconds(self, path: str) -> int:
+    def _now_ms(self, path: str) -> int:
         return round((self._clock() + self._plan.clock_seconds(path)) * 1000)
 
     def _notification(self, account: SandboxAccount) -> bytes:
@@ -233,19 +237,19 @@ class PushChannel:
                 "op": "notify",
                 "topic": _TOPIC,
                 "contract_code": "",
-                "ts": self._milliseconds(PUSH_NEWS),
+                "ts": self._now_ms(PUSH_ACCOUNT),
                 "uid": account.uid,
                 "event": "snapshot",
                 "data": pushed_data(account.balance, self._versions[account.name]),
             }
         )
 
-    async def _send_news(self, connection: _Connection) -> None:
+    async def _send_pending(self, connection: _Connection) -> None:
         while True:
-            message = await connection.news.get()
+            message = await connection.pending.get()
             delivery = Delivery([message], end="keep")
-            fault = self._plan.draw(PUSH_NEWS).fault
-            if fault is not None and PUSH_NEWS in fault.rule.paths:
+            fault = self._plan.draw(PUSH_ACCOUNT).fault
+            if fault is not None and PUSH_ACCOUNT in fault.rule.paths:
                 _logger.info("push: a message (fault: %s)", fault)
                 if fault.rule.push is not None:
                     delivery = fault.rule.push(message, connection.latest)
@@ -258,19 +262,19 @@ class PushChannel:
             elif delivery.end == "stall":
                 connection.silent = True
 
-    async def _beat(self, connection: _Connection) -> None:
+    async def _send_pings(self, connection: _Connection) -> None:
         while connection.unanswered < MAX_UNANSWERED:
             await asyncio.sleep(self._heartbeat)
             connection.unanswered += 1
-            ping = {"op": "ping", "ts": str(self._milliseconds(connection.path))}
+            ping = {"op": "ping", "ts": str(self._now_ms(connection.path))}
             await connection.send(_message(ping))
         await connection.socket.close()
 
-    async def _live(self, connection: _Connection) -> None:
-        while self._accounts.life is not None:
-            await asyncio.sleep(self._accounts.life.seconds)
+    async def _change_account(self, connection: _Connection) -> None:
+        while self._accounts.random_walk is not None:
+            await asyncio.sleep(self._accounts.random_walk.seconds)
             if connection.subscribed and connection.account is not None:
-                self._accounts.looked_at(connection.account.name)
+                self._accounts.refreshed(connection.account.name)
 
 
 def _checked_account(connection: _Connection, message: dict[str, Any]) -> SandboxAccount:

@@ -1,6 +1,6 @@
-"""What the venue answers: a request and the time in, an answer out. No I/O.
+"""Answers requests as the venues do. No I/O.
 
-Nothing goes wrong here on purpose; :mod:`~sunx_adapter.sandbox.fault_table` changes the answers.
+Faults are added later, see :mod:`~sunx_adapter.sandbox.fault_table`.
 """
 
 from collections import defaultdict, deque
@@ -27,50 +27,50 @@ from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
 
 MULTI_ASSETS: Final = ("BTC", "USDT", "ETH")
-"""Assets usable as collateral, as both variants list them."""
+"""Assets usable as collateral, the same in both variants."""
 
 _WINDOW_MS: Final = READ_LIMIT.seconds * 1000
 
 
 class ReadLimiter:
-    """Counts reads per uid in a moving window; a refused read does not count."""
+    """Counts reads per uid in a sliding window; refused reads do not count."""
 
     def __init__(self) -> None:
         self._reads: defaultdict[str, deque[int]] = defaultdict(deque)
 
-    def take(self, uid: str, milliseconds: int) -> None:
-        """Count one read, ``milliseconds`` being now.
+    def take(self, uid: str, now_ms: int) -> None:
+        """Count one read.
 
         Raises:
-            Refused: there is none left.
+            Refused: the limit is reached.
         """
-        reads = self._counted(uid, milliseconds)
+        reads = self._counted(uid, now_ms)
         if len(reads) >= READ_LIMIT.requests:
             raise too_many_reads()
-        reads.append(milliseconds)
+        reads.append(now_ms)
 
-    def headers(self, uid: str, milliseconds: int) -> dict[str, str]:
-        """What the user has left, in the older futures manual's headers."""
-        reads = self._counted(uid, milliseconds)
+    def headers(self, uid: str, now_ms: int) -> dict[str, str]:
+        """The user's remaining reads, in the headers of the older futures manual."""
+        reads = self._counted(uid, now_ms)
         return {
             "ratelimit-limit": str(READ_LIMIT.requests),
             "ratelimit-interval": str(_WINDOW_MS),
             "ratelimit-remaining": str(READ_LIMIT.requests - len(reads)),
-            "ratelimit-reset": str(reads[0] + _WINDOW_MS - milliseconds if reads else 0),
+            "ratelimit-reset": str(reads[0] + _WINDOW_MS - now_ms if reads else 0),
         }
 
-    def _counted(self, uid: str, milliseconds: int) -> deque[int]:
+    def _counted(self, uid: str, now_ms: int) -> deque[int]:
         reads = self._reads[uid]
-        while reads and milliseconds - reads[0] >= _WINDOW_MS:
+        while reads and now_ms - reads[0] >= _WINDOW_MS:
             reads.popleft()
         return reads
 
 
 def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> None:
-    """SunX knows no other mode than multi-assets, so only v5 refuses.
+    """Refuse v5 reads of an account in the old single-asset mode; SunX has no such mode.
 
     Raises:
-        Refused: the account is in the old single-asset mode.
+        Refused: the account is in that mode and the variant is v5.
     """
     if variant == "v5" and account.asset_mode == SINGLE_ASSET_MODE:
         raise Refused(4002, "The account is not in the multi-assets collateral mode", "msg")
@@ -81,7 +81,7 @@ def _balance(account: SandboxAccount, variant: PathVariantName) -> object:
     rows = account.balance.get("details")
     if (variant == "v5" and account.extra_row_fields) or not isinstance(rows, list):
         return account.balance
-    # An account may be given a balance that no venue would send, to see what a client makes of it.
+    # A test may set a balance that no venue would send, so rows may have any type.
     documented = [_documented(row) if isinstance(row, Mapping) else row for row in rows]
     return {**account.balance, "details": documented}
 
@@ -111,14 +111,14 @@ _PUBLIC: Final[dict[str, dict[str, object]]] = {
 
 
 class Responder:
-    """Answers requests. Its only state is who has read how often."""
+    """Answers requests. Its only state is the counted reads."""
 
     def __init__(self, accounts: AccountBook) -> None:
         self._accounts = accounts
         self._limiter = ReadLimiter()
 
-    def answer(self, request: HttpRequest, milliseconds: int) -> HttpAnswer:
-        """The answer to a request; the read limit goes by ``milliseconds``, which never jump."""
+    def answer(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
+        """The answer to a request; ``now_ms``, without ``clock`` faults, is for the read limit."""
         if not (request.path.isascii() and request.query.isascii()):
             return page(HTTPStatus.BAD_REQUEST)
         if request.path not in _PUBLIC and request.path not in _SIGNED:
@@ -126,11 +126,11 @@ class Responder:
         if request.method != "GET":
             return page(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET"})
         if request.path in _SIGNED:
-            return self._signed(request, milliseconds)
-        body = {"status": "ok", **_PUBLIC[request.path], "ts": request.milliseconds}
+            return self._signed(request, now_ms)
+        body = {"status": "ok", **_PUBLIC[request.path], "ts": request.time_ms}
         return json_answer(body, SUCCESS_STATUS)
 
-    def _signed(self, request: HttpRequest, milliseconds: int) -> HttpAnswer:
+    def _signed(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
         variant, data_of = _SIGNED[request.path]
         try:
             account = authenticate(request, self._accounts.with_key, variant)
@@ -140,18 +140,18 @@ class Responder:
             if account.refusal is not None:
                 shape: RefusalShape = "msg" if variant == "v5" else "message"
                 raise Refused(account.refusal.code, account.refusal.message, shape)
-            data = data_of(self._accounts.looked_at(account.name), variant)
-            self._limiter.take(account.uid, milliseconds)
-            body = _success(variant, data, request.milliseconds)
+            data = data_of(self._accounts.refreshed(account.name), variant)
+            self._limiter.take(account.uid, now_ms)
+            body = _success(variant, data, request.time_ms)
             answer = json_answer(body, SUCCESS_CODE)
         except Refused as refusal:
             answer = refusal_answer(refusal, request)
-        headers = {**answer.headers, **self._limiter.headers(account.uid, milliseconds)}
+        headers = {**answer.headers, **self._limiter.headers(account.uid, now_ms)}
         return replace(answer, uid=account.uid, headers=headers)
 
 
-def _success(variant: PathVariantName, data: object, milliseconds: int) -> dict[str, object]:
-    """The envelope; the two pages print its keys in different order."""
+def _success(variant: PathVariantName, data: object, time_ms: int) -> dict[str, object]:
+    """The envelope; the order of its keys differs between the venues' pages."""
     if variant == "v5":
-        return {"code": SUCCESS_CODE, "data": data, "message": "Success", "ts": milliseconds}
-    return {"code": SUCCESS_CODE, "message": "Success", "data": data, "ts": milliseconds}
+        return {"code": SUCCESS_CODE, "data": data, "message": "Success", "ts": time_ms}
+    return {"code": SUCCESS_CODE, "message": "Success", "data": data, "ts": time_ms}

@@ -1,4 +1,4 @@
-"""The sandbox: accounts, answers, faults and the push channel, on a real port."""
+"""The sandbox: accounts, answers, faults and the push channel on a real port."""
 
 import atexit
 import logging
@@ -18,8 +18,8 @@ from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS, numbered_accounts
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
 from sunx_adapter.sandbox.holdings import Holding, balance_data
 from sunx_adapter.sandbox.http_server import ServerThread, listen, respond
-from sunx_adapter.sandbox.life import Life
 from sunx_adapter.sandbox.push import HEARTBEAT_SECONDS, STREAM_VARIANTS, PushChannel
+from sunx_adapter.sandbox.random_walk import RandomWalk
 from sunx_adapter.sandbox.responder import Responder
 from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
@@ -34,19 +34,19 @@ _logger = logging.getLogger("sunx_adapter.sandbox")
 
 @dataclass(frozen=True, slots=True)
 class SandboxRequest:
-    """One request that came to the sandbox; nothing of its query is kept.
+    """One received request. Its query is not kept.
 
     Attributes:
-        time: by the sandbox's clock, seconds UTC; a ``clock`` fault does not change it.
-        monotonic: by :func:`time.monotonic`, seconds, for measuring distances.
+        time: by the sandbox's clock, seconds UTC; ``clock`` faults do not change it.
+        monotonic: by :func:`time.monotonic`, seconds, to measure intervals.
         method: ``"GET"``.
         path: without the query.
-        uid: of the account that signed it, ``None`` if no signature was right.
-        status: the HTTP status of the answer; ``None`` if a fault let none be sent.
-        code: the venue's code in the answer, ``"ok"``, or the status where a page was sent;
+        uid: user id of the account that signed it; ``None`` without a valid signature.
+        status: the HTTP status of the answer; ``None`` if a fault prevented an answer.
+        code: the venue's code in the answer, ``"ok"``, or the HTTP status if the body is a page;
             ``None`` as above.
-        fault: what went wrong on purpose; ``None`` if nothing did, also where a fault was drawn
-            that this request could not have.
+        fault: the simulated fault; ``None`` if there was none, or if it did not apply to this
+            request.
     """
 
     time: float
@@ -67,29 +67,31 @@ class SandboxRequest:
 class Sandbox(FaultPlan):
     """A local venue on a real TCP port, serving both path variants.
 
-    Use it as a context manager, or call :meth:`start` and :meth:`close`. All methods may be
-    called from any thread, and any number of sandboxes may run at once.
+    Use it as a context manager, or call :meth:`start` and :meth:`close`. All methods are
+    thread-safe. Any number of sandboxes can run at once.
 
     Args:
-        accounts: whose keys are known; default: :data:`DEFAULT_ACCOUNTS`. A number makes so many,
-            ``account-1`` and so on; ``account-7`` has 1007 USDT in cash. See :meth:`configs`.
+        accounts: the accounts; default: :data:`DEFAULT_ACCOUNTS`. A number N makes the accounts
+            ``account-1`` to ``account-N``; ``account-7`` has 1007 USDT in cash. See
+            :meth:`configs`.
         host: the address to listen on.
-        port: 0 takes a free one.
-        clock: seconds UTC; timestamps, ``ts``, ``Date`` and the read limit go by it.
-        kept_requests: how many of the latest requests :attr:`requests` keeps.
-        faults: what goes wrong, :class:`Fault` or its text, ``"reset@0.2"``; see
+        port: the port; 0 takes a free one.
+        clock: seconds UTC; used for timestamps, ``ts``, ``Date`` and the read limit.
+        kept_requests: how many requests :attr:`requests` keeps.
+        faults: the faults to simulate, each a :class:`Fault` or its text, ``"reset@0.2"``; see
             :func:`~sunx_adapter.sandbox.faults.fault_kinds`.
-        seed: of the draws between faults: the same seed gives the same ones to the same order of
-            requests. ``None`` draws differently each time. The same holds for ``life``.
+        seed: for the random numbers of ``faults`` and ``life``: the same seed gives the same
+            results for the same sequence of requests. ``None`` gives different ones each time.
         heartbeat: seconds between two pings of the push channel.
-        life: seconds between two changes of an account that is watched, and the least time between
-            two different reads: a random walk, for accounts that are normal and have something.
-            ``None`` changes nothing. For changes of one's own see :meth:`update`.
+        life: lets accounts change at random: seconds between two changes of a watched account, and
+            the minimum time between two changes of a read one. Only accounts in the normal state
+            with at least one currency change. ``None`` changes nothing. To change an account
+            yourself, use :meth:`update`.
 
-    A request that is right counts against the read limit, whatever a fault makes of its answer.
+    Every valid request counts against the read limit, even if a fault spoils its answer.
 
     Raises:
-        ValueError: there is no account, or two have one name or one key; a fault is invalid
+        ValueError: there is no account, two share a name or an API key, a fault is invalid
             (:class:`FaultError`), or the probabilities of faults add up to more than 1.
     """
 
@@ -113,7 +115,8 @@ class Sandbox(FaultPlan):
             accounts = numbered_accounts(accounts)
         self._host, self._port = host, port
         self._clock = clock
-        self._accounts = AccountBook(accounts, None if life is None else Life(life, seed, clock))
+        walk = None if life is None else RandomWalk(life, seed, clock)
+        self._accounts = AccountBook(accounts, walk)
         self._responder = Responder(self._accounts)
         self._push = PushChannel(self._accounts, self, clock, heartbeat)
         self._log: deque[SandboxRequest] = deque(maxlen=kept_requests)
@@ -135,10 +138,10 @@ class Sandbox(FaultPlan):
         self.close()
 
     def start(self) -> Self:
-        """Listen. When this returns, requests are answered; a running sandbox stays as it is.
+        """Start serving; on return, requests are answered. Does nothing if it runs already.
 
         Raises:
-            OSError: the address cannot be listened on, as a rule because the port is in use.
+            OSError: the address cannot be used, usually because the port is in use.
         """
         with self._lock:
             if self._server is None:
@@ -147,12 +150,12 @@ class Sandbox(FaultPlan):
                 self._server = ServerThread(self._handle, listener)
                 self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 self._closed.clear()
-                # A sandbox that nobody closed must not keep the interpreter from ending.
+                # A sandbox that was not closed must not keep the interpreter from exiting.
                 atexit.register(self.close)
         return self
 
     def close(self) -> None:
-        """End every connection, the port and the thread. A second time does nothing."""
+        """Close all connections and the port. Does nothing if it is closed already."""
         with self._lock:
             if self._server is not None:
                 atexit.unregister(self.close)
@@ -161,24 +164,24 @@ class Sandbox(FaultPlan):
             self._closed.set()
 
     def wait(self) -> None:
-        """Block until the sandbox is closed by another thread; Ctrl-C interrupts it.
+        """Block until another thread closes the sandbox; Ctrl-C interrupts it.
 
         Raises:
             RuntimeError: it was never started.
         """
         self._running_address()
-        # In steps, since on Windows nothing interrupts an endless wait.
+        # In steps, because on Windows Ctrl-C does not interrupt a wait without timeout.
         while not self._closed.wait(_WAIT_SECONDS):
             pass
 
     @property
     def accounts(self) -> tuple[SandboxAccount, ...]:
-        """The accounts as they are now, in the order given."""
+        """The current accounts, in the order given."""
         return self._accounts.all()
 
     @property
     def url(self) -> str:
-        """The address for REST, ``"http://127.0.0.1:PORT"``; it stays known after closing.
+        """The address for REST, ``"http://127.0.0.1:PORT"``; still available after closing.
 
         Raises:
             RuntimeError: it was never started.
@@ -196,32 +199,32 @@ class Sandbox(FaultPlan):
 
     @property
     def requests(self) -> tuple[SandboxRequest, ...]:
-        """The latest requests, oldest first. One is there before its answer is sent."""
+        """The latest requests, oldest first. A request is added before its answer is sent."""
         with self._log_lock:
             return tuple(self._log)
 
     @property
     def request_count(self) -> int:
-        """How many requests came in all."""
+        """The total number of received requests."""
         return self._request_count
 
     def account(self, name: str) -> SandboxAccount:
         """The account of that name.
 
         Raises:
-            ValueError: there is none; the text lists those that there are.
+            ValueError: there is none; the message lists the existing ones.
         """
         return self._accounts.named(name)
 
     def update(
         self, account: str, balance: Mapping[str, Any] | Iterable[Holding], *, state: str = "normal"
     ) -> SandboxAccount:
-        """Change an account: reads give the new balance from now on, and it is pushed.
+        """Change an account: reads return the new balance from now on, and it is pushed.
 
         Args:
             account: its name.
-            balance: what it has, or ``data`` of the balance answer as it is.
-            state: as the venue writes it; not for a balance as it is.
+            balance: its holdings, or the complete ``data`` of the balance answer.
+            state: the venue's name or number of the account state; ignored with complete ``data``.
 
         Raises:
             ValueError: there is no such account.
@@ -237,26 +240,26 @@ class Sandbox(FaultPlan):
         account: str | None = None,
         signature_method: SignatureMethod | None = None,
     ) -> dict[str, Any]:
-        """A ready config for an exchange class, pointing it here.
+        """An exchange configuration with this sandbox's address and an account's keys.
 
         Args:
             venue: the exchange's id, ``"sunx"`` or ``"htxfutures"``.
             account: name of an account; default: the first.
-            signature_method: default: the first that the account's key is enabled for.
+            signature_method: default: the first method that the account's key is enabled for.
 
         Raises:
-            ValueError: no such venue or account, or a method that the key is not enabled for;
-                the text lists what there is.
+            ValueError: there is no such venue or account, or the key is not enabled for the
+                method; the message lists the valid ones.
             RuntimeError: the sandbox was never started.
         """
         if venue not in VENUES:
-            raise ValueError(f"no venue {venue!r}; there are: {', '.join(VENUES)}")
+            raise ValueError(f"no venue {venue!r}; the venues are: {', '.join(VENUES)}")
         chosen = self.accounts[0] if account is None else self.account(account)
         method = signature_method or chosen.signature_methods[0]
         if method not in chosen.signature_methods:
             enabled = ", ".join(chosen.signature_methods)
             raise ValueError(
-                f"the key of account {chosen.name!r} is not enabled for {method!r}; it is for: "
+                f"the key of account {chosen.name!r} is not enabled for {method!r}, but for: "
                 f"{enabled}"
             )
         credential = (
@@ -274,7 +277,7 @@ class Sandbox(FaultPlan):
     def configs(
         self, venue: str, signature_method: SignatureMethod | None = None
     ) -> dict[str, dict[str, Any]]:
-        """A ready config for each account, by its name; see :meth:`config`."""
+        """An exchange configuration for each account, by account name; see :meth:`config`."""
         return {
             account.name: self.config(venue, account.name, signature_method)
             for account in self.accounts
@@ -289,9 +292,9 @@ class Sandbox(FaultPlan):
         try:
             return await self._answer(request)
         except ConnectionError:
-            raise  # the client has left
+            raise  # the client has disconnected
         except Exception:
-            _logger.exception("the sandbox itself has failed")
+            _logger.exception("internal error of the sandbox")
             raise
 
     async def _answer(self, http_request: web.BaseRequest) -> web.StreamResponse:
@@ -302,13 +305,13 @@ class Sandbox(FaultPlan):
         venue_now = now + draw.clock_seconds
         host = headers.get("Host", "")
         request = HttpRequest(http_request.method, path, query, host, round(venue_now * 1000))
-        # The push channel itself plays the faults that refuse a login.
+        # The push channel itself applies the faults that refuse a login.
         opens_channel = draw.fault is None or draw.fault.rule.login is not None
         if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
             self._log_request(request, now, _SWITCHING, None)
-            return await self._push.talk(http_request)
+            return await self._push.serve(http_request)
         answer, fault = self._responder.answer(request, round(now * 1000)), draw.clock
-        changed = None if draw.fault is None else draw.fault.changed(request, answer)
+        changed = None if draw.fault is None else draw.fault.applied_to(answer, request)
         if changed is not None:
             answer, fault = changed, draw.fault
         self._log_request(request, now, answer, fault)

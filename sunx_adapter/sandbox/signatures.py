@@ -1,7 +1,7 @@
-"""Who may read: the checks of a signed request, in the venues' order. No I/O, no clock.
+"""Checks signed requests, in the venues' order. No I/O, no clock.
 
-The rules are HTX's ("Authentication" in its futures manual; SunX uses the same). This code is the
-sandbox's own: it shares nothing with the client's signing, so a mistake made there is found here.
+The rules are HTX's ("Authentication" in its futures manual; SunX uses the same). This code shares
+nothing with the client's signing, so the sandbox detects mistakes made there.
 """
 
 import base64
@@ -22,12 +22,12 @@ from sunx_adapter.sandbox.answers import HttpRequest, Refused
 from sunx_adapter.venue import VENUES, PathVariantName
 
 CLOCK_TOLERANCE_MS: Final = 5 * 60 * 1000
-"""How far a request's ``Timestamp`` may be off the venue's clock, either way."""
+"""The largest accepted difference between a request's ``Timestamp`` and the venue's clock."""
 
 VENUE_HOSTS: Final = tuple(
     host for venue in VENUES.values() for host in (venue.hostname, *venue.other_hostnames)
 )
-"""A request that came through a gateway is signed for one of these."""
+"""A request through a gateway is signed for one of these hosts."""
 
 _UNRESERVED: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -43,12 +43,12 @@ def authenticate(
     """The account whose key signed the request.
 
     Args:
-        request: as it came in.
-        account_with_key: gives the account of an API key.
-        variant: the two name a wrong signature differently.
+        request: the received request.
+        account_with_key: finds the account of an API key.
+        variant: the path variant; each has its own code for a wrong signature.
 
     Raises:
-        Refused: the first check that failed.
+        Refused: a check failed; the first one decides.
     """
     parameters = parse_qsl(request.query, keep_blank_values=True)
     values = dict(parameters)
@@ -60,7 +60,7 @@ def authenticate(
     method = values.get("SignatureMethod", "")
     if method not in account.signature_methods:
         raise Refused(12003, "Incorrect signature method")
-    _check_time(values.get("Timestamp", ""), request.milliseconds)
+    _check_time(values.get("Timestamp", ""), request.time_ms)
     if len(values) < len(parameters) or not _is_signed(request, values, account, method):
         wrong = (1003, "invalid signature") if variant == "v5" else (12008, "Verification failed")
         raise Refused(*wrong)
@@ -72,8 +72,8 @@ def _is_signed(
 ) -> bool:
     signature = values.pop("Signature", "")
     query = canonical_query(values.items())
-    # What was sent must itself be in the form that the rule demands: a client that neither
-    # encodes what it signs nor what it sends would agree with itself, but not with a venue.
+    # The query must be sent in the canonical encoding too. Otherwise a client that encodes neither
+    # the signed nor the sent query would be accepted here, but not by a venue.
     sent = [part for part in request.query.split("&") if part.partition("=")[0] != "Signature"]
     if sorted(filter(None, sent)) != sorted(query.split("&")):
         return False
@@ -83,7 +83,7 @@ def _is_signed(
 
 
 def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
-    """The parameters as they are signed: sorted by name, percent-encoded (RFC 3986, UTF-8)."""
+    """The query to sign: sorted by name, percent-encoded (RFC 3986, UTF-8)."""
     return "&".join(
         f"{percent_encoded(name)}={percent_encoded(value)}"
         for name, value in sorted(parameters, key=itemgetter(0))
@@ -91,24 +91,24 @@ def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
 
 
 def percent_encoded(text: str) -> str:
-    """``"a:b"`` gives ``"a%3Ab"``."""
+    """Percent-encode (RFC 3986, UTF-8): ``"a:b"`` becomes ``"a%3Ab"``."""
     return "".join(
         chr(byte) if byte in _UNRESERVED else f"%{byte:02X}"
         for byte in text.encode(errors="replace")
     )
 
 
-def _check_time(text: str, milliseconds: int) -> None:
+def _check_time(text: str, now_ms: int) -> None:
     if not text:
         raise Refused(12006, "Submission time can not be empty")
     try:
         sent = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
     except ValueError:
         sent = None
-    # The parser also takes "2025-9-6T7:16:15"; the venues do not.
+    # strptime also accepts "2025-9-6T7:16:15"; the venues do not.
     if sent is None or sent.isoformat() != f"{text}+00:00":
         raise Refused(12001, "Invalid submission time")
-    if abs(milliseconds - sent.timestamp() * 1000) > CLOCK_TOLERANCE_MS:
+    if abs(now_ms - sent.timestamp() * 1000) > CLOCK_TOLERANCE_MS:
         raise Refused(12001, "Invalid submission time")
 
 
