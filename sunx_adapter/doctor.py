@@ -1,4 +1,4 @@
-"""What can be wrong between a bot and its balance, looked at in order, one thing at a time."""
+"""Checks everything that a bot needs to read its balance, in order."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,19 +27,19 @@ from sunx_adapter.wire.dial import resolve
 Status = Literal["ok", "warning", "failed", "skipped"]
 
 CLOCK_WARNING_MS = 30_000
-_COPY_ADVICE = "copy it once more from the venue's page of API keys"
+_COPY_ADVICE = "copy it again from the venue's API key page"
 MULTI_ASSETS_MODE = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check.
+    """The result of one check.
 
     Attributes:
-        check: what was looked at.
-        status: ``failed`` keeps balances from being read, ``warning`` may do so soon.
-        seen: what was seen.
-        advice: what to do; empty if nothing.
+        check: what was checked.
+        status: ``failed``: no balance can be read; ``warning``: this may happen soon.
+        seen: what the check found.
+        advice: what to do, if anything.
     """
 
     check: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 class Exchange(Protocol):
-    """What the checks need of ``Sunx`` or ``HtxFutures``."""
+    """The part of ``Sunx`` and ``HtxFutures`` that the checks use."""
 
     venue: Venue
     urls: dict[str, Any]
@@ -65,19 +65,19 @@ class Exchange(Protocol):
     def request(self, path: str, api: str) -> Any: ...  # noqa: D102
 
 
-class _Stop(Exception):  # noqa: N818 - it ends the checks, it is no error
-    """The checks that follow make no sense."""
+class _Stop(Exception):  # noqa: N818 - control flow, not an error
+    """The remaining checks cannot succeed."""
 
 
 def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) -> Iterator[Finding]:
-    """Look at one account; each finding is given as soon as it is there.
+    """Check one account; yields each finding as soon as it is known.
 
     Args:
         exchange: made with the user's configuration and ``maxRetriesOnFailure`` 0.
-        sources: where its keys come from, for people.
-        name: of the account; default: the exchange's id.
+        sources: where its keys come from, for messages.
+        name: the account's name; default: the exchange's id.
     """
-    checks: list[Callable[[Exchange], Iterator[Finding]]] = [_name, _reach, _up]
+    checks: list[Callable[[Exchange], Iterator[Finding]]] = [_name, _connection, _heartbeat]
     keys = _keys(exchange, sources, name or exchange.venue.id)
     yield keys
     if keys.status == "ok":
@@ -92,15 +92,15 @@ def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) ->
 
 
 def _keys(exchange: Exchange, sources: list[str], name: str) -> Finding:
-    """Whether there are keys, and whether they can be keys at all."""
+    """Whether there are keys, and whether they are well-formed."""
     given = {"apiKey": exchange.apiKey, "secret": exchange.secret}
     private_key = exchange.privateKey
     where = ", ".join(sources)
     if missing := missing_keys(name, {**given, "privateKey": private_key}):
-        found = f"only {where}" if sources else "none found"
+        found = f"found only {where}" if sources else "not found"
         return Finding("keys", "failed", found, f"set {' and '.join(missing)}")
     for key, text in given.items():
-        if fault := _form_fault(text or ""):
+        if fault := _malformed(text or ""):
             return Finding("keys", "failed", f"{key} {fault} (from {where})", _COPY_ADVICE)
     if private_key:
         try:
@@ -110,12 +110,12 @@ def _keys(exchange: Exchange, sources: list[str], name: str) -> Finding:
     return Finding("keys", "ok", f"found in {where}")
 
 
-def _form_fault(text: str) -> str:
-    """Why a text cannot be a key or a secret; the text itself is not repeated."""
+def _malformed(text: str) -> str:
+    """Why a text cannot be a key or a secret, without repeating it; empty if it can."""
     if "…" in text or "..." in text:
-        return "is an example's placeholder"
+        return "is a placeholder from an example"
     if not (text.isascii() and text.isprintable()) or " " in text:
-        return "has a blank, a control character or a letter that no key has"
+        return "contains a space, a control character or a non-ASCII character"
     return ""
 
 
@@ -123,47 +123,47 @@ def _name(exchange: Exchange) -> Iterator[Finding]:
     address = urlsplit(exchange.urls["api"]["rest"].replace("{hostname}", exchange.hostname))
     host = address.hostname or ""
     try:
-        looking = Background(lambda: resolve(host, address.port or 443))
-        found = looking.wait(time.monotonic() + exchange.timeout / 1000)
+        lookup = Background(lambda: resolve(host, address.port or 443))
+        found = lookup.wait(time.monotonic() + exchange.timeout / 1000)
     except OSError as error:
-        said = str(error) or f"no address of {host} in time"
-        advice = "check the name, and this machine's network and name server"
-        yield Finding("name", "failed", said, advice)
+        reason = str(error) or f"looking up {host} timed out"
+        advice = "check the name, and this machine's network and DNS"
+        yield Finding("name", "failed", reason, advice)
         raise _Stop from None
     addresses = dict.fromkeys(str(each[0]) for _, each in found)
     known = "" if list(addresses) == [host] else f" is {', '.join(addresses)}"
     yield Finding("name", "ok", f"{host}{known}")
 
 
-def _reach(exchange: Exchange) -> Iterator[Finding]:
+def _connection(exchange: Exchange) -> Iterator[Finding]:
     try:
         ahead = exchange.load_time_difference()
     except BaseError as error:
-        advice = "check firewall, proxy and address; certificates must be valid"
-        yield Finding("connection", "failed", _said(error), advice)
+        advice = "check firewall, proxy, address and certificates"
+        yield Finding("connection", "failed", _error_text(error), advice)
         raise _Stop from None
     secure = exchange.urls["api"]["rest"].startswith("https")
-    yield Finding("connection", "ok", "answers, over verified TLS" if secure else "answers")
+    yield Finding("connection", "ok", "works, with verified TLS" if secure else "works")
     off = f"this machine's clock is {abs(ahead) / 1000:.1f} s {'ahead' if ahead > 0 else 'behind'}"
     if abs(ahead) < CLOCK_WARNING_MS:
         yield Finding("clock", "ok", off)
     else:
-        # Not failed: calls correct it by themselves, at the cost of a refused request.
+        # Not failed: calls adjust to the venue's clock after one refused request.
         yield Finding("clock", "warning", off, "set the clock, for example by NTP")
 
 
-def _up(exchange: Exchange) -> Iterator[Finding]:
+def _heartbeat(exchange: Exchange) -> Iterator[Finding]:
     if not any(endpoint.path == "/heartbeat/" for endpoint in exchange.venue.endpoints):
         return
     try:
         beating = exchange.request("heartbeat", "public")["data"]["linear_swap_heartbeat"]
     except (BaseError, KeyError, TypeError) as error:
-        yield Finding("venue", "warning", f"its heartbeat cannot be read: {_said(error)}")
+        yield Finding("venue", "warning", f"cannot read its heartbeat: {_error_text(error)}")
         return
     if str(beating) == "1":
         yield Finding("venue", "ok", "is up")
     else:
-        yield Finding("venue", "failed", "is down for maintenance", "wait until it is over")
+        yield Finding("venue", "failed", "is down for maintenance", "wait until it is up again")
 
 
 def _account(exchange: Exchange) -> Iterator[Finding]:
@@ -176,7 +176,7 @@ def _account(exchange: Exchange) -> Iterator[Finding]:
             yield mode
         return
     yield Finding("key and signature", "ok", "accepted")
-    yield Finding("permission and address", "ok", "reading is allowed from here")
+    yield Finding("permission and address", "ok", "reading is allowed from this address")
     if mode is not None:
         yield mode
     yield _state(summary)
@@ -184,19 +184,19 @@ def _account(exchange: Exchange) -> Iterator[Finding]:
 
 
 def _refused(error: BaseError) -> Iterator[Finding]:
-    # The text of each exception has the advice of the error table.
+    # The message of each exception includes the advice from the error table.
     accepted = Finding("key and signature", "ok", "accepted")
     match error:
         case AccountNotEnabled() | AccountSuspended():
             yield accepted
-            yield Finding("account", "failed", _said(error))
+            yield Finding("account", "failed", _error_text(error))
         case PermissionDenied():
             yield accepted
-            yield Finding("permission and address", "failed", _said(error))
+            yield Finding("permission and address", "failed", _error_text(error))
         case AuthenticationError() | InvalidNonce():
-            yield Finding("key and signature", "failed", _said(error))
+            yield Finding("key and signature", "failed", _error_text(error))
         case _:
-            yield Finding("balance", "failed", _said(error))
+            yield Finding("balance", "failed", _error_text(error))
 
 
 def _asset_mode(exchange: Exchange) -> Finding | None:
@@ -208,15 +208,15 @@ def _asset_mode(exchange: Exchange) -> Finding | None:
     except (BaseError, KeyError, TypeError):
         mode = None
     if mode is None:
-        return None  # the balance tells what is wrong
+        return None  # the balance check reports the problem
     if mode == MULTI_ASSETS_MODE:
         return Finding("collateral mode", "ok", "multi-assets")
     return Finding(
         "collateral mode",
         "failed",
         f"single-asset (asset_mode {mode})",
-        "this endpoint serves multi-assets accounts: change the mode at the venue, or read a "
-        "single-asset account through HTX's older /linear-swap-api/ endpoints (ccxt's htx does)",
+        "the balance endpoint serves multi-assets accounts only: change the mode at the venue, or "
+        "read the account through HTX's older /linear-swap-api/ endpoints, as ccxt's htx does",
     )
 
 
@@ -233,12 +233,12 @@ def _state(summary: AccountSummary) -> Finding:
 def _limit(headers: Mapping[str, str]) -> Finding:
     remaining, limit = headers.get("ratelimit-remaining"), headers.get("ratelimit-limit")
     if remaining is None:
-        return Finding("read limit", "ok", "the venue does not tell what is left")
+        return Finding("read limit", "ok", "the venue does not report the reads left")
     left = printable(f"{remaining[:20]} of {(limit or '?')[:20]} reads left")
     if remaining == "0":
-        return Finding("read limit", "warning", left, "something else reads with this user's keys")
+        return Finding("read limit", "warning", left, "another program reads with this user's keys")
     return Finding("read limit", "ok", left)
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

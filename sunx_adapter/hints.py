@@ -1,4 +1,4 @@
-"""What a misspelt name was probably meant to be."""
+"""Suggestions for misspelt names: did you mean … ?"""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 __all__ = ["closest", "did_you_mean"]
 
-# Below, hosts' own names are taken for misspelt ones: "defaultSettle" for "defaultType".
-_LIKENESS = 0.8
+# A lower value takes hosts' own settings for misspelt ones: "defaultSettle" for "defaultType".
+_MIN_SIMILARITY = 0.8
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` looks like; None if it looks like none, or is one itself.
+    """The known name most similar to ``name``, ignoring case.
 
-    Case does not count, except that a name that is known exactly is no misspelling.
+    None if no known name is similar, or if ``name`` is itself known.
     """
     names = list(known)
     if name in names:
@@ -24,7 +24,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     import difflib  # noqa: PLC0415 - only a misspelling needs it
 
     spellings = {each.casefold(): each for each in reversed(names)}
-    found = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=_LIKENESS)
+    found = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=_MIN_SIMILARITY)
     return spellings[found[0]] if found else None
 
 

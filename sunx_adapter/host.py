@@ -1,6 +1,6 @@
 """The reference host: finds plugins, makes exchanges by id, and reads many accounts at once.
 
-A bot can use it as it is, or take it as a pattern for a host of its own.
+A bot can use it as it is, or take it as an example for its own host.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Exchange(Protocol):
-    """Any exchange of ccxt's synchronous kind; it has all of ccxt's methods, these for certain."""
+    """A synchronous ccxt exchange. Only these members have types; ccxt's others exist, too."""
 
     id: str
     has: dict[str, Any]
@@ -38,7 +38,7 @@ class Exchange(Protocol):
 
 
 class AsyncExchange(Protocol):
-    """Any exchange of ccxt's asynchronous kind; it has all of ccxt's methods, these for certain."""
+    """An asynchronous ccxt exchange, typed like :class:`Exchange`."""
 
     id: str
     has: dict[str, Any]
@@ -52,7 +52,7 @@ class AsyncExchange(Protocol):
 
 
 class HostError(Exception):
-    """The host cannot make what was asked for."""
+    """The host cannot make the exchange."""
 
 
 class UnknownExchangeError(HostError, LookupError):
@@ -60,7 +60,7 @@ class UnknownExchangeError(HostError, LookupError):
 
 
 class ConflictingOffersError(HostError):
-    """Two plugins offer one id, and which is meant would be a guess."""
+    """Two plugins offer the same id, so the host would have to guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class PluginProblem:
 
 @dataclass(frozen=True, slots=True)
 class FoundOffer:
-    """An offer and the name of the plugin that makes it."""
+    """An offer and the name of its plugin."""
 
     offer: ExchangeOffer
     plugin: str
@@ -95,8 +95,8 @@ class ExchangeHost:
 
     Args:
         discover: whether to load the plugins of the entry-point group ``multi_exchange``.
-        prefer: which plugin serves an id that several offer: ``{"sunx": "sunx-adapter"}``. The
-            built-in one is called ``"ccxt"``.
+        prefer: the plugin to use for an id that several offer: ``{"sunx": "sunx-adapter"}``. The
+            built-in plugin is called ``"ccxt"``.
 
     Attributes:
         problems: the plugins that could not be used, and why.
@@ -115,18 +115,18 @@ class ExchangeHost:
                     self.register(entry_point.load(), entry_point.name)
 
     def register(self, plugin: ModuleType | object, name: str) -> None:
-        """Add a plugin by hand; one that fails is reported in :attr:`problems`."""
+        """Add a plugin without an entry point; a failure is reported in :attr:`problems`."""
         with self._reporting(name):
             self._plugins.register(plugin, name)
             if not self._plugins.get_hookcallers(plugin):
                 raise TypeError(
-                    f"it has no function exchange_offers marked with {PROJECT}'s hookimpl"
+                    f"it has no function exchange_offers() marked with {PROJECT}'s hookimpl"
                 )
         self._found = None
 
     @contextlib.contextmanager
     def _reporting(self, plugin: str) -> Iterator[None]:
-        """Whatever a plugin does, an exit of the program too, is a problem and nothing worse."""
+        """Report any exception of a plugin, even SystemExit, as a problem."""
         try:
             yield
         except KeyboardInterrupt:
@@ -134,17 +134,17 @@ class ExchangeHost:
         except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way
             try:
                 reason = f"{type(error).__name__}: {error}"
-            except Exception:  # noqa: BLE001 - even in saying why
+            except Exception:  # noqa: BLE001 - its __str__ may fail, too
                 reason = type(error).__name__
             problem = PluginProblem(plugin, reason)
             if problem not in self.problems:
                 self.problems.append(problem)
 
     def offers(self) -> list[FoundOffer]:
-        """Everything that is offered, ordered by id; an id that stands twice cannot be made."""
+        """All offers, ordered by id. Two plugins may offer the same id; see :meth:`offer`."""
         if self._found is None:
             found: list[FoundOffer] = []
-            # One plugin after the other, so that one that fails does not hide the rest.
+            # Each plugin separately, so that a failing one does not hide the others.
             for hook in self._plugins.hook.exchange_offers.get_hookimpls():
                 with self._reporting(hook.plugin_name):
                     offers = _checked(hook.function())
@@ -175,8 +175,8 @@ class ExchangeHost:
         if len(same) > 1:
             plugins = " and ".join(repr(found.plugin) for found in same)
             raise ConflictingOffersError(
-                f"the exchange {exchange_id!r} is offered by the plugins {plugins}; say which is "
-                f"meant: ExchangeHost(prefer={{{exchange_id!r}: {same[0].plugin!r}}})"
+                f"the plugins {plugins} offer the exchange {exchange_id!r}; choose one: "
+                f"ExchangeHost(prefer={{{exchange_id!r}: {same[0].plugin!r}}})"
             )
         return same[0]
 
@@ -208,9 +208,9 @@ class ExchangeHost:
         """Make an exchange.
 
         Args:
-            exchange_id: ``"sunx"``, ``"htxfutures"``, any id of another plugin or of ccxt.
-            config: the exchange's, with ccxt's keys.
-            asynchronous: whether to make the ``ccxt.async_support`` kind.
+            exchange_id: ``"sunx"``, ``"htxfutures"``, or an id of another plugin or of ccxt.
+            config: the exchange's configuration, with ccxt's names.
+            asynchronous: whether to make a ``ccxt.async_support`` exchange.
 
         Raises:
             UnknownExchangeError: no plugin offers the id.
@@ -227,7 +227,7 @@ class ExchangeHost:
                 f"plugin {found.plugin!r} offers {exchange_id!r} as {path!r}, which cannot be "
                 f"loaded: {error}"
             ) from error
-        # Handed over so that no local variable holds the keys if the class refuses the rest.
+        # In a list that is emptied, so that no local variable holds the keys if the class raises.
         handed_over = [dict(config or {})]
         del config
         return exchange_class(handed_over.pop())

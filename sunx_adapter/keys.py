@@ -1,14 +1,14 @@
-"""Where keys come from: the environment, or a file that only its owner can read.
+"""Reads API keys from the environment, or from a file that only its owner can read.
 
-Never from an argument of a command, where every user of the machine sees it. The command line
-reads keys by these functions, and so can a bot::
+Never from a command's arguments, which every user of the machine can see. The command line uses
+these functions, and a bot can too::
 
     from sunx_adapter.keys import config_from_environment
 
     Sunx(config_from_environment("sunx"))
 
-The file, which the variable ``SUNX_ADAPTER_KEYS`` names, is TOML with one table for each account.
-A table that is named as an exchange is an account of that exchange; any other says which::
+The variable ``SUNX_ADAPTER_KEYS`` names the file. It is TOML with one table per account. The
+table's name is the exchange's id, or the table has the key ``exchange``::
 
     [sunx]
     apiKey = "…"
@@ -67,7 +67,7 @@ _FILE_KEYS: Final = (
 
 
 class KeysError(Exception):
-    """Keys are given in a way that cannot be used; the message says what to do."""
+    """The keys cannot be used as they are set; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class Account:
     """One account.
 
     Attributes:
-        exchange: the id of its exchange.
-        config: the configuration for that exchange, with ccxt's names. It holds secrets.
+        exchange: the exchange's id.
+        config: the exchange's configuration, with ccxt's names. It contains secrets.
     """
 
     exchange: str
@@ -84,39 +84,39 @@ class Account:
 
 
 def environment_prefix(name: str) -> str:
-    """How the names of an account's variables begin: ``"SUNX"``, ``"GRID_BOT"``.
+    """The prefix of an account's environment variables: ``"SUNX"``, ``"GRID_BOT"``.
 
     Args:
-        name: of the account, or the id of an exchange.
+        name: the name of an account, or the id of an exchange.
     """
     venue = VENUES.get(name)
     return venue.env_prefix if venue else re.sub(r"\W", "_", name).upper()
 
 
 def config_from_environment(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The configuration of an exchange, or of a named account, as the command line reads it.
+    """The configuration of an exchange or a named account, as the command line reads it.
 
     It comes from the variables ``SUNX_API_KEY``, ``SUNX_API_SECRET`` or
     ``SUNX_PRIVATE_KEY_FILE`` (a file with an Ed25519 key), ``SUNX_UID``, ``SUNX_REST_URL`` and
-    ``SUNX_STREAM_URL`` (to point elsewhere, at a sandbox). The file that ``SUNX_ADAPTER_KEYS``
-    names gives what the variables do not.
+    ``SUNX_STREAM_URL`` (for another address, such as a sandbox's). Settings that the variables lack
+    come from the file that ``SUNX_ADAPTER_KEYS`` names.
 
     Args:
-        name: an exchange's id, or the name of an account, which is in upper case in the variables.
+        name: an exchange's id, or an account's name; the variables have it in upper case.
         environ: the environment.
 
     Returns:
-        What an exchange class takes. What is not set is not in it.
+        The ``config`` argument of an exchange class, without settings that are not set.
 
     Raises:
-        KeysError: a file is missing, unreadable, readable by others, or has mistakes; or the name
-            is misspelt.
+        KeysError: a file is missing, unreadable, readable by others, or invalid; or the name is
+            misspelt.
     """
     return account_from_environment(name, environ).config
 
 
 def account_from_environment(name: str, environ: Mapping[str, str] = os.environ) -> Account:
-    """One account: the same as :func:`config_from_environment`, with its exchange.
+    """One account: its exchange, and the same configuration as :func:`config_from_environment`.
 
     Raises:
         KeysError: as :func:`config_from_environment`.
@@ -134,7 +134,7 @@ def account_from_environment(name: str, environ: Mapping[str, str] = os.environ)
 
 
 def account_names(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The names of all accounts that there are keys for, complete or not.
+    """The names of all accounts with keys, complete or not.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
@@ -146,10 +146,10 @@ def account_names(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def accounts_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Account]:
-    """All accounts that there are keys for, by name.
+    """All accounts with keys, by name.
 
-    These are the accounts of the keys file, and the exchanges of this package whose keys are in
-    variables. An account of which a part of the keys is missing is among them.
+    These are the accounts of the keys file, and this package's exchanges whose keys are in
+    environment variables. Accounts with incomplete keys are included.
 
     Raises:
         KeysError: as :func:`config_from_environment`.
@@ -168,17 +168,17 @@ def accounts_from_environment(environ: Mapping[str, str] = os.environ) -> dict[s
 
 
 def accounts_from_file(path: Path) -> dict[str, Account]:
-    """All accounts of a keys file, by name, in the order of the file, with one read of it.
+    """All accounts of a keys file, by name, in the order of the file, which is read once.
 
     Raises:
-        KeysError: the file is missing, readable by others, or has mistakes. The message names
-            tables and keys, and never says what a key is set to.
+        KeysError: the file is missing, readable by others, or invalid. The message names tables
+            and settings, but never a setting's value.
     """
     return _accounts(path)
 
 
 def config_from_file(path: Path, name: str) -> dict[str, Any]:
-    """The configuration of one account of a keys file; empty if the file has no such table.
+    """The configuration of one account in a keys file; empty if the file has no such table.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
@@ -188,7 +188,7 @@ def config_from_file(path: Path, name: str) -> dict[str, Any]:
 
 
 def missing_keys(name: str, config: Mapping[str, Any]) -> list[str]:
-    """The variables to set before an account can be read; empty if none is missing."""
+    """The variables that must still be set to read an account."""
     prefix = environment_prefix(name)
     missing = [] if config.get("apiKey") else [f"{prefix}_API_KEY"]
     if not config.get("secret") and not config.get("privateKey"):
@@ -197,7 +197,7 @@ def missing_keys(name: str, config: Mapping[str, Any]) -> list[str]:
 
 
 def key_sources(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Where :func:`config_from_environment` looks for keys: names of variables, and of files.
+    """Where :func:`config_from_environment` finds keys: names of variables and files.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
@@ -223,13 +223,13 @@ def _key_variables(name: str, environ: Mapping[str, str]) -> list[str]:
 def _with_variables(
     name: str, account: Account | None, environ: Mapping[str, str]
 ) -> tuple[Account, str]:
-    """The account with what its variables say, which overrule the file; and what is wrong."""
+    """The account with the settings of its variables, which override the file; and an error."""
     config = dict(account.config) if account else {}
     exchange = account.exchange if account else name
     prefix = environment_prefix(name)
     addresses: dict[str, str] = {}
     for variable, key in _VARIABLES.items():
-        # A pasted key may end with a line feed; none has white space in it.
+        # A pasted key may end with a line feed; no key contains whitespace.
         value = environ.get(f"{prefix}_{variable}", "").strip()
         if not value:
             continue
@@ -249,26 +249,26 @@ def _with_variables(
 
 
 def _accounts(path: Path, only: str | None = None) -> dict[str, Account]:
-    """The accounts of a file; the keys of tables other than ``only`` are not checked."""
+    """The accounts of a file; tables other than ``only`` are not fully checked."""
     accounts, fault = _read_accounts(path, only)
     if fault:
-        # Raised where no frame holds what the file says.
+        # Raised where no frame holds the file's content.
         accounts = {}
         raise KeysError(f"{path}{fault}")
     return accounts
 
 
 def _read_accounts(path: Path, only: str | None) -> tuple[dict[str, Account], str]:
-    """The accounts, and what is wrong with the file, if anything is."""
+    """The accounts, and the file's error if it has one."""
     import tomllib  # noqa: PLC0415 - most users have no such file
 
     try:
         tables = tomllib.loads(read_private(path))
     except tomllib.TOMLDecodeError as error:
-        # Of the parser's message only the place: the rest may quote a key.
-        place = re.search(r"\(at .*\)$", str(error))
-        where = f" {place[0]}" if place else ""
-        return {}, f" is no TOML file{where}; it must hold tables like [sunx]"
+        # Only the position: the rest of the parser's message may quote a key.
+        position = re.search(r"\(at .*\)$", str(error))
+        where = f" {position[0]}" if position else ""
+        return {}, f" is not a TOML file{where}; it must have tables like [sunx]"
     accounts: dict[str, Account] = {}
     for name, table in tables.items():
         if fault := _name_fault(name, table):
@@ -284,8 +284,8 @@ def _name_fault(name: str, table: object) -> str:
     shown = printable(name)
     if not isinstance(table, dict):
         if name in VENUES:
-            return f": {shown} is no table; write [{shown}] above its keys"
-        return f": {shown} is outside a table; write [sunx] or the like above it"
+            return f": {shown} is not a table; write [{shown}] above its keys"
+        return f": {shown} is outside a table; write a heading like [sunx] above it"
     exchange = table.get("exchange", name)
     if not isinstance(exchange, str):
         return f", [{shown}]: exchange must be text in quotes"
@@ -293,11 +293,11 @@ def _name_fault(name: str, table: object) -> str:
         return ""
     hint = did_you_mean(exchange, VENUES) or did_you_mean(exchange, _offered())
     if "exchange" in table:
-        # What was written is not repeated: it may be anything.
+        # The value is not repeated: it may be a misplaced key.
         return f", [{shown}]: no plugin offers this exchange{hint}"
     if hint:
-        return f": [{shown}] is no exchange{hint}"
-    return f', [{shown}]: say whose account this is, for example exchange = "sunx"'
+        return f": [{shown}] is not an exchange{hint}"
+    return f', [{shown}]: the exchange is missing; add a line like exchange = "sunx"'
 
 
 def _table_fault(name: str, table: Mapping[str, Any]) -> str:
@@ -309,8 +309,8 @@ def _table_fault(name: str, table: Mapping[str, Any]) -> str:
     if unknown and table.get("exchange", name) in VENUES:
         hints = [printable(key) + did_you_mean(key, _FILE_KEYS) for key in unknown]
         known = "" if all("did you mean" in hint for hint in hints) else ", ".join(_FILE_KEYS)
-        return f"{where}unknown keys: {', '.join(hints)}" + (
-            f"; known are {known}" if known else ""
+        return f"{where}unknown settings: {', '.join(hints)}" + (
+            f"; the settings are {known}" if known else ""
         )
     return ""
 
@@ -323,11 +323,11 @@ def _offered() -> set[str]:
 
 
 def read_private(path: Path) -> str:
-    """The text of a file that belongs to its reader, and that nobody else can read.
+    """The text of a file that belongs to this user and that others cannot read.
 
     Raises:
-        KeysError: it is missing, no plain file, unreadable, somebody else's, or others may read it;
-            the message has the command that mends it.
+        KeysError: the file is missing, unreadable, not a regular file, readable by others, or
+            belongs to another user; the message has the command that fixes it.
     """
     text, fault = _read_private(path)
     if fault:
@@ -336,10 +336,10 @@ def read_private(path: Path) -> str:
 
 
 def _read_private(path: Path) -> tuple[str, str]:
-    """The text, and what is wrong with the file, if anything is."""
+    """The text, and the file's error if it has one."""
     path = path.expanduser()
     try:
-        # A FIFO would otherwise be waited for.
+        # Without O_NONBLOCK, opening a FIFO would block.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
             if fault := _not_private(os.fstat(descriptor), path):
@@ -353,11 +353,11 @@ def _read_private(path: Path) -> tuple[str, str]:
 
 def _not_private(status: os.stat_result, path: Path) -> str:
     if not stat.S_ISREG(status.st_mode):
-        return "cannot be read: it is no plain file"
+        return "cannot be read: it is not a regular file"
     if os.name != "posix":
         return ""
     if status.st_uid != os.geteuid():
-        return f"belongs to another user; mend it with: chown {os.geteuid()} '{path}'"
+        return f"belongs to another user; fix it with: chown {os.geteuid()} '{path}'"
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"can be read by others; mend it with: chmod 600 '{path}'"
+        return f"can be read by others; fix it with: chmod 600 '{path}'"
     return ""

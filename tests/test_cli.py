@@ -104,7 +104,7 @@ def test_no_keys() -> None:
         (["-e", "htx"], "no keys for htx, which is ccxt's own exchange; did you mean 'htxfutures'"),
         (
             ["--account", "mian"],
-            "there are no keys of an account 'mian'; SUNX_ADAPTER_KEYS names the file",
+            "no keys for the account 'mian'; set SUNX_ADAPTER_KEYS to the path of the file",
         ),
     ],
 )
@@ -274,8 +274,9 @@ def test_named_accounts(tmp_path: Path) -> None:
     assert "bot-a" not in one.stdout
     assert "bot-a (sunx)" in of_sunx.stdout
     assert "bot-b" not in of_sunx.stdout
-    assert "there are no keys of an account 'bot-d'; did you mean 'bot-" in unknown.stderr
-    assert no_exchange.stderr == "error: 'bot-b' is an account: --account bot-b\n"
+    assert "no keys for the account 'bot-d'; did you mean 'bot-" in unknown.stderr
+    hint = "'bot-b' is an account, not an exchange; use --account bot-b"
+    assert no_exchange.stderr == f"error: {hint}\n"
     assert checked.stdout.startswith("bot-a\n")
     assert checked.stdout.count("keys: found in SUNX_ADAPTER_KEYS") == 2
 
@@ -284,7 +285,8 @@ def test_missing_secret() -> None:
     """If part of an account's keys is missing, the error names the variable; nothing is read."""
     done = run("balance", SUNX_API_KEY="made-up", HTXFUTURES_API_KEY="k", HTXFUTURES_API_SECRET="s")
     assert done.returncode == 1
-    assert "keys of sunx are missing: set SUNX_API_SECRET (or SUNX_PRIVATE_KEY_FILE)" in done.stderr
+    missing = "SUNX_API_SECRET (or SUNX_PRIVATE_KEY_FILE)"
+    assert f"keys for sunx are incomplete: set {missing}" in done.stderr
 
 
 def test_misspelt_table(tmp_path: Path) -> None:
@@ -292,7 +294,7 @@ def test_misspelt_table(tmp_path: Path) -> None:
     file = keys_file(tmp_path, '[sunxx]\napiKey = "made-up"\n')
     done = run("balance", SUNX_ADAPTER_KEYS=str(file))
     assert done.returncode == 1
-    assert done.stderr == f"error: {file}: [sunxx] is no exchange; did you mean 'sunx'?\n"
+    assert done.stderr == f"error: {file}: [sunxx] is not an exchange; did you mean 'sunx'?\n"
 
 
 def test_closed_pipe() -> None:

@@ -343,9 +343,9 @@ def balance_of(total: str, timestamp: int = 0) -> dict[str, Any]:
 def test_changes_are_highlighted() -> None:
     """A changed figure is highlighted for a moment, an unchanged one is not."""
     pane = Pane("sunx", "sunx")
-    assert pane.take(balance_of("1"), None, polled=False)
-    assert not pane.take(balance_of("1"), None, polled=False)
-    assert pane.take(balance_of("2"), None, polled=False)
+    assert pane.update(balance_of("1"), None, polled=False)
+    assert not pane.update(balance_of("1"), None, polled=False)
+    assert pane.update(balance_of("2"), None, polled=False)
     assert "\x1b[30;43m" in shown(pane, time.monotonic())
     assert "\x1b[30;43m" not in shown(pane, time.monotonic() + 60)
 
@@ -353,8 +353,8 @@ def test_changes_are_highlighted() -> None:
 def test_older_balances_are_not_shown() -> None:
     """A polled balance that is older than the last pushed one is ignored."""
     pane = Pane("sunx", "sunx")
-    assert pane.take(balance_of("2", 2000), None, polled=False)
-    assert not pane.take(balance_of("1", 1000), None, polled=True)
+    assert pane.update(balance_of("2", 2000), None, polled=False)
+    assert not pane.update(balance_of("1", 1000), None, polled=True)
     assert pane.balance == balance_of("2", 2000)
 
 

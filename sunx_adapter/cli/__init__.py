@@ -1,7 +1,7 @@
 """The command line: ``sunx-adapter exchanges | balance | watch | fleet | doctor | sandbox``.
 
-One module for each command. They read keys, call the library and show the result; every rule is
-the library's. What is heavy is imported by the command that needs it.
+Each command has its own module. Commands read keys, call the library and print the result; all
+rules are in the library. Slow imports are made only by the commands that need them.
 """
 
 import io
@@ -32,16 +32,16 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; the exit status is 0 only if all that was asked for was done."""
+    """Run the command line; the exit status is 0 only if everything succeeded."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may lack a character or two
+            stream.reconfigure(errors="replace")  # a terminal may lack some characters
     try:
         app(prog_name="sunx-adapter")
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        sys.exit(f"error: {os_error_text(error)}")  # standard output is full or gone
+        sys.exit(f"error: {os_error_text(error)}")  # standard output is full or closed
 
 
 def _version(shown: bool) -> None:
@@ -59,10 +59,11 @@ def _root(
 ) -> None:
     r"""Exact futures balances from SunX and HTX (v5), through ccxt's fetch_balance().
 
-    Keys come from the environment: [bold]SUNX_API_KEY[/] and [bold]SUNX_API_SECRET[/] (or
-    [bold]SUNX_PRIVATE_KEY_FILE[/], an Ed25519 key), and the same with [bold]HTXFUTURES_[/]; or from
-    the TOML file that [bold]SUNX_ADAPTER_KEYS[/] names, with a table for each account: \[sunx],
-    \[htxfutures], or any name with a line like [bold]exchange = "sunx"[/].
+    Set your API keys in environment variables: [bold]SUNX_API_KEY[/] and
+    [bold]SUNX_API_SECRET[/] (or [bold]SUNX_PRIVATE_KEY_FILE[/] for an Ed25519 key); for HTX the
+    same with [bold]HTXFUTURES_[/]. Or put them in a TOML file and set [bold]SUNX_ADAPTER_KEYS[/] to
+    its path. It has one table per account: \[sunx], \[htxfutures], or any name with a line like
+    [bold]exchange = "sunx"[/].
 
     To try it without keys: [bold]sunx-adapter balance --sandbox[/]
     """

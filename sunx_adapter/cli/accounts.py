@@ -1,4 +1,4 @@
-"""Which accounts a command is for."""
+"""The accounts that a command's options select."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def opened_sandbox(stack: ExitStack, wanted: bool, life: float | None = None) -> Sandbox | None:
-    """A sandbox that ends with the stack, if one is wanted."""
+    """Start a sandbox that closes with the stack, if one is wanted."""
     if not wanted:
         return None
-    from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - only now, for a quick start
+    from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - slow
 
     return stack.enter_context(Sandbox(life=life))
 
@@ -50,20 +50,20 @@ def sandbox_accounts(
 def chosen_accounts(
     host: ExchangeHost, exchanges: Sequence[str] | None, account: str | None
 ) -> dict[str, Account]:
-    """The accounts of the environment and the keys file that the options ask for, by name.
+    """The selected accounts of the environment and the keys file, by name.
 
     Raises:
-        UsageError: there are no keys, or only a part of them; the message names the variables.
-        KeysError: the keys file has a mistake.
+        UsageError: keys are missing; the message names the variables.
+        KeysError: the keys file is invalid.
         HostError: no plugin offers an exchange.
     """
     for exchange_id in exchanges or ():
         try:
-            host.offer(exchange_id)  # an unknown id is a mistake whether there are keys or not
+            host.offer(exchange_id)  # check the id first: the keys do not matter if it is unknown
         except HostError as error:
             if exchange_id in account_names():
                 raise UsageError(
-                    f"{exchange_id!r} is an account: --account {exchange_id}"
+                    f"{exchange_id!r} is an account, not an exchange; use --account {exchange_id}"
                 ) from error
             raise
     if account is not None:
@@ -83,13 +83,14 @@ def chosen_accounts(
     else:
         without = [] if accounts else list(VENUES)
     if without and account is not None:
-        raise UsageError(f"the account {account!r} is none of {' or '.join(without)}")
-    lacking = [_lacking(name, each.config) for name, each in accounts.items()]
-    if problems := [*map(_no_keys, without), *filter(None, lacking)]:
+        raise UsageError(f"the account {account!r} is not an account of {' or '.join(without)}")
+    incomplete = [_missing_keys_text(name, each.config) for name, each in accounts.items()]
+    if problems := [*map(_no_keys_text, without), *filter(None, incomplete)]:
         raise UsageError(
             "\n".join(problems)
-            + f"\nKeys can also be in a TOML file that {KEYS_FILE_VARIABLE} names, in a table for "
-            "each account.\nTo try it without keys: sunx-adapter balance --sandbox"
+            + "\nOr put the keys in a TOML file, in one table per account, and set "
+            f"{KEYS_FILE_VARIABLE} to its path.\n"
+            "To try it without keys: sunx-adapter balance --sandbox"
         )
     return accounts
 
@@ -98,26 +99,26 @@ def named_account(name: str) -> Account:
     """The account of that name.
 
     Raises:
-        UsageError: there is none; the message may suggest another.
-        KeysError: the keys file has a mistake.
+        UsageError: it has no keys; the message may suggest a similar name.
+        KeysError: the keys file is invalid.
     """
     account = account_from_environment(name)
     if account.config or name in VENUES:
         return account
     known = account_names()
-    place = "" if known else f"; {KEYS_FILE_VARIABLE} names the file with its table"
+    file = "" if known else f"; set {KEYS_FILE_VARIABLE} to the path of the file with its table"
     raise UsageError(
-        f"there are no keys of an account {name!r}{place or did_you_mean(name, known)}"
+        f"no keys for the account {name!r}{file or did_you_mean(name, known)}"
         "\nFor an account of the sandbox add --sandbox"
     )
 
 
-def _lacking(name: str, config: dict[str, object]) -> str:
+def _missing_keys_text(name: str, config: dict[str, object]) -> str:
     missing = missing_keys(name, config)
-    return f"keys of {name} are missing: set {' and '.join(missing)}" if missing else ""
+    return f"keys for {name} are incomplete: set {' and '.join(missing)}" if missing else ""
 
 
-def _no_keys(exchange_id: str) -> str:
+def _no_keys_text(exchange_id: str) -> str:
     missing = f"set {' and '.join(missing_keys(exchange_id, {}))}"
     similar = [venue for venue in VENUES if venue.startswith(exchange_id) and venue != exchange_id]
     if similar:

@@ -22,7 +22,7 @@ from sunx_adapter.cli.options import (
 from sunx_adapter.cli.output import (
     UsageError,
     err,
-    explained,
+    error_text,
     log_to_stderr,
     print_error,
     print_json,
@@ -52,19 +52,18 @@ def balance(
         bool,
         typer.Option(
             "--json",
-            help="Print ccxt's balance structure and nothing else, amounts as exact text; "
-            "of several accounts, by name.",
+            help="Print only ccxt's balance structure as JSON, with exact amounts as text; for "
+            "several accounts, by account name.",
         ),
     ] = False,
     free: FreeOption = None,
     precise: Annotated[
-        bool, typer.Option("--precise", help="Show all digits; else at most 8 after the point.")
+        bool, typer.Option("--precise", help="Show all digits, not only 8 decimal places.")
     ] = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Read balances and show them. The exit status is 0 only if all of them were read."""
-    # Nothing that is imported for a balance is garbage: looking for it would take a quarter of the
-    # whole time.
+    # Garbage collection would take a quarter of the time, and the imports leave no garbage.
     gc.disable()
     if verbose:
         log_to_stderr("sunx_adapter")
@@ -87,9 +86,9 @@ def balance(
         for name, each in accounts.items():
             try:
                 shown = _read(host, each, free)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+            except Exception as error:  # noqa: BLE001 - any error is shown
                 failed = True
-                text = explained(error)
+                text = error_text(error)
                 print_error(text if name == each.exchange else f"{name}: {text}")
                 if verbose:
                     err().print(redacted(traceback.format_exc()), markup=False)
@@ -105,7 +104,7 @@ def balance(
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A balance and what is shown beside it: what ``free`` means, and how the account is."""
+    """A balance, the meaning of ``free``, and the account's summary or why there is none."""
 
     structure: dict[str, Any]
     policy: str
@@ -117,7 +116,9 @@ def _read(host: ExchangeHost, account: Account, free: FreePolicy | None) -> _Sho
     try:
         if account.exchange not in VENUES:
             if free is not None:
-                raise UsageError(f"--free is for {', '.join(VENUES)}, not for {account.exchange}")
+                raise UsageError(
+                    f"--free works only with {', '.join(VENUES)}, not with {account.exchange}"
+                )
             return _Shown(dict(exchange.fetch_balance()), "", None)
         structure = dict(exchange.fetch_balance({"free": free}))
         return _Shown(structure, free or exchange.options["free"], _summary(exchange, structure))
@@ -127,17 +128,17 @@ def _read(host: ExchangeHost, account: Account, free: FreePolicy | None) -> _Sho
 
 
 def _summary(exchange: Any, structure: dict[str, Any]) -> AccountSummary | Exception:
-    from ccxt.base.errors import BadResponse  # noqa: PLC0415 - for a quick start
+    from ccxt.base.errors import BadResponse  # noqa: PLC0415 - slow
 
     try:
         summary: AccountSummary = exchange.parse_account_summary(structure["info"])
     except BadResponse as error:
-        unknown: Exception = error  # the balance is right all the same
-        return unknown
+        unreadable: Exception = error  # the balance itself was read
+        return unreadable
     return summary
 
 
 def _show(name: str, exchange_id: str, shown: _Shown, *, precise: bool) -> None:
-    from sunx_adapter.cli.table import print_balance  # noqa: PLC0415 - JSON needs no table
+    from sunx_adapter.cli.table import print_balance  # noqa: PLC0415 - not for JSON
 
     print_balance(name, exchange_id, shown.structure, shown.policy, shown.summary, precise=precise)

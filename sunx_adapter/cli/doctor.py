@@ -16,7 +16,7 @@ from sunx_adapter.cli.options import (
     SandboxOption,
     examples,
 )
-from sunx_adapter.cli.output import escape, explained, out, print_error, print_json
+from sunx_adapter.cli.output import error_text, escape, out, print_error, print_json
 from sunx_adapter.host import ExchangeHost
 from sunx_adapter.keys import (
     Account,
@@ -49,10 +49,10 @@ def doctor(
     sandbox: SandboxOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go through what can be wrong, in order: keys, network, clock, permissions, account.
+    """Find out why a balance cannot be read: check keys, network, clock, permissions, account.
 
-    It looks at the accounts that there are keys for, and at the exchanges that are named: without
-    keys it checks what needs none. The exit status is 1 if anything fails.
+    By default it checks all accounts with keys. An exchange that you name with -e is checked
+    without keys, too, as far as possible. The exit status is 1 if a check fails.
     """
     failed = False
     report: dict[str, list[dict[str, str]]] = {}
@@ -79,7 +79,7 @@ def doctor(
 
 
 def _names(exchanges: list[str] | None, account: str | None) -> list[str]:
-    """The names of accounts to look at; an exchange that is named needs no keys for that."""
+    """The names of the accounts to check; a named exchange is checked without keys, too."""
     if account is not None:
         return [account]
     if exchanges:
@@ -88,37 +88,37 @@ def _names(exchanges: list[str] | None, account: str | None) -> list[str]:
     if not names:
         venues = (f"{name}: set {' and '.join(missing_keys(name, {}))}" for name in VENUES)
         raise ValueError(
-            "there are no keys; for\n  "
+            "no keys found. For\n  "
             + "\n  ".join(venues)
-            + "\nTo check what needs no keys: sunx-adapter doctor -e sunx"
+            + "\nTo check the connection without keys: sunx-adapter doctor -e sunx"
         )
     return names
 
 
 def _findings(name: str, given: Account | None) -> Iterator[Finding]:
-    from sunx_adapter.doctor import Finding, diagnose  # noqa: PLC0415 - for a quick start
+    from sunx_adapter.doctor import Finding, diagnose  # noqa: PLC0415 - slow
 
     try:
         account = given or account_from_environment(name)
         sources = ["the sandbox"] if given else key_sources(name)
         if account.exchange not in VENUES:
-            advice = f"only {', '.join(VENUES)} are looked at"
-            seen = f"{account.exchange!r} is none of this package's"
+            advice = f"the doctor checks only {', '.join(VENUES)}"
+            seen = f"{account.exchange!r} is not an exchange of this package"
             yield Finding("exchange", "failed", seen, advice)
             return
         options = {**account.config.get("options", {}), "maxRetriesOnFailure": 0}
         made: Any = ExchangeHost().create(account.exchange, {**account.config, "options": options})
     except (KeysError, ValueError) as error:
         yield Finding("keys", "failed", str(error))
-    except Exception as error:  # noqa: BLE001 - a setting of the keys file, most likely
-        yield Finding("settings", "failed", explained(error))
+    except Exception as error:  # noqa: BLE001 - probably a setting in the keys file
+        yield Finding("settings", "failed", error_text(error))
     else:
         with made:
             yield from diagnose(made, sources, name)
 
 
 def _show(finding: Finding) -> None:
-    # Nothing breaks these lines, so that a command in them stays whole.
+    # Not wrapped, so that a command in a line can be copied.
     line = f"  {MARKS[finding.status]} {finding.check}: {escape(finding.seen)}"
     out().print(line, soft_wrap=True)
     if finding.advice:

@@ -18,11 +18,11 @@ EPILOG = examples("sunx-adapter exchanges", "sunx-adapter exchanges --all --json
 
 def exchanges(
     everything: Annotated[
-        bool, typer.Option("--all", help="List ccxt's own exchanges one by one too.")
+        bool, typer.Option("--all", help="List ccxt's own exchanges, too.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the exchanges that plugins offer, and plugins that could not be used."""
+    """List the exchanges that plugins offer, and the plugins that failed."""
     host = ExchangeHost()
     offers = host.offers()
     shown = [found for found in offers if everything or found.plugin != "ccxt"]
@@ -40,7 +40,7 @@ def exchanges(
     else:
         out().print(_table(shown))
         if hidden := len(offers) - len(shown):
-            out().print(f"and {hidden} exchanges of ccxt; list them with --all", style="dim")
+            out().print(f"and {hidden} exchanges of ccxt (list them with --all)", style="dim")
     for problem in host.problems:
         print_error(str(problem))
     if host.problems:

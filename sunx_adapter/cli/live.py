@@ -1,4 +1,4 @@
-"""The live view: balances that are drawn as they change, or written line by line as JSON."""
+"""The live view of ``watch``: draws balances as they change, or writes them as lines of JSON."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rich.live import Live
 from rich.text import Text
 
 from sunx_adapter.cli.table import (
-    LEAST_FIRST,
-    VIEWS,
+    AMOUNTS,
+    OPTIONAL_COLUMNS,
     amount_text,
     balance_table,
     bar,
@@ -43,29 +43,30 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 3.0
 HIGHLIGHT_SECONDS: Final = 2.0
-SPARKS: Final = "▁▂▃▄▅▆▇█"
-SPARK_COUNT: Final = 40
+SPARKLINE_LEVELS: Final = "▁▂▃▄▅▆▇█"
+SPARKLINE_LENGTH: Final = 40
 REFRESH_PER_SECOND: Final = 4
-REASON_LINES: Final = 3
-FEW_ROWS: Final = 3
-"""If no more currencies than these of an account fit, everything else makes room for them."""
+MAX_REASON_LINES: Final = 3
+MIN_ROWS: Final = 3
+"""Other lines are left out before an account shows fewer currencies than this."""
 
 
 @dataclass(slots=True)
 class Pane:
-    """What is shown of one account.
+    """The part of the view that shows one account.
 
     Attributes:
-        name: of the account.
-        exchange_id: of its exchange.
-        policy: what ``free`` means; empty if that is unknown.
-        status: gives the state of the push connection, where there is one.
-        balance: the newest, figures as text; ``None`` before the first.
-        summary: the account behind it, where the exchange has that.
+        name: the account's name.
+        exchange_id: the id of its exchange.
+        policy: the meaning of ``free``; empty if unknown.
+        status: returns the state of the push connection; ``None`` if the exchange has no push
+            channel.
+        balance: the newest balance, with amounts as text; ``None`` before the first.
+        summary: the account's summary; ``None`` if unknown.
         polled: whether the newest balance was polled, not pushed.
-        problem: why there is no newer balance, if polling failed.
-        seen: when the newest came, on :func:`time.monotonic`'s clock.
-        changed: when each figure last changed, by code and view.
+        problem: the error since the newest balance; empty if there was none.
+        received_at: when the newest balance arrived, by :func:`time.monotonic`.
+        changed_at: when each amount last changed, by currency code and name of the amount.
         equities: the latest account equities, for the sparkline.
     """
 
@@ -77,48 +78,49 @@ class Pane:
     summary: AccountSummary | None = None
     polled: bool = False
     problem: str = ""
-    seen: float = 0.0
-    changed: dict[tuple[str, str], float] = field(default_factory=dict)
-    equities: deque[Decimal] = field(default_factory=lambda: deque(maxlen=SPARK_COUNT))
+    received_at: float = 0.0
+    changed_at: dict[tuple[str, str], float] = field(default_factory=dict)
+    equities: deque[Decimal] = field(default_factory=lambda: deque(maxlen=SPARKLINE_LENGTH))
 
-    def take(self, balance: dict[str, Any], summary: AccountSummary | None, polled: bool) -> bool:
-        """Take in a balance, unless it is older than the newest; whether anything has changed."""
+    def update(self, balance: dict[str, Any], summary: AccountSummary | None, polled: bool) -> bool:
+        """Replace the balance, unless it is newer; returns whether anything has changed."""
         before, now = self.balance, time.monotonic()
         if before is not None and _is_older(balance, before):
             return False
         different = {
-            (code, view)
+            (code, name)
             for code in balance["total"]
-            for view in VIEWS
-            if before is not None and _figure(before, code, view) != _figure(balance, code, view)
+            for name in AMOUNTS
+            if before is not None and _amount(before, code, name) != _amount(balance, code, name)
         }
-        others = before is None or before["total"].keys() != balance["total"].keys()
-        state_is_new = (self.summary and self.summary.state) != (summary and summary.state)
-        self.changed.update(dict.fromkeys(different, now))
+        other_codes = before is None or before["total"].keys() != balance["total"].keys()
+        other_state = (self.summary and self.summary.state) != (summary and summary.state)
+        self.changed_at.update(dict.fromkeys(different, now))
         self.balance, self.summary, self.polled = balance, summary, polled
-        self.seen, self.problem = now, ""
+        self.received_at, self.problem = now, ""
         if summary is not None:
             self.equities.append(summary.equity)
-        return bool(different) or others or state_is_new
+        return bool(different) or other_codes or other_state
 
 
 def _is_older(balance: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    then, newest = balance.get("timestamp"), other.get("timestamp")
-    return then is not None and newest is not None and then < newest
+    time_ms, other_ms = balance.get("timestamp"), other.get("timestamp")
+    return time_ms is not None and other_ms is not None and time_ms < other_ms
 
 
-def _figure(balance: Mapping[str, Any], code: str, view: str) -> object:
-    return balance.get(code, {}).get(view)
+def _amount(balance: Mapping[str, Any], code: str, name: str) -> object:
+    return balance.get(code, {}).get(name)
 
 
-def sparkline(figures: Sequence[Decimal]) -> str:
-    """The course of some figures, the lowest as ``▁``, the highest as ``█``."""
-    if not figures:
+def sparkline(numbers: Sequence[Decimal]) -> str:
+    """A line chart in one line of text: the lowest number is ``▁``, the highest ``█``."""
+    if not numbers:
         return ""
-    low, high = min(figures), max(figures)
+    low, high = min(numbers), max(numbers)
     if low == high:
-        return SPARKS[0] * len(figures)
-    return "".join(SPARKS[int((each - low) / (high - low) * (len(SPARKS) - 1))] for each in figures)
+        return SPARKLINE_LEVELS[0] * len(numbers)
+    top = len(SPARKLINE_LEVELS) - 1
+    return "".join(SPARKLINE_LEVELS[int((each - low) / (high - low) * top)] for each in numbers)
 
 
 # -- drawing --------------------------------------------------------------------------------
@@ -127,9 +129,9 @@ def sparkline(figures: Sequence[Decimal]) -> str:
 def render(
     panes: Sequence[Pane], now: float, console: Console, height: int | None = None
 ) -> RenderableType:
-    """Everything as it is now, in at most that many lines; what does not fit is counted."""
+    """The whole view, in at most ``height`` lines; accounts and currencies beyond are counted."""
     if height is None:
-        return Group(*(_drawn(pane, now, console, with_gap=True) for pane in panes))
+        return Group(*(_draw_pane(pane, now, console, with_gap=True) for pane in panes))
     shown = list(panes)
     while True:
         left_out = len(panes) - len(shown)
@@ -137,16 +139,16 @@ def render(
         for with_account, with_gap in ((True, True), (True, False), (False, False)):
             rows = _rows(shown, now, console, space, with_account, with_gap)
             if all(
-                count >= min(FEW_ROWS, wanted)
-                for count, wanted in zip(rows, map(_wanted, shown), strict=True)
+                count >= min(MIN_ROWS, all_rows)
+                for count, all_rows in zip(rows, map(_row_count, shown), strict=True)
             ):
                 break
-        fits = all(count > 0 or not _wanted(pane) for count, pane in zip(rows, shown, strict=True))
+        fits = all(n > 0 or not _row_count(pane) for n, pane in zip(rows, shown, strict=True))
         if fits or len(shown) == 1:
             break
         shown.pop()
     parts: list[RenderableType] = [
-        _drawn(pane, now, console, rows=count, with_account=with_account, with_gap=with_gap)
+        _draw_pane(pane, now, console, rows=count, with_account=with_account, with_gap=with_gap)
         for pane, count in zip(shown, rows, strict=True)
     ]
     if left_out:
@@ -160,7 +162,7 @@ def _plural(word: str, count: int) -> str:
     return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
 
 
-def _wanted(pane: Pane) -> int:
+def _row_count(pane: Pane) -> int:
     return 0 if pane.balance is None else len(pane.balance["total"])
 
 
@@ -172,26 +174,26 @@ def _rows(
     with_account: bool,
     with_gap: bool,
 ) -> list[int]:
-    """How many currencies of each account fit; less than all leave a line for their count."""
+    """How many currencies of each account fit; if not all do, one line is left for the count."""
     for pane in panes:
-        drawn = _drawn(pane, now, console, rows=0, with_account=with_account, with_gap=with_gap)
-        height -= len(console.render_lines(drawn, pad=False)) - (1 if _wanted(pane) else 0)
+        drawn = _draw_pane(pane, now, console, rows=0, with_account=with_account, with_gap=with_gap)
+        height -= len(console.render_lines(drawn, pad=False)) - (1 if _row_count(pane) else 0)
     rows = [0] * len(panes)
-    wanted = [_wanted(pane) for pane in panes]
-    # A line each in turn, so that no account takes all. An account's last line is for its last
-    # currency or for the count of the rest.
-    while height > 0 and rows != wanted:
+    all_rows = [_row_count(pane) for pane in panes]
+    # The accounts get lines in turn, so that none takes them all. An account's last line shows its
+    # last currency, or how many more there are.
+    while height > 0 and rows != all_rows:
         for index in range(len(panes)):
-            if rows[index] < wanted[index] and height > 0:
+            if rows[index] < all_rows[index] and height > 0:
                 rows[index] += 1
                 height -= 1
     return [
         count if count == whole else max(count - 1, 0)
-        for count, whole in zip(rows, wanted, strict=True)
+        for count, whole in zip(rows, all_rows, strict=True)
     ]
 
 
-def _drawn(
+def _draw_pane(
     pane: Pane,
     now: float,
     console: Console,
@@ -205,17 +207,17 @@ def _drawn(
         head.append_text(state_text(pane.summary)).append("  ")
     connection, reason = _connection(pane)
     if pane.balance is not None:
-        connection += f", {now - pane.seen:.0f} s old"
+        connection += f", {now - pane.received_at:.0f} s old"
     parts: list[RenderableType] = [head.append(connection, "dim")]
     if reason:
         text = Text(printable(reason), "red")
         if rows is not None:
-            text.truncate(REASON_LINES * console.width - 1, overflow="ellipsis")
+            text.truncate(MAX_REASON_LINES * console.width - 1, overflow="ellipsis")
         parts.append(text)
     if pane.balance is not None:
         codes = list(pane.balance["total"])
         shown = codes if rows is None else codes[:rows]
-        fresh = {key for key, then in pane.changed.items() if now - then < HIGHLIGHT_SECONDS}
+        fresh = {key for key, then in pane.changed_at.items() if now - then < HIGHLIGHT_SECONDS}
         if not codes:
             parts.append(Text("the account holds no currency", "dim"))
         else:
@@ -224,7 +226,7 @@ def _drawn(
                     pane.balance,
                     pane.policy,
                     console=console,
-                    may_drop=LEAST_FIRST,
+                    may_drop=OPTIONAL_COLUMNS,
                     codes=shown,
                     highlighted=fresh,
                 )
@@ -232,25 +234,25 @@ def _drawn(
         if hidden := len(codes) - len(shown):
             parts.append(Text(f"and {hidden} more {_plural('currency', hidden)}", "dim"))
     if pane.summary is not None and with_account:
-        parts.append(_account(pane, pane.summary, console.width))
+        parts.append(_account_line(pane, pane.summary, console.width))
     return Group(*parts, *([Text("")] if with_gap else []))
 
 
 def _connection(pane: Pane) -> tuple[str, str]:
-    """How balances come, and why there is none or no newer one."""
+    """How balances are received, and the reason why there is no newer one, if known."""
     if pane.status is None:
         return f"polled every {POLL_SECONDS:g} s", pane.problem
     status = pane.status()
     if status.state is StreamState.LIVE:
         return "live", pane.problem if status.doubted is not None else ""
-    words = "reconnecting" if status.connections else "connecting"
+    text = "reconnecting" if status.connections else "connecting"
     if pane.polled:
-        words += f", polled every {POLL_SECONDS:g} s"
-    return words, pane.problem or status.reason or ""
+        text += f", polled every {POLL_SECONDS:g} s"
+    return text, pane.problem or status.reason or ""
 
 
-def _account(pane: Pane, summary: AccountSummary, width: int) -> Text:
-    """One line on the whole account, as much of it as fits."""
+def _account_line(pane: Pane, summary: AccountSummary, width: int) -> Text:
+    """One line about the whole account; parts that do not fit are left out."""
     line = Text.assemble(f"equity {amount_text(summary.equity, precise=False)}")
     used = bar(summary.initial_margin, summary.equity)
     more = [
@@ -270,25 +272,25 @@ def _account(pane: Pane, summary: AccountSummary, width: int) -> Text:
 async def follow(
     exchange: Any, pane: Pane, params: Mapping[str, Any], changed: Callable[[Pane], None]
 ) -> None:
-    """Keep a pane up to date: by push where there is one, and by polling while it is down.
+    """Keep a pane up to date: by push, and by polling while the push channel is down.
 
     Args:
-        exchange: asynchronous, with ``number`` ``str``.
-        pane: what is kept up to date.
+        exchange: an asynchronous exchange with ``number`` ``str``.
+        pane: the pane to update.
         params: of ``watch_balance()`` and ``fetch_balance()``.
         changed: called after each change.
 
     Raises:
-        ccxt.BaseError: the keys or settings are refused.
+        ccxt.BaseError: the venue refuses the keys or settings.
     """
 
-    def take(balance: dict[str, Any], polled: bool) -> None:
-        if pane.take(balance, _summary(exchange, balance), polled):
+    def update(balance: dict[str, Any], polled: bool) -> None:
+        if pane.update(balance, _summary(exchange, balance), polled):
             changed(pane)
 
     async def poll() -> None:
         try:
-            take(await exchange.fetch_balance(params), polled=True)
+            update(await exchange.fetch_balance(params), polled=True)
         except (NetworkError, BadResponse) as error:
             pane.problem = str(error)
 
@@ -304,9 +306,9 @@ async def follow(
             while not (await asyncio.wait({pushed}, timeout=POLL_SECONDS))[0]:
                 if exchange.stream_status().state is not StreamState.LIVE:
                     await poll()
-            take(pushed.result(), polled=False)
+            update(pushed.result(), polled=False)
         except (NetworkError, BadResponse) as error:
-            # The stream goes on; only the iterator has ended.
+            # Only the iterator has ended; the stream goes on.
             pane.problem, balances = str(error), exchange.watch_balances(params)
         finally:
             pushed.cancel()
@@ -331,29 +333,29 @@ async def watch(
     changes: int | None,
     console: Console,
 ) -> list[str]:
-    """Show changes until cancelled, or until there were that many, or no account is left.
+    """Show changes until cancelled, until ``changes`` were shown, or until every account failed.
 
     Returns:
-        Why accounts could not be watched any longer: keys or settings that are refused.
+        The errors of the failed accounts: the venue refused their keys or settings.
 
     Raises:
-        BrokenPipeError: nobody reads standard output any more.
+        BrokenPipeError: the reader of standard output has closed it.
     """
-    enough, gone, counted = asyncio.Event(), asyncio.Event(), 0
+    enough, output_closed, count = asyncio.Event(), asyncio.Event(), 0
 
     def changed(pane: Pane) -> None:
-        nonlocal counted
+        nonlocal count
         if enough.is_set():
             return
-        counted += 1
+        count += 1
         if as_json:
             line = {"exchange": pane.exchange_id, "account": pane.name, "balance": pane.balance}
             try:
                 sys.stdout.write(json.dumps(line, default=str) + "\n")
                 sys.stdout.flush()
             except BrokenPipeError:
-                gone.set()
-        if changes is not None and counted >= changes:
+                output_closed.set()
+        if changes is not None and count >= changes:
             enough.set()
 
     panes, exchanges, followers = [], [], []
@@ -366,40 +368,38 @@ async def watch(
         exchanges.append(exchange)
         params = {"free": free} if own and free else {}
         followers.append(asyncio.create_task(follow(exchange, panes[-1], params, changed)))
-    ends = [asyncio.create_task(event.wait()) for event in (enough, gone)]
+    ends = [asyncio.create_task(event.wait()) for event in (enough, output_closed)]
     try:
         if as_json:
-            with _pipe_watched(gone):
-                await _until(ends, followers)
+            with _detect_closed_output(output_closed):
+                await _wait(ends, followers)
         else:
-            await _drawn_until(ends, followers, panes, console)
+            await _draw_and_wait(ends, followers, panes, console)
     finally:
         for task in (*followers, *ends):
             task.cancel()
         ended = await asyncio.gather(*followers, return_exceptions=True)
         for exchange in exchanges:
             await exchange.close()
-    if gone.is_set():
+    if output_closed.is_set():
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     return [str(error) for error in ended if isinstance(error, Exception)]
 
 
-async def _until(
-    ends: Sequence[asyncio.Task[Any]], followers: Sequence[asyncio.Task[None]]
-) -> None:
-    """Wait for one of the ends, or until no account is followed any more."""
+async def _wait(ends: Sequence[asyncio.Task[Any]], followers: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until one of ``ends`` or all of ``followers`` are done."""
     waiting: set[asyncio.Task[Any]] = {*ends, *followers}
     while not any(end.done() for end in ends) and len(waiting) > len(ends):
         _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def _drawn_until(
+async def _draw_and_wait(
     ends: Sequence[asyncio.Task[Any]],
     followers: Sequence[asyncio.Task[None]],
     panes: Sequence[Pane],
     console: Console,
 ) -> None:
-    """The same with the live view on the terminal, which the last state stays on."""
+    """The same with the live view on the terminal; the last state stays on the screen."""
     view = Live(
         get_renderable=lambda: render(panes, time.monotonic(), console, console.height),
         console=console,
@@ -408,14 +408,14 @@ async def _drawn_until(
     )
     try:
         with _silent_log(), view:
-            await _until(ends, followers)
+            await _wait(ends, followers)
     finally:
         console.print(render(panes, time.monotonic(), console))
 
 
 @contextmanager
 def _silent_log() -> Iterator[None]:
-    """Keep the package's warnings from the screen: the view says why it waits."""
+    """Hide the package's warnings, which would spoil the view; it shows the reasons itself."""
     logger, handler = logging.getLogger("sunx_adapter"), logging.NullHandler()
     logger.addHandler(handler)
     try:
@@ -425,15 +425,15 @@ def _silent_log() -> Iterator[None]:
 
 
 @contextmanager
-def _pipe_watched(gone: asyncio.Event) -> Iterator[None]:
-    """Notice at once, and not at the next change, that nobody reads standard output any more."""
+def _detect_closed_output(closed: asyncio.Event) -> Iterator[None]:
+    """Set the event as soon as the reader of standard output closes it, not at the next change."""
     loop = asyncio.get_running_loop()
     try:
         output = sys.stdout.fileno()
         is_pipe = stat.S_ISFIFO(os.fstat(output).st_mode)
         if is_pipe:
-            # A pipe's writing end becomes readable when its reader closes.
-            loop.add_reader(output, gone.set)
+            # A pipe's writing end becomes readable when the reader closes its end.
+            loop.add_reader(output, closed.set)
     except (OSError, NotImplementedError):
         is_pipe = False
     try:

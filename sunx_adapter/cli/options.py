@@ -1,4 +1,4 @@
-"""Options that several commands share, and how all of them are read and explained."""
+"""Options that several commands share, and the typer classes that parse all options."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sunx_adapter.venue import VENUES, FreePolicy
 
 
 class PlainOption(TyperOption):
-    """An option that leaves alone what needs no conversion: text, and what is not given.
+    """An option that typer does not convert if it is text or not given.
 
-    Typer converts values with pydantic, whose import would take longer than all of its own. Help
-    shows no type for a flag, which takes no value.
+    Typer converts values with pydantic, whose import would take longer than typer's own imports.
+    And ``--help`` shows no type for a flag, which has no value.
     """
 
-    def __init__(self, option: TyperOption) -> None:  # a copy of it
+    def __init__(self, option: TyperOption) -> None:  # copies the option
         vars(self).update(vars(option))
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        """The value that the command gets."""
+        """The value for the command."""
         descriptor = getattr(self, "type_descriptor", None)
         is_text = descriptor is not None and descriptor.annotation in {str, list[str]}
         if self.required or not (is_text or value is None):
@@ -31,7 +31,7 @@ class PlainOption(TyperOption):
         return value if self.callback is None else self.callback(ctx, self, value)
 
     def display_type_rich(self, ctx: Any) -> str | None:
-        """The type as help shows it."""
+        """The type that ``--help`` shows."""
         return None if self.is_flag else super().display_type_rich(ctx)
 
 
@@ -48,7 +48,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The commands together, with plain options."""
+    """The group of all commands, with plain options."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Its parameters."""
@@ -56,7 +56,7 @@ class Group(TyperGroup):
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: what can be typed as it is."""
+    """The end of a command's help: commands to copy."""
     lines = (f"[dim]$[/] [cyan]{command}[/]" for command in commands)
     return "\n".join(("[bold]Examples[/]", *lines))
 
@@ -80,29 +80,29 @@ ExchangesOption = Annotated[
         "-e",
         "--exchange",
         metavar="ID",
-        help="Only this exchange (repeatable). Default: all that there are keys for.",
+        help="Only this exchange (repeatable). Default: all exchanges with keys.",
         autocompletion=_ids,
     ),
 ]
 SandboxOption = Annotated[
-    bool, typer.Option("--sandbox", help="Use a local sandbox instead; needs no keys.")
+    bool, typer.Option("--sandbox", help="Use a local sandbox; no keys needed.")
 ]
 AccountOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Only this account: a table of the keys file, or with --sandbox one of its accounts.",
+        help="Only this account: a table of the keys file, or with --sandbox a sandbox account.",
         autocompletion=_account_names,
     ),
 ]
 FreeOption = Annotated[
     FreePolicy | None,
     typer.Option(
-        help="What 'free' means: margin that can still be used, the venue's 'available' "
-        "(cash), or what can be withdrawn. Default: as the keys file says, else margin."
+        help="The meaning of 'free': margin that can still be used, the venue's 'available' "
+        "(cash), or the amount that can be withdrawn. Default: the keys file's setting, or margin."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Log requests (masked) and show tracebacks.")
 ]

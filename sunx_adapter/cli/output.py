@@ -1,4 +1,4 @@
-"""What commands print, and how: errors in plain lines, without secrets and control characters."""
+"""Output of all commands: errors, JSON and logs, without secrets and control characters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class UsageError(Exception):
-    """A mistake of the user's; the message says in a line or two what to do."""
+    """A user's mistake; the message says in a line or two what to do."""
 
 
 @cache
 def out() -> Console:
-    """Standard output. Like everything heavy, rich is imported when something is drawn."""
+    """Standard output. Rich is slow to import, so this is done only when something is printed."""
     from rich.console import Console  # noqa: PLC0415
 
     return Console(highlight=False)
@@ -34,37 +34,37 @@ def err() -> Console:
 
 
 def escape(text: str) -> str:
-    """The text as markup that shows it unchanged."""
+    """The text escaped for rich's markup."""
     from rich.markup import escape  # noqa: PLC0415
 
     return escape(text)
 
 
 def print_error(text: str) -> None:
-    """Print an error to standard error. Nothing breaks its lines, so that commands stay whole."""
+    """Print an error to standard error, without wrapping lines, so that commands can be copied."""
     lines = "\n".join(map(printable, text.splitlines()))
     err().print(f"[red]error:[/] {escape(lines)}", soft_wrap=True)
 
 
 def print_json(data: Any) -> None:
-    """Print indented JSON. What other plugins give may not be JSON's: it becomes text."""
+    """Print indented JSON. Values that are no JSON, from other plugins, become text."""
     import json  # noqa: PLC0415
 
     print(json.dumps(data, indent=2, default=str))  # noqa: T201
 
 
-def explained(error: Exception) -> str:
-    """An exception for people: its class, unless the message says it all, and its message."""
+def error_text(error: Exception) -> str:
+    """An exception's class and message; only the message if that is clear enough."""
     from sunx_adapter.host import HostError  # noqa: PLC0415
 
-    # The exceptions of other exchanges may quote a signed address.
+    # The exceptions of other exchanges may quote a signed URL.
     text = redacted(str(error))
-    says_it_all = isinstance(error, HostError | UsageError)
-    return text if says_it_all else f"{type(error).__name__}: {text}"
+    is_clear = isinstance(error, HostError | UsageError)
+    return text if is_clear else f"{type(error).__name__}: {text}"
 
 
 def os_error_text(error: Exception) -> str:
-    """An exception's message, of an ``OSError`` without its number."""
+    """An exception's message; for an ``OSError`` without the error number."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -72,12 +72,12 @@ def os_error_text(error: Exception) -> str:
 
 def redacted(text: str) -> str:
     """The text, line by line, without secrets and control characters."""
-    from sunx_adapter.exchange.redaction import cleaned  # noqa: PLC0415 - for a quick start
+    from sunx_adapter.exchange.redaction import cleaned  # noqa: PLC0415 - slow
 
     return "\n".join(map(cleaned, text.splitlines()))
 
 
 def log_to_stderr(name: str) -> None:
-    """Show everything that this package's logger of that name reports."""
+    """Log to standard error everything from one of this package's loggers."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger(name).setLevel(logging.DEBUG)

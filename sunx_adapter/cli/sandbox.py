@@ -20,7 +20,7 @@ def _faults_help() -> str:
     rules = (
         f"  [cyan]{rule.usage}[/]: {rule.help}".replace("[=", r"\[=") for rule in fault_kinds()
     )
-    return "\n".join((r"[bold]Faults[/], written KIND\[=PARAMETER]\[@PROBABILITY]", *rules))
+    return "\n".join((r"[bold]Faults[/] (KIND\[=PARAMETER]\[@PROBABILITY])", *rules))
 
 
 def _kinds(incomplete: str) -> list[str]:
@@ -43,38 +43,41 @@ EPILOG = "\n\n".join(
 
 def sandbox(
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")
     ] = 0,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
     ] = "127.0.0.1",
     accounts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON file with the accounts to serve.")
+        Path | None, typer.Option(metavar="FILE", help="JSON file with accounts to serve.")
     ] = None,
     faults: Annotated[
         list[str] | None,
         typer.Option(
             "--fault",
             metavar="FAULT",
-            help="Go wrong on purpose (repeatable): 'reset@0.2' does so for a fifth of the "
-            "requests. The faults are listed below.",
+            help="Simulate a fault (repeatable): 'reset@0.2' resets 20 % of the connections. "
+            "See the list of faults below.",
             autocompletion=_kinds,
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="With --fault: draw the same faults for the same order of requests."),
+        typer.Option(
+            help="With --fault: the same seed gives the same faults for the same sequence of "
+            "requests."
+        ),
     ] = None,
     show_accounts: Annotated[
         bool,
         typer.Option(
-            "--show-accounts", help="Print the accounts as such a file, to start from, and end."
+            "--show-accounts", help="Print the accounts as a file for --accounts, and exit."
         ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log requests and faults.")] = False,
 ) -> None:
-    """Serve a local venue that checks keys and signatures as the real ones do, until Ctrl-C."""
-    from sunx_adapter.sandbox import (  # noqa: PLC0415 - only now, for a quick start
+    """Run a local venue that checks keys and signatures like the real ones, until Ctrl-C."""
+    from sunx_adapter.sandbox import (  # noqa: PLC0415 - slow
         DEFAULT_ACCOUNTS,
         AccountsFileError,
         Sandbox,
@@ -95,26 +98,26 @@ def sandbox(
         print_error(os_error_text(error))
         raise typer.Exit(1) from None
     with local:
-        _introduce(local)
+        _print_usage(local)
         try:
             local.wait()
         except KeyboardInterrupt:
-            typer.echo("\nthe sandbox has ended", err=True)
+            typer.echo("\nthe sandbox has stopped", err=True)
 
 
-def _introduce(local: Sandbox) -> None:
-    """Say how to use it, in lines that can be copied."""
+def _print_usage(local: Sandbox) -> None:
+    """Print how to use the sandbox, in lines to copy."""
     address = local.url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
     stream = address.replace("http", "ws", 1)
     config = local.config("sunx")
     config["urls"] = {"api": {"rest": address, "stream": stream}}
-    typer.echo(f"the sandbox serves SunX and HTX at {address} (Ctrl-C ends it)\n")
+    typer.echo(f"the sandbox serves SunX and HTX at {address} (stop it with Ctrl-C)\n")
     if "secret" in config:
-        typer.echo("Point the command line at it:")
+        typer.echo("Use it on the command line:")
         for prefix in (venue.env_prefix for venue in VENUES.values()):
             typer.echo(
                 f"  export {prefix}_REST_URL={address} {prefix}_STREAM_URL={stream} "
                 f"{prefix}_API_KEY={config['apiKey']} {prefix}_API_SECRET={config['secret']}"
             )
-    typer.echo(f"Point an exchange in Python at it:\n  Sunx({config!r})\n")
+    typer.echo(f"Use it in Python:\n  Sunx({config!r})\n")
     typer.echo(f"Accounts: {', '.join(account.name for account in local.accounts)}")

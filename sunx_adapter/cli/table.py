@@ -1,7 +1,7 @@
-"""How balances look, for ``balance`` and ``watch`` alike: one table, one heading.
+"""The table and the heading of an account, for ``balance`` and ``watch``.
 
-Figures are cut to 8 places, which is marked, and never to the width of the terminal: rather a
-column is left out.
+Amounts are cut to 8 decimal places, marked with ``…``. They are never cut to fit the terminal: a
+column is left out instead.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ if TYPE_CHECKING:
 BAR_WIDTH: Final = 12
 PLACES: Final = Decimal("0.00000001")
 MAX_WIDTH: Final = 1000
-VIEWS: Final = ("free", "used", "total")
+AMOUNTS: Final = ("free", "used", "total")
 
-LEAST_FIRST: Final = ("in use", "used", "debt", "total")
+OPTIONAL_COLUMNS: Final = ("in use", "used", "debt", "total")
 """The columns that may be left out, the least important first."""
 
 
-def amount_text(figure: object, *, precise: bool, up: bool = False) -> str:
-    """A figure; unless precise, cut to 8 places, which is marked.
+def amount_text(amount: object, *, precise: bool, up: bool = False) -> str:
+    """An amount; unless precise, cut to 8 decimal places, marked with ``…``.
 
-    An amount that is there is never shown too large, and one that is used or owed (``up``) never
-    too small.
+    It is rounded down, or ``up`` for an amount that is used or owed: never in the user's favour.
     """
-    if figure is None:
+    if amount is None:
         return "unknown"
-    exact = Decimal(str(figure))
+    exact = Decimal(str(amount))
     shown = exact if precise else exact.quantize(PLACES, ROUND_CEILING if up else ROUND_FLOOR)
     if shown == exact:
         return f"{exact:,f}"
@@ -49,7 +48,7 @@ def amount_text(figure: object, *, precise: bool, up: bool = False) -> str:
 
 
 def bar(used: object, total: object) -> Text:
-    """The share of a total that is used; empty where it is unknown."""
+    """A bar with the share of a total that is used; empty if unknown."""
     if used is None or total is None:
         return Text()
     taken, whole = Decimal(str(used)), Decimal(str(total))
@@ -64,7 +63,7 @@ def bar(used: object, total: object) -> Text:
 
 
 def state_text(summary: AccountSummary) -> Text:
-    """An account's state and what it forbids."""
+    """An account's state and the actions that it forbids."""
     state = summary.state
     if not state.forbids:
         return Text(state.name, "green")
@@ -72,7 +71,7 @@ def state_text(summary: AccountSummary) -> Text:
 
 
 def heading(name: str, exchange_id: str) -> Text:
-    """An account's name, and its exchange where that is another name."""
+    """An account's name, and the exchange's id if it differs."""
     title = Text(printable(name), "bold")
     return title if name == exchange_id else title.append(f" ({printable(exchange_id)})", "")
 
@@ -87,16 +86,16 @@ def balance_table(
     precise: bool = False,
     highlighted: Collection[tuple[str, str]] = (),
 ) -> Table:
-    """A balance as a table that fits the console, as far as columns may be left out.
+    """A balance as a table; columns are left out until it fits the console.
 
     Args:
-        structure: ccxt's.
-        policy: what ``free`` means; empty if that is unknown.
-        console: whose width counts.
+        structure: ccxt's balance structure.
+        policy: the meaning of ``free``; empty if unknown.
+        console: the table is fitted to its width.
         may_drop: the columns that may be left out, the least important first.
         codes: the currencies to show; default: all.
         precise: whether to show all digits.
-        highlighted: code and view of figures to highlight.
+        highlighted: currency code and name of the amounts to highlight.
     """
     dropped: list[str] = []
     while True:
@@ -121,17 +120,17 @@ def _table(
     cells: dict[str, dict[str, Text]] = {}
     shown = list(structure["total"]) if codes is None else codes
     for code in shown:
-        figures = structure[code]
+        amounts = structure[code]
         row = {"currency": Text(printable(code))}
-        for view in VIEWS:
-            text = amount_text(figures.get(view), precise=precise, up=view == "used")
-            row[view] = Text(text, "black on yellow" if (code, view) in highlighted else "")
+        for name in AMOUNTS:
+            text = amount_text(amounts.get(name), precise=precise, up=name == "used")
+            row[name] = Text(text, "black on yellow" if (code, name) in highlighted else "")
         owed = amount_text(debts[code], precise=precise, up=True) if code in debts else ""
         row["debt"] = Text(owed, "red")
-        row["in use"] = bar(figures.get("used"), figures.get("total"))
+        row["in use"] = bar(amounts.get("used"), amounts.get("total"))
         cells[code] = row
     table = Table(box=None, header_style="bold", pad_edge=False)
-    names = ["currency", *VIEWS, *(["debt"] if debts else []), "in use"]
+    names = ["currency", *AMOUNTS, *(["debt"] if debts else []), "in use"]
     names = [name for name in names if name not in dropped]
     for name in names:
         title = f"free ({policy})" if name == "free" and policy else name
@@ -159,17 +158,17 @@ def print_balance(
         title.append("state unknown", "yellow").append(f" ({printable(str(summary))})  ")
     elif summary is not None:
         title.append_text(state_text(summary)).append("  ")
-    out().print(title.append(_moment(structure), "dim"), soft_wrap=True)
+    out().print(title.append(_time_text(structure), "dim"), soft_wrap=True)
     if not structure["total"]:
-        out().print("the venue says that the account holds no currency\n", style="dim")
+        out().print("the account holds no currency\n", style="dim")
         return
     table = balance_table(structure, policy, console=out(), may_drop=("in use",), precise=precise)
-    # No figure is ever cut to the terminal's width: rather a long line.
+    # A line may be longer than the terminal is wide, so that no amount is cut.
     Console(width=MAX_WIDTH).print(table, crop=False, soft_wrap=True, highlight=False)
     out().print()
 
 
-def _moment(structure: Mapping[str, Any]) -> str:
+def _time_text(structure: Mapping[str, Any]) -> str:
     timestamp = structure.get("timestamp")
     if timestamp is None:
         return "no timestamp in the answer"

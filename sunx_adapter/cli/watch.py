@@ -15,7 +15,7 @@ from sunx_adapter.cli.options import (
     SandboxOption,
     examples,
 )
-from sunx_adapter.cli.output import UsageError, explained, out, print_error, redacted
+from sunx_adapter.cli.output import UsageError, error_text, out, print_error, redacted
 from sunx_adapter.host import ExchangeHost, HostError
 from sunx_adapter.keys import KeysError
 
@@ -34,23 +34,25 @@ def watch(
     sandbox: SandboxOption = False,
     free: FreeOption = None,
     changes: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="End after that many changes.")
+        int | None, typer.Option(min=1, metavar="N", help="Exit after N changes.")
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Write a line of JSON for each change, amounts as exact text."),
+        typer.Option(
+            "--json", help="Print each change as a line of JSON, with exact amounts as text."
+        ),
     ] = False,
 ) -> None:
-    """Show balances as they change, until Ctrl-C: pushed by the venue, or else polled."""
-    import asyncio  # noqa: PLC0415 - for a quick start of the others
+    """Show balances as they change, until Ctrl-C. They are pushed by the venue, or else polled."""
+    import asyncio  # noqa: PLC0415 - slow
 
-    from sunx_adapter.cli import live  # noqa: PLC0415
+    from sunx_adapter.cli import live  # noqa: PLC0415 - slow
 
     host = ExchangeHost()
     with ExitStack() as stack:
         try:
             if not as_json and not out().is_terminal:
-                raise UsageError("the live view needs a terminal; for anything else add --json")
+                raise UsageError("the live view needs a terminal; add --json for a file or a pipe")
             local = opened_sandbox(stack, sandbox, SANDBOX_LIFE_SECONDS)
             accounts = (
                 sandbox_accounts(local, exchange, account)
@@ -64,9 +66,9 @@ def watch(
             print_error(str(error))
             raise typer.Exit(1) from None
         except BrokenPipeError:
-            raise  # the reader of our output has gone: nothing to tell, and nobody to tell it to
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
-            print_error(explained(error))
+            raise  # the reader of our output has closed it
+        except Exception as error:  # noqa: BLE001 - any error is shown
+            print_error(error_text(error))
             raise typer.Exit(1) from None
     for problem in ended:
         print_error(redacted(problem))

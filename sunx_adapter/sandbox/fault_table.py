@@ -338,7 +338,7 @@ _RULES: Final = (
     _edit_field("blank", "sets FIELD to empty text", lambda _: ""),
     _edit_field(
         "wrong-type",
-        "sets FIELD to an object, or to text if it is an object or a list",
+        "changes FIELD to an object, or to text if it is an object or a list",
         lambda value: "unexpected" if isinstance(value, dict | list) else {},
     ),
     FaultRule(
@@ -356,7 +356,7 @@ _RULES: Final = (
     ),
     FaultRule(
         "push-silence",
-        "push: sends nothing any more from a change on, not even heartbeats",
+        "push: stops sending at a change, heartbeats included",
         paths=_PUSH,
         instead=Delivery(end="stall"),
     ),
