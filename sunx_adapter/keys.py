@@ -93,7 +93,7 @@ def environment_prefix(name: str) -> str:
     return venue.env_prefix if venue else re.sub(r"\W", "_", name).upper()
 
 
-def config_from_environment(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def config_from_environment(name: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The configuration of an exchange or a named account, as the command line reads it.
 
     It comes from the variables ``SUNX_API_KEY``, ``SUNX_API_SECRET`` or
@@ -103,7 +103,7 @@ def config_from_environment(name: str, environ: Mapping[str, str] = os.environ) 
 
     Args:
         name: an exchange's id, or an account's name; the variables have it in upper case.
-        environ: the environment.
+        environ: the environment variables; default: this process's.
 
     Returns:
         The ``config`` argument of an exchange class, without settings that are not set.
@@ -112,40 +112,40 @@ def config_from_environment(name: str, environ: Mapping[str, str] = os.environ) 
         KeysError: a file is missing, unreadable, readable by others, or invalid; or the name is
             misspelt.
     """
-    return account_from_environment(name, environ).config
+    account, fault = _account(name, environ)
+    if fault:
+        del account, environ  # an exception's frames hold no keys
+        raise KeysError(fault)
+    return account.config
 
 
-def account_from_environment(name: str, environ: Mapping[str, str] = os.environ) -> Account:
+def account_from_environment(name: str, environ: Mapping[str, str] | None = None) -> Account:
     """One account: its exchange, and the same configuration as :func:`config_from_environment`.
 
     Raises:
         KeysError: as :func:`config_from_environment`.
     """
-    file = environ.get(KEYS_FILE_VARIABLE)
-    listed = _accounts(Path(file), only=name) if file else {}
-    account, fault = _with_variables(name, listed.get(name), environ)
-    if name not in listed and not any(key in account.config for key in _CREDENTIALS):
-        hint = did_you_mean(name, [*VENUES, *listed])
-        fault = fault or (hint and f"there are no keys of an account {name!r}{hint}")
+    account, fault = _account(name, environ)
     if fault:
-        del listed, account  # an exception's frames hold no keys
+        del account, environ
         raise KeysError(fault)
     return account
 
 
-def account_names(environ: Mapping[str, str] = os.environ) -> list[str]:
+def account_names(environ: Mapping[str, str] | None = None) -> list[str]:
     """The names of all accounts with keys, complete or not.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
     """
-    file = environ.get(KEYS_FILE_VARIABLE)
-    listed = accounts_from_file(Path(file)) if file else {}
-    own = [name for name in VENUES if _key_variables(name, environ)]
-    return list(dict.fromkeys((*own, *listed)))
+    names, fault = _account_names(environ)
+    if fault:
+        del environ
+        raise KeysError(fault)
+    return names
 
 
-def accounts_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Account]:
+def accounts_from_environment(environ: Mapping[str, str] | None = None) -> dict[str, Account]:
     """All accounts with keys, by name.
 
     These are the accounts of the keys file, and this package's exchanges whose keys are in
@@ -154,16 +154,10 @@ def accounts_from_environment(environ: Mapping[str, str] = os.environ) -> dict[s
     Raises:
         KeysError: as :func:`config_from_environment`.
     """
-    file = environ.get(KEYS_FILE_VARIABLE)
-    listed = accounts_from_file(Path(file)) if file else {}
-    accounts: dict[str, Account] = {}
-    for name in dict.fromkeys((*VENUES, *listed)):
-        account, fault = _with_variables(name, listed.get(name), environ)
-        if fault:
-            del listed, account, accounts  # an exception's frames hold no keys
-            raise KeysError(fault)
-        if any(key in account.config for key in _CREDENTIALS):
-            accounts[name] = account
+    accounts, fault = _all_accounts(environ)
+    if fault:
+        del accounts, environ
+        raise KeysError(fault)
     return accounts
 
 
@@ -174,7 +168,11 @@ def accounts_from_file(path: Path) -> dict[str, Account]:
         KeysError: the file is missing, readable by others, or invalid. The message names tables
             and settings, but never a setting's value.
     """
-    return _accounts(path)
+    accounts, fault = _read_accounts(path, None)
+    if fault:
+        del accounts
+        raise KeysError(fault)
+    return accounts
 
 
 def config_from_file(path: Path, name: str) -> dict[str, Any]:
@@ -183,8 +181,11 @@ def config_from_file(path: Path, name: str) -> dict[str, Any]:
     Raises:
         KeysError: as :func:`accounts_from_file`.
     """
-    account = _accounts(path, only=name).get(name)
-    return account.config if account else {}
+    accounts, fault = _read_accounts(path, name)
+    if fault:
+        del accounts
+        raise KeysError(fault)
+    return accounts[name].config if name in accounts else {}
 
 
 def missing_keys(name: str, config: Mapping[str, Any]) -> list[str]:
@@ -196,22 +197,67 @@ def missing_keys(name: str, config: Mapping[str, Any]) -> list[str]:
     return missing
 
 
-def key_sources(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+def key_sources(name: str, environ: Mapping[str, str] | None = None) -> list[str]:
     """Where :func:`config_from_environment` finds keys: names of variables and files.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
     """
-    variables = _key_variables(name, environ)
+    sources, fault = _key_sources(name, environ)
+    if fault:
+        del environ
+        raise KeysError(fault)
+    return sources
+
+
+# -- without exceptions, so that no traceback shows the environment or a file's content -----
+
+
+def _listed(environ: Mapping[str, str], only: str | None) -> tuple[dict[str, Account], str]:
     file = environ.get(KEYS_FILE_VARIABLE)
-    listed = file is not None and name in _accounts(Path(file), only=name)
-    return [
-        *([f"{KEYS_FILE_VARIABLE} ({file})"] if listed else []),
-        *(
-            f"{variable} ({environ[variable]})" if variable.endswith("_FILE") else variable
-            for variable in variables
-        ),
+    return _read_accounts(Path(file), only) if file else ({}, "")
+
+
+def _account(name: str, environ: Mapping[str, str] | None) -> tuple[Account, str]:
+    environ = os.environ if environ is None else environ
+    listed, fault = _listed(environ, name)
+    if fault:
+        return Account(name, {}), fault
+    account, fault = _with_variables(name, listed.get(name), environ)
+    if name not in listed and not any(key in account.config for key in _CREDENTIALS):
+        hint = did_you_mean(name, [*VENUES, *listed])
+        fault = fault or (hint and f"there are no keys of an account {name!r}{hint}")
+    return account, fault
+
+
+def _account_names(environ: Mapping[str, str] | None) -> tuple[list[str], str]:
+    environ = os.environ if environ is None else environ
+    listed, fault = _listed(environ, None)
+    own = [name for name in VENUES if _key_variables(name, environ)]
+    return list(dict.fromkeys((*own, *listed))), fault
+
+
+def _all_accounts(environ: Mapping[str, str] | None) -> tuple[dict[str, Account], str]:
+    environ = os.environ if environ is None else environ
+    listed, fault = _listed(environ, None)
+    accounts: dict[str, Account] = {}
+    for name in dict.fromkeys((*VENUES, *listed)):
+        account, wrong = _with_variables(name, listed.get(name), environ)
+        fault = fault or wrong
+        if any(key in account.config for key in _CREDENTIALS):
+            accounts[name] = account
+    return accounts, fault
+
+
+def _key_sources(name: str, environ: Mapping[str, str] | None) -> tuple[list[str], str]:
+    environ = os.environ if environ is None else environ
+    listed, fault = _listed(environ, name)
+    sources = [f"{KEYS_FILE_VARIABLE} ({environ[KEYS_FILE_VARIABLE]})"] if name in listed else []
+    sources += [
+        f"{variable} ({environ[variable]})" if variable.endswith("_FILE") else variable
+        for variable in _key_variables(name, environ)
     ]
+    return sources, fault
 
 
 def _key_variables(name: str, environ: Mapping[str, str]) -> list[str]:
@@ -248,33 +294,26 @@ def _with_variables(
     return Account(exchange, config), ""
 
 
-def _accounts(path: Path, only: str | None = None) -> dict[str, Account]:
-    """The accounts of a file; tables other than ``only`` are not fully checked."""
-    accounts, fault = _read_accounts(path, only)
-    if fault:
-        # Raised where no frame holds the file's content.
-        accounts = {}
-        raise KeysError(f"{path}{fault}")
-    return accounts
-
-
 def _read_accounts(path: Path, only: str | None) -> tuple[dict[str, Account], str]:
     """The accounts, and the file's error if it has one."""
     import tomllib  # noqa: PLC0415 - most users have no such file
 
+    text, fault = _read_private(path)
+    if fault:
+        return {}, fault
     try:
-        tables = tomllib.loads(read_private(path))
-    except tomllib.TOMLDecodeError as error:
+        tables = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError
         # Only the position: the rest of the parser's message may quote a key.
         position = re.search(r"\(at .*\)$", str(error))
         where = f" {position[0]}" if position else ""
-        return {}, f" is not a TOML file{where}; it must have tables like [sunx]"
+        return {}, f"{path} is not a TOML file{where}; it must have tables like [sunx]"
     accounts: dict[str, Account] = {}
     for name, table in tables.items():
         if fault := _name_fault(name, table):
-            return {}, fault
+            return {}, f"{path}{fault}"
         if only in {None, name} and (fault := _table_fault(name, table)):
-            return {}, fault
+            return {}, f"{path}{fault}"
         config = {key: value for key, value in table.items() if key != "exchange"}
         accounts[name] = Account(table.get("exchange", name), config)
     return accounts, ""
@@ -305,6 +344,9 @@ def _table_fault(name: str, table: Mapping[str, Any]) -> str:
     for key in _CREDENTIALS:
         if key in table and not isinstance(table[key], str):
             return f"{where}{key} must be text in quotes"
+    urls = table.get("urls", {})
+    if not isinstance(urls, dict) or not isinstance(urls.get("api", {}), dict):
+        return f'{where}urls must look like {{api = {{rest = "https://…", stream = "wss://…"}}}}'
     unknown = sorted(table.keys() - set(_FILE_KEYS))
     if unknown and table.get("exchange", name) in VENUES:
         hints = [printable(key) + did_you_mean(key, _FILE_KEYS) for key in unknown]
@@ -337,8 +379,8 @@ def read_private(path: Path) -> str:
 
 def _read_private(path: Path) -> tuple[str, str]:
     """The text, and the file's error if it has one."""
-    path = path.expanduser()
     try:
+        path = path.expanduser()
         # Without O_NONBLOCK, opening a FIFO would block.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
@@ -347,8 +389,12 @@ def _read_private(path: Path) -> tuple[str, str]:
             return file.read().decode("utf-8"), ""
     except OSError as error:
         return "", f"{path} cannot be read: {error.strerror}"
+    except RuntimeError:  # "~name" of a user that does not exist
+        return "", f"{path} cannot be read: no such user"
     except UnicodeDecodeError:
         return "", f"{path} cannot be read: not UTF-8 text"
+    except ValueError:
+        return "", f"{printable(str(path))} cannot be read: not a file's name"
 
 
 def _not_private(status: os.stat_result, path: Path) -> str:

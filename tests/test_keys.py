@@ -1,3 +1,4 @@
+import traceback
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,48 @@ def test_misspelt_name(tmp_path: Path, name: str) -> None:
     environ = {keys.KEYS_FILE_VARIABLE: str(private_file(tmp_path / "keys.toml", NAMED))}
     with pytest.raises(KeysError, match=r"did you mean '(sunx|htxfutures|grid-bot)'"):
         config_from_environment(name, environ)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("timeout = " + "9" * 5000, "is not a TOML file"),
+        ("options = {x = " + "[" * 3000 + "]" * 3000 + "}", "is not a TOML file"),
+        ('urls = "made-up"', "urls must look like"),
+        ('urls = {api = "made-up"}', "urls must look like"),
+        ("urls = [1]", "urls must look like"),
+    ],
+)
+def test_invalid_content(tmp_path: Path, content: str, words: str) -> None:
+    """Content that cannot be used is a KeysError, and no frame of it holds a secret."""
+    secret = "made-up-secret-0123456789"
+    text = f'[sunx]\napiKey = "made-up-key"\nsecret = "{secret}"\n{content}\n'
+    environ = {
+        keys.KEYS_FILE_VARIABLE: str(private_file(tmp_path / "keys.toml", text)),
+        "HTXFUTURES_API_SECRET": secret,
+    }
+    for read in (accounts_from_environment, keys.account_names):
+        with pytest.raises(KeysError, match=words) as failure:
+            read(environ)
+        assert secret not in frames_of(failure.value)
+    with pytest.raises(KeysError, match=words) as failure:
+        config_from_environment("sunx", environ)
+    assert secret not in frames_of(failure.value)
+
+
+@pytest.mark.parametrize("variable", [keys.KEYS_FILE_VARIABLE, "SUNX_PRIVATE_KEY_FILE"])
+@pytest.mark.parametrize("name", ["~no-such-user/keys", "a\0b"])
+def test_names_that_are_no_file(variable: str, name: str) -> None:
+    """A name that no file can have is a KeysError, and no frame of it holds a secret."""
+    secret = "made-up-secret-0123456789"
+    with pytest.raises(KeysError, match="cannot be read") as failure:
+        config_from_environment("sunx", {"SUNX_API_SECRET": secret, variable: name})
+    assert secret not in frames_of(failure.value)
+
+
+def frames_of(error: BaseException) -> str:
+    """The local variables of the package's frames in a traceback."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    package = [each for each in frames if each.f_globals["__name__"].startswith("sunx_adapter")]
+    assert package
+    return repr([each.f_locals for each in package])

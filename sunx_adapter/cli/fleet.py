@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from sunx_adapter.cli.options import JsonOption, examples
-from sunx_adapter.cli.output import UsageError, err, explained, out, print_error
+from sunx_adapter.cli.output import UsageError, err, error_text, out, print_error
 from sunx_adapter.keys import KeysError
 from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
@@ -112,7 +112,7 @@ def fleet(
             print_error(str(error))
             raise typer.Exit(1) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
-            print_error(explained(error))
+            print_error(error_text(error))
             raise typer.Exit(1) from None
     if summary.failed or len(summary.totals) < summary.accounts:
         raise typer.Exit(1)
@@ -141,7 +141,7 @@ class Summary:
     def add(self, name: str, balance: dict[str, Any] | Exception) -> None:
         """Take in the newest of an account."""
         if isinstance(balance, Exception):
-            self.failed[name] = explained(balance)
+            self.failed[name] = error_text(balance)
             return
         self.failed.pop(name, None)
         self.arrived += 1
@@ -204,7 +204,7 @@ async def _lines(news: _News, summary: Summary) -> None:
     async for name, balance in news:
         summary.add(name, balance)
         if isinstance(balance, Exception):
-            _write({"account": name, "error": explained(balance)})
+            _write({"account": name, "error": error_text(balance)})
         else:
             _write({"account": name, "balance": balance})
 
