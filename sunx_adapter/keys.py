@@ -226,7 +226,7 @@ def _account(name: str, environ: Mapping[str, str] | None) -> tuple[Account, str
     account, fault = _with_variables(name, listed.get(name), environ)
     if name not in listed and not any(key in account.config for key in _CREDENTIALS):
         hint = did_you_mean(name, [*VENUES, *listed])
-        fault = fault or (hint and f"there are no keys of an account {name!r}{hint}")
+        fault = fault or (hint and f"no keys for the account {name!r}{hint}")
     return account, fault
 
 
