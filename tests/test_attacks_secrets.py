@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
-from base64 import b64decode, urlsafe_b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, unquote
 
 import httpx
 import pytest
-from ccxt.base.errors import BaseError
+from ccxt.base.errors import AuthenticationError, BaseError
 from rich.console import Console
 from rich.traceback import Traceback
 
@@ -322,7 +322,7 @@ def test_keys_file_is_a_pipe(tmp_path: Path) -> None:
     """A keys file that is not a regular file is refused at once."""
     pipe = tmp_path / "keys.toml"
     os.mkfifo(pipe, 0o600)
-    with pytest.raises(KeysError, match="no plain file"):
+    with pytest.raises(KeysError, match="not a regular file"):
         config_from_environment("sunx", {"SUNX_ADAPTER_KEYS": str(pipe)})
 
 
@@ -404,3 +404,15 @@ def test_echoed_secrets_on_the_command_line(command: list[str], number: int) -> 
     assert SECRET not in shown
     assert API_KEY not in shown
     assert all(line.isprintable() for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("user", ["bob", "b%C3%B6b"])
+def test_proxy_password_in_basic_authentication(call: Caller, user: str) -> None:
+    """A proxy's password is hidden too if the peer repeats the header that it is sent in."""
+    basic = b64encode(f"{unquote(user)}:Sup3r-proxy-passw0rd".encode()).decode()
+    answer = {"code": 1003, "message": f"denied: Proxy-Authorization: Basic {basic}"}
+    config = config_answering(json.dumps(answer).encode())
+    config["httpProxy"] = f"http://{user}:Sup3r-proxy-passw0rd@127.0.0.1:1"
+    with pytest.raises(AuthenticationError, match="denied") as failure:
+        call("sunx", config, "fetch_balance")
+    assert basic.rstrip("=") not in str(failure.value)

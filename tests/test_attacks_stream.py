@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import pytest
 from aiohttp import web
-from ccxt.base.errors import AuthenticationError, BadResponse, NetworkError
+from ccxt.base.errors import AuthenticationError, BadResponse, BaseError, NetworkError
 
-from sunx_adapter import AsyncSunx
+from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.stream import StreamState
 from tests.conftest import KEYS
 from tests.pushing import Venue, asynchronous, wait_for_total, with_venue
@@ -251,3 +251,78 @@ def test_redis_password_is_hidden() -> None:
     with fake_redis(lambda connection, _: connection.close()) as uri:
         config = {**KEYS, "timeout": 300, "options": {"rateLimitStorage": uri}}
         assert "made-up-password" not in asyncio.run(run(config))
+
+
+def stream_tasks() -> list[asyncio.Task[Any]]:
+    """Return the tasks of streams, and none of the venue's."""
+    named = {task: getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
+    return [task for task, name in named.items() if name.startswith("AccountStream")]
+
+
+@with_venue
+async def test_cancelled_stream(venue: Venue) -> None:
+    """After a program cancelled all tasks, the next call opens a new stream."""
+    async with AsyncSunx(venue.config()) as exchange:
+        await exchange.watch_balance()
+        assert stream_tasks()
+        for task in stream_tasks():
+            task.cancel()
+        await asyncio.wait(stream_tasks())
+        venue.change(7)
+        assert (await exchange.watch_balance())["USDT"]["total"] == 7
+        assert venue.connections == 2
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, 365 * 86_400_000])
+@with_venue
+async def test_time_from_the_future(venue: Venue, ahead_ms: int) -> None:
+    """A message with a time in the future does not hide the later ones."""
+    async with AsyncSunx(venue.config()) as exchange:
+        await exchange.watch_balance()
+        venue.ts = int(time.time() * 1000)
+        present = venue.ts
+        venue.ts += ahead_ms
+        await venue.push(5)
+        assert (await exchange.watch_balance())["USDT"]["total"] == 5
+        venue.ts = present + 10
+        await venue.push(6)
+        assert (await exchange.watch_balance())["USDT"]["total"] == 6
+        assert venue.reads == 0
+
+
+@pytest.mark.parametrize("status", [401, 407])
+@with_venue
+async def test_handshake_refused_once(venue: Venue, status: int) -> None:
+    """A proxy or gateway that refuses a handshake does not end watching with that key."""
+    venue.handshake = lambda _: web.Response(status=status)
+    async with AsyncSunx(venue.config()) as exchange:
+        with pytest.raises(BaseError, match=f"HTTP {status}"):
+            await exchange.watch_balance()
+        venue.handshake = None
+        assert (await exchange.watch_balance())["USDT"]["total"]
+
+
+def test_clock_that_cannot_be_measured_at_first() -> None:
+    """A failed measurement of the clock is repeated; it does not end the stream."""
+
+    async def run(config: dict[str, Any]) -> None:
+        async with AsyncSunx(config) as exchange:
+            assert (await exchange.watch_balance())["total"]
+            assert exchange.stream_status().state is StreamState.LIVE
+
+    with Sandbox() as sandbox:
+        sandbox.schedule(["garbage", "html=500"])
+        config = sandbox.config("sunx")
+        config["options"] = {"adjustForTimeDifference": True, "maxRetriesOnFailure": 0}
+        asyncio.run(run(config))
+        assert sandbox.scheduled == ()
+
+
+@pytest.mark.parametrize("location", ["http://[::bad", "", "http://u:p@127.0.0.1:1/x?Signature=a"])
+@with_venue
+async def test_odd_redirects(venue: Venue, location: str) -> None:
+    """A redirect anywhere is a BadResponse."""
+    venue.handshake = lambda _: web.Response(status=302, headers={"Location": location})
+    async with AsyncSunx(venue.config()) as exchange:
+        with pytest.raises(BadResponse, match="HTTP 302 redirects to"):
+            await exchange.watch_balance()

@@ -11,6 +11,7 @@ from ccxt.base.errors import BadRequest, NotSupported
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
 from tests.conftest import Caller
 
+URL = "http://127.0.0.1:9"
 CLASSES = [Sunx, AsyncSunx, HtxFutures, AsyncHtxFutures]
 
 
@@ -85,3 +86,34 @@ def test_watching_without_asyncio(name: str) -> None:
     """A synchronous exchange names the class that can watch."""
     with pytest.raises(NotSupported, match="use AsyncHtxFutures"):
         getattr(HtxFutures(), name)()
+
+
+@pytest.mark.parametrize(
+    "urls", [{"apis": {"rest": URL}}, {"API": {"rest": URL}}, {"rest": URL}, {"api": {"REST": URL}}]
+)
+def test_misspelt_urls(urls: dict[str, Any]) -> None:
+    """An address that would not be used is refused: requests would go to the venue instead."""
+    with pytest.raises(BadRequest, match="there is no"):
+        Sunx({"urls": urls})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"timeframe": "5m"},
+        {"fee": 0.001},
+        {"limit": 100},
+        {"certfile": "x.pem"},
+        {"rateLimit": 0},
+        {"options": {"maxRetriesOnFailure": 3, "maxRetriesOnFailureDelay": 1000}},
+    ],
+)
+def test_settings_of_hosts(config: dict[str, Any]) -> None:
+    """Settings that hosts use, and that resemble ours a little, are accepted."""
+    assert Sunx(config).id == "sunx"
+
+
+def test_text_is_no_switch() -> None:
+    """The text "false" is refused where a boolean is needed: it would count as true."""
+    with pytest.raises(BadRequest, match="enableRateLimit"):
+        Sunx({"enableRateLimit": "false"})
