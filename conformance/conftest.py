@@ -9,9 +9,9 @@ import pytest
 
 pytest.register_assert_rewrite("suite.rules")
 
-from suite.exchanges import AsyncRunner, Bench, Mode, Runner, SyncRunner  # noqa: E402
-from suite.playback import Playback  # noqa: E402
+from suite.exchanges import AsyncRunner, ExchangeUnderTest, Mode, Runner, SyncRunner  # noqa: E402
 from suite.report import Report, attach_record  # noqa: E402
+from suite.server import ServerThread  # noqa: E402
 from suite.vectors import (  # noqa: E402
     DEFAULT_VECTORS,
     Collection,
@@ -48,17 +48,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         default=None,
         metavar="FILE.md",
-        help="write a Markdown table of what holds",
+        help="write the results as Markdown tables",
     )
     group.addoption(
         "--write-docs",
         action="store_true",
-        help="write the table of ccxt's own results into docs/comparison.md",
+        help="update the table of ccxt's results in docs/comparison.md",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the vectors, and check the ids of the exchanges before any test is made of them."""
+    """Load the vectors and check the exchanges' ids before tests are collected."""
     try:
         collection = load_collection(config.getoption("--vectors"))
     except VectorsError as error:
@@ -83,7 +83,7 @@ def _exchange_ids(config: pytest.Config) -> list[str]:
 def _check_exchanges(config: pytest.Config) -> None:
     ids = _exchange_ids(config)
     if not ids:
-        raise pytest.UsageError("name an exchange: --exchange ID")
+        raise pytest.UsageError("no exchange to test: add --exchange ID")
     host = ExchangeHost()
     for exchange_id in ids:
         try:
@@ -94,13 +94,13 @@ def _check_exchanges(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Multiply the tests by exchange, by kind of exchange, and by vector."""
+    """Parametrise the tests by exchange, by kind of exchange, and by vector."""
     names = metafunc.fixturenames
     collection = metafunc.config.stash[_COLLECTION]
-    if "bench" in names:
-        benches = [(name, mode) for name in _exchange_ids(metafunc.config) for mode in MODES]
-        ids = [f"{name}-{mode}" for name, mode in benches]
-        metafunc.parametrize("bench", benches, indirect=True, ids=ids, scope="session")
+    if "subject" in names:
+        subjects = [(name, mode) for name in _exchange_ids(metafunc.config) for mode in MODES]
+        ids = [f"{name}-{mode}" for name, mode in subjects]
+        metafunc.parametrize("subject", subjects, indirect=True, ids=ids, scope="session")
     if "vector" in names:
         metafunc.parametrize("vector", collection.vectors, ids=str)
     if "case" in names:
@@ -114,36 +114,36 @@ def collection(pytestconfig: pytest.Config) -> Collection:
 
 
 @pytest.fixture(scope="session")
-def playback() -> Iterator[Playback]:
-    """The thread of the servers that play the vectors."""
-    with Playback() as playback:
-        yield playback
+def server_thread() -> Iterator[ServerThread]:
+    """The thread of the servers that send the vectors' answers."""
+    with ServerThread() as server_thread:
+        yield server_thread
 
 
 @pytest.fixture(scope="session")
 def runners() -> Iterator[dict[Mode, Runner]]:
-    """How each kind of exchange is called."""
+    """The runner for each kind of exchange."""
     with AsyncRunner() as asynchronous:
         yield {"sync": SyncRunner(), "async": asynchronous}
 
 
 @pytest.fixture(scope="session")
-def bench(
+def subject(
     request: pytest.FixtureRequest,
     collection: Collection,
-    playback: Playback,
+    server_thread: ServerThread,
     runners: dict[Mode, Runner],
-) -> Bench:
-    """One exchange of one kind."""
+) -> ExchangeUnderTest:
+    """One exchange under test, synchronous or asynchronous."""
     exchange_id, mode = request.param
-    return Bench(exchange_id, runners[mode], collection, playback)
+    return ExchangeUnderTest(exchange_id, runners[mode], collection, server_thread)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Attach what the report needs."""
+    """Attach the report's data to the results."""
     result = yield
     if (result.when == "call" or result.failed) and isinstance(item, pytest.Function):
         attach_record(item, result)

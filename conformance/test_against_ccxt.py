@@ -1,7 +1,7 @@
-"""ccxt's own ``htx`` meets the same answers: where it gives a figure, the vectors say the same.
+"""Compares ccxt's own ``htx`` with the vectors: where it gives an amount, the vectors agree.
 
-What it makes of each is counted in the table of the project's docs, which these tests write anew
-with ``--write-docs`` and otherwise compare.
+``docs/comparison.md`` has a table of ccxt's results. These tests check it, or update it with
+``--write-docs``.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, Final
 import ccxt
 import pytest
 
-from suite.playback import Playback
+from suite.server import ServerThread
 from suite.vectors import DEFAULT_VECTORS, Vector, load_collection
 from sunx_adapter.host import ExchangeHost
 
@@ -28,11 +28,11 @@ MARKET: Final = {
     "settle": "USDT", "type": "swap", "spot": False, "swap": True, "linear": True,
     "contract": True, "active": True, "precision": {}, "limits": {},
 }  # fmt: skip
-"""Given, so that ccxt asks for the balance alone."""
+"""Set in the configuration, so that ccxt requests only the balance."""
 
 
 def vectors() -> list[Vector]:
-    """Those that are plain answers to a plain call: nothing else can be asked of ccxt alike."""
+    """The vectors with a plain answer to a plain call; ccxt cannot be tested with the others."""
     return [
         vector
         for vector in load_collection(DEFAULT_VECTORS).vectors
@@ -41,15 +41,15 @@ def vectors() -> list[Vector]:
     ]
 
 
-def what_ccxt_makes_of(playback: Playback, vector: Vector) -> Any:
-    """Its balance, or the exception."""
-    with playback.playing(vector) as play:
+def ccxt_outcome(server_thread: ServerThread, vector: Vector) -> Any:
+    """ccxt's balance or exception."""
+    with server_thread.serving(vector) as server:
         exchange = ccxt.htx(
             {
                 "apiKey": "conformance-key",
                 "secret": "conformance-secret",
                 "enableRateLimit": False,
-                "urls": {"api": {"contract": play.address}},
+                "urls": {"api": {"contract": server.address}},
                 "markets": {MARKET["symbol"]: MARKET},
                 "options": {"defaultType": "swap"},
                 "timeout": 20_000,
@@ -64,16 +64,16 @@ def what_ccxt_makes_of(playback: Playback, vector: Vector) -> Any:
 
 
 def verdict(vector: Vector, outcome: Any) -> str:
-    """What ccxt's outcome is, measured by the vector."""
+    """The column of the table for ccxt's outcome."""
     if isinstance(outcome, Exception):
         if vector.gives_balance:
             return "an exception instead of a balance"
         same = type(outcome).__name__ == vector.expect["exception"]
         return "right" if same else "another exception"
-    figures = outcome["total"]
+    totals = outcome["total"]
     if not vector.gives_balance:
-        return "an empty balance, no error" if not figures else "a balance, no error"
-    if any(outcome["free"][code] is None for code in figures):
+        return "an empty balance, no error" if not totals else "a balance, no error"
+    if any(outcome["free"][code] is None for code in totals):
         return "free None"
     expected = {code: float(each["free"]) for code, each in vector.expect["balance"].items()}
     same = expected == outcome["free"]
@@ -101,23 +101,23 @@ def table(counted: Mapping[str, Counter[str]]) -> str:
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[list[tuple[Vector, Any]]]:
-    """What ccxt makes of every vector."""
-    with Playback() as playback:
-        yield [(vector, what_ccxt_makes_of(playback, vector)) for vector in vectors()]
+    """ccxt's outcome for every vector."""
+    with ServerThread() as server_thread:
+        yield [(vector, ccxt_outcome(server_thread, vector)) for vector in vectors()]
 
 
-def test_where_ccxt_gives_a_figure_it_is_the_same(outcomes: list[tuple[Vector, Any]]) -> None:
-    """Where the venue sends the row's available_margin, ccxt's free is the vector's, as a float."""
+def test_ccxt_agrees_where_it_gives_free(outcomes: list[tuple[Vector, Any]]) -> None:
+    """If a row has available_margin, ccxt's free is the vector's, as a float."""
     compared = 0
     for vector, balance in outcomes:
         if isinstance(balance, Exception) or not vector.gives_balance:
             continue
         details = balance["info"]["data"]["details"]
         if not isinstance(details, list):
-            continue  # ccxt reads no rows there
+            continue  # ccxt cannot read such rows
         ids = [str(row["currency"]).upper() for row in details]
         if len(set(ids)) < len(ids) or {"XBT", "BTC"} <= set(ids):
-            continue  # ccxt keeps the last of rows that come out as one code
+            continue  # of several rows of one code, ccxt keeps the last
         for row in details:
             if not isinstance(row.get("available_margin"), str):
                 continue
@@ -134,15 +134,16 @@ def test_where_ccxt_gives_a_figure_it_is_the_same(outcomes: list[tuple[Vector, A
 
 
 def test_generated_accounts_are_the_same() -> None:
-    """For made-up accounts whose rows have available_margin, ours gives the figures of ccxt's."""
-    chance = random.Random(4_5_90)  # noqa: S311 - the same accounts each time
-    with Playback() as playback:
+    """For random accounts whose rows have available_margin, ours and ccxt's amounts are equal."""
+    generator = random.Random(4_5_90)  # noqa: S311 - the same accounts each time
+    with ServerThread() as server_thread:
         for _ in range(40):
-            vector = Vector(Path("generated.json"), {"answer": {"body": {"text": _answer(chance)}}})
-            theirs = what_ccxt_makes_of(playback, vector)
-            with playback.playing(vector) as play:
+            body = {"text": _answer(generator)}
+            vector = Vector(Path("generated.json"), {"answer": {"body": body}})
+            theirs = ccxt_outcome(server_thread, vector)
+            with server_thread.serving(vector) as server:
                 config = {"apiKey": "conformance-key", "secret": "conformance-secret"}
-                urls = {"api": {"rest": play.address}}
+                urls = {"api": {"rest": server.address}}
                 made = ExchangeHost().create("htxfutures", {**config, "urls": urls})
                 with closing(made) as exchange:
                     ours = exchange.fetch_balance()
@@ -150,22 +151,23 @@ def test_generated_accounts_are_the_same() -> None:
             assert ours["total"] == theirs["total"]
 
 
-def _answer(chance: random.Random) -> str:
+def _answer(generator: random.Random) -> str:
     def amount() -> str:
-        return f"{chance.choice(('', '-'))}{chance.randrange(10**6)}.{chance.randrange(10**18):018}"
+        sign = generator.choice(("", "-"))
+        return f"{sign}{generator.randrange(10**6)}.{generator.randrange(10**18):018}"
 
     fields = ("equity", "available", "available_margin", "initial_margin")
     details = [
         {"currency": f"C{number}", **{field: amount() for field in fields}}
-        for number in range(chance.randrange(1, 12))
+        for number in range(generator.randrange(1, 12))
     ]
     return json.dumps({"code": 200, "data": {"details": details}, "ts": 1770293281344})
 
 
 def test_table_of_the_docs(outcomes: list[tuple[Vector, Any]], pytestconfig: pytest.Config) -> None:
-    """The docs' table of what ccxt makes of the vectors is what the installed ccxt does."""
+    """The table in the docs has the results of the installed ccxt."""
     if not PAGE.exists():
-        pytest.skip("the suite is on its own, without the project's docs")
+        pytest.skip("the suite was copied without the project's docs")
     counted: dict[str, Counter[str]] = {}
     for vector, outcome in outcomes:
         counted.setdefault(vector.group, Counter())[verdict(vector, outcome)] += 1
@@ -175,6 +177,6 @@ def test_table_of_the_docs(outcomes: list[tuple[Vector, Any]], pytestconfig: pyt
     if pytestconfig.getoption("--write-docs"):
         PAGE.write_text(after, "utf-8")
     elif ccxt.__version__ not in before:
-        pytest.skip(f"the docs' table is of another ccxt than {ccxt.__version__}")
+        pytest.skip(f"the table in the docs is for another ccxt version than {ccxt.__version__}")
     else:
         assert after == before

@@ -1,4 +1,4 @@
-"""The vectors themselves: well-formed and consistent."""
+"""The vector files are valid and consistent."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ def _validator() -> Any:
 
 
 def test_vector_file(vector: Vector, collection: Collection) -> None:
-    """Every vector fits `vector.schema.json`; what it expects is possible and consistent."""
+    """Every vector is valid by `vector.schema.json`, and its expectation is consistent."""
     errors = [
         f"{error.json_path}: {error.message}" for error in _validator().iter_errors(vector.content)
     ]

@@ -1,16 +1,16 @@
-"""Every vector, over HTTP: all rules of ``suite/rules`` that apply to it."""
+"""Every vector over HTTP, checked by all rules of ``suite/rules`` that apply to it."""
 
 import pytest
 
-from suite.exchanges import Bench
+from suite.exchanges import ExchangeUnderTest
 from suite.report import OUTCOMES
 from suite.rules import RULES, results_of
 from suite.vectors import Case
 
 
-def test_vector(bench: Bench, case: Case, request: pytest.FixtureRequest) -> None:
-    """Every rule that applies to the vector holds; a failure lists all that do not."""
-    results = results_of(RULES, bench, case)
+def test_vector(subject: ExchangeUnderTest, case: Case, request: pytest.FixtureRequest) -> None:
+    """Every rule that applies to the vector holds; a failure lists all broken rules."""
+    results = results_of(RULES, subject, case)
     request.node.stash[OUTCOMES] = [(result.rule.text, result.outcome) for result in results]
     failed = [result for result in results if result.outcome == "failed"]
     if failed:

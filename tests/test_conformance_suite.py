@@ -49,10 +49,10 @@ def test_a_failure_names_every_rule(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "1 failed" in done.stdout
     for rule in (
-        "The answer gives what the vector says",
-        "Figures are the nearest `float`",
-        "Figures are exact",
+        "The answer gives the expected balance or exception",
+        "Amounts are the nearest `float`",
+        "Amounts are exact",
     ):
         assert f"- {rule}" in done.stdout
         assert f"`wrong`: {rule}" in report.read_text("utf-8")
-    assert "- `info` is the answer as it came" not in done.stdout
+    assert "- `info` is the unchanged answer" not in done.stdout

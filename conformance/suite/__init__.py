@@ -1,1 +1,1 @@
-"""What the conformance suite is made of: vectors, the server that plays them, exchanges, report."""
+"""The conformance suite: vectors, the servers that send them, exchanges under test, the report."""

@@ -1,4 +1,4 @@
-"""Exchanges under test: made by the host, pointed at a server, synchronous or asynchronous."""
+"""Exchanges under test, synchronous or asynchronous, made by the host with a server's address."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from suite.playback import Play, Playback, Request
+from suite.server import Request, ServerThread, VectorServer
 from suite.vectors import SERVER, Case, Collection, Variant
 from sunx_adapter.host import ExchangeHost
 
@@ -33,7 +33,7 @@ class Runner(Protocol):
 
 
 class SyncRunner:
-    """For synchronous exchanges; several at once in threads."""
+    """For synchronous exchanges; concurrent calls run in threads."""
 
     mode: Mode = "sync"
 
@@ -42,7 +42,7 @@ class SyncRunner:
         return action()
 
     def run_together(self, actions: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Run each action in a thread of its own."""
+        """Run each action in its own thread."""
         with ThreadPoolExecutor(len(actions)) as threads:
             return list(threads.map(lambda action: action(), actions))
 
@@ -86,16 +86,16 @@ async def _awaited(action: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Opened:
-    """An exchange that talks to a server with one vector.
+    """An exchange and the server that it is connected to.
 
     Attributes:
-        exchange: as the host made it.
-        play: the server behind it.
-        runner: how its methods are called.
+        exchange: the exchange, made by the host.
+        server: the server, which sends one vector.
+        runner: calls the exchange's methods.
     """
 
     exchange: Any
-    play: Play
+    server: VectorServer
     runner: Runner
 
     def call(self, method: str, *args: object, **kwargs: object) -> Any:
@@ -110,7 +110,7 @@ class Outcome:
     Attributes:
         balance: the balance; ``None`` if the call failed.
         error: the exception; ``None`` if the call did not fail.
-        requests: those that the server received.
+        requests: the requests that the server received.
         log: all log lines of the call, of every level.
     """
 
@@ -127,23 +127,23 @@ class Outcome:
         return self.balance
 
 
-class Bench:
-    """One exchange of one kind, and the vectors to test it with.
+class ExchangeUnderTest:
+    """One exchange, synchronous or asynchronous, and the vectors to test it with.
 
     Args:
-        exchange_id: as the host names it.
-        runner: how its methods are called.
+        exchange_id: its id in the host.
+        runner: calls its methods.
         collection: the vectors and their settings.
-        playback: the thread of the servers.
+        server_thread: runs the servers.
     """
 
     def __init__(
-        self, exchange_id: str, runner: Runner, collection: Collection, playback: Playback
+        self, exchange_id: str, runner: Runner, collection: Collection, server_thread: ServerThread
     ) -> None:
         self.exchange_id = exchange_id
         self.runner = runner
         self.collection = collection
-        self._playback = playback
+        self._server_thread = server_thread
         self._host = ExchangeHost()
         self._case: Case | None = None
         self._outcomes: dict[type | None, Outcome] = {}
@@ -168,15 +168,15 @@ class Bench:
         """An exchange and its server, both closed at the end.
 
         Args:
-            case: what the server answers; without one, an empty object.
+            case: the answer of the server; without one, an empty JSON object.
             extra: further configuration (``number=Decimal``).
         """
         vector = case.vector if case else None
-        with self._playback.playing(vector, self.collection.settings.answers) as play:
-            config = self.config(case, play.address, **extra)
+        with self._server_thread.serving(vector, self.collection.settings.answers) as server:
+            config = self.config(case, server.address, **extra)
             exchange = self.runner.run(lambda: self._make(config))
             try:
-                yield Opened(exchange, play, self.runner)
+                yield Opened(exchange, server, self.runner)
             finally:
                 if hasattr(exchange, "close"):
                     self.runner.run(exchange.close)
@@ -204,9 +204,9 @@ class Bench:
         with _log_lines() as log:
             try:
                 with self.opened(case, **extra) as opened:
-                    requests = opened.play.requests
+                    requests = opened.server.requests
                     balance = opened.call("fetch_balance", *case.vector.arguments())
-            except Exception as error:  # noqa: BLE001 - the vector says which it must be
+            except Exception as error:  # noqa: BLE001 - checked against the vector
                 failure = error
         return Outcome(balance, failure, tuple(requests), "\n".join(log))
 
@@ -277,9 +277,9 @@ _SAMPLES: Mapping[str, object] = {
 
 
 def sample_arguments(method: Callable[..., Any]) -> dict[str, object]:
-    """Plausible arguments for any of ccxt's methods, by the names of its parameters.
+    """Plausible arguments for any of ccxt's methods, chosen by the names of its parameters.
 
-    Optional ones are given too: some of ccxt's methods look at them before anything else.
+    They include optional ones, because some of ccxt's methods check them first.
     """
     return {
         name: _sample(name, str(parameter.annotation))
@@ -290,6 +290,6 @@ def sample_arguments(method: Callable[..., Any]) -> dict[str, object]:
 
 def _sample(name: str, annotation: str) -> object:
     if name in _SAMPLES:
-        # ccxt's methods change what they are given.
+        # ccxt's methods modify their arguments.
         return copy.deepcopy(_SAMPLES[name])
     return "1" if "str" in annotation else 1.0

@@ -1,4 +1,4 @@
-"""The report: Markdown tables of what holds, for a README."""
+"""The report: the suite's results as Markdown tables."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 OUTCOMES: Final = pytest.StashKey[list[tuple[str, str]]]()
-"""Of a test: the rules that it checks and the outcome of each; the first is the vector's own."""
+"""The rules that a test checked and the outcome of each; the first is the vector's own."""
 
 _RECORD: Final = "conformance"
 _MAX_FAILURES: Final = 50
@@ -16,12 +16,12 @@ _Rows = dict[str, dict[str, Counter[str]]]
 
 
 def attach_record(item: pytest.Function, result: pytest.TestReport) -> None:
-    """Attach to a result what the report needs, so that it also travels between processes."""
+    """Attach the report's data to a result, so that pytest-xdist sends it between processes."""
     parameters: dict[str, Any] = dict(item.callspec.params) if hasattr(item, "callspec") else {}
     text = (item.function.__doc__ or item.name).splitlines()[0].rstrip(".")
     case = parameters.get("case", parameters.get("vector"))
     record = {
-        "column": " ".join(parameters["bench"]) if "bench" in parameters else None,
+        "column": " ".join(parameters["subject"]) if "subject" in parameters else None,
         "group": parameters["case"].vector.group if "case" in parameters else None,
         "case": None if case is None else str(case),
         "rules": item.stash.get(OUTCOMES, [(text, result.outcome)]),
@@ -69,10 +69,10 @@ class Report:
     def markdown(self) -> str:
         """The whole report."""
         lines = [self._heading]
-        lines += self._table("vectors about", dict(sorted(self._vectors.items())))
-        lines += self._table("what must hold besides", self._rules)
+        lines += self._table("vectors", dict(sorted(self._vectors.items())))
+        lines += self._table("other rules", self._rules)
         if self._failures:
-            lines += ["", "What does not hold:", ""]
+            lines += ["", "Failures:", ""]
             for failure, columns in list(self._failures.items())[:_MAX_FAILURES]:
                 where = f" ({', '.join(dict.fromkeys(columns))})" if columns else ""
                 lines.append(f"- {failure}{where}")

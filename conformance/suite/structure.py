@@ -1,4 +1,4 @@
-"""What can be said of a balance without knowing where it comes from."""
+"""Helpers to inspect a balance of any exchange."""
 
 import copy
 import math
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Final
 
-SUMMANDS: Final = ("free", "used", "total")
+AMOUNTS: Final = ("free", "used", "total")
 
 
 def containers(value: Any) -> Iterator[dict[str, Any] | list[Any]]:
-    """Everything in a balance that can be changed."""
+    """All dicts and lists in a value, itself included."""
     if isinstance(value, dict | list):
         yield value
         for item in value.values() if isinstance(value, dict) else value:
@@ -18,7 +18,7 @@ def containers(value: Any) -> Iterator[dict[str, Any] | list[Any]]:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Everything in a JSON value that holds nothing else: keys, texts, numbers."""
+    """All keys and scalar values in a JSON value."""
     if isinstance(value, dict):
         yield from value
     if isinstance(value, dict | list):
@@ -28,29 +28,29 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def for_ccxt(
+def for_ccxt_test(
     balance: Mapping[str, Any], expected: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    """The balance as ccxt's own check can take it: what is meant to be negative is raised.
+    """The balance for ccxt's own ``test_balance``, without expected negative amounts.
 
-    That check refuses every negative figure, which an account with debts has. In currencies where
-    the *vector* tells of one, ``free`` and ``used`` are raised by one amount and ``total`` by twice
-    that, so that their sum is as right, or as wrong, as it was. All else stays as it is: a figure
-    that is negative where the vector does not say so is refused.
+    That test refuses all negative amounts, but an account with debts has some. In each currency
+    where the *vector* has a negative amount, this adds one amount to ``free`` and ``used``, and
+    twice that amount to ``total``. So a wrong sum stays wrong. Other currencies are unchanged: an
+    unexpected negative amount is still refused.
 
-    ``info`` is emptied: the check does not look at it, but writes it into each of its messages
-    with an encoder that knows no integers beyond 64 bits.
+    ``info`` is emptied: the test does not check it, but encodes it for its messages, which fails
+    for integers beyond 64 bits.
 
     Args:
-        balance: its figures are text.
-        expected: the figures by code that the vector tells of.
+        balance: a balance with amounts as text.
+        expected: the vector's amounts by currency code.
     """
     raised = {**copy.deepcopy(dict(balance)), "info": {}}
-    for code, figures in expected.items():
-        lowest = min(Fraction(figures[name]) for name in SUMMANDS)
+    for code, amounts in expected.items():
+        lowest = min(Fraction(amounts[name]) for name in AMOUNTS)
         if lowest < 0:
             by = math.ceil(-lowest)
-            for name, times in zip(SUMMANDS, (1, 1, 2), strict=True):
+            for name, times in zip(AMOUNTS, (1, 1, 2), strict=True):
                 raised[name][code] = _plus(raised[name][code], by * times)
     return raised
 

@@ -1,6 +1,6 @@
-"""Vectors: a venue's answers, and what an exchange must make of them.
+"""Vectors: a venue's answers, and the expected balance or exception for each.
 
-``README.md`` and ``vector.schema.json`` describe the format; nothing here knows a venue.
+``README.md`` and ``vector.schema.json`` describe the format, which is the same for all venues.
 """
 
 import base64
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 SERVER: Final = "@SERVER@"
-"""Stands for the playing server's address, ``http://127.0.0.1:…``."""
+"""Placeholder for the server's address, ``http://127.0.0.1:…``."""
 
 TARGET: Final = "@TARGET@"
-"""Stands for the path and query of the request, unchanged."""
+"""Placeholder for the path and query of the request, unchanged."""
 
 SETTINGS_FILE: Final = "config.toml"
 
@@ -33,13 +33,13 @@ class VectorsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete HTTP answer, before any fault of the transport.
+    """A complete HTTP answer, without any transport fault.
 
     Attributes:
         status: the HTTP status code.
         headers: without those for length and framing.
-        body: as sent, so possibly compressed.
-        text_body: whether placeholders in the body are filled in.
+        body: the sent bytes, perhaps compressed.
+        text_body: whether placeholders in the body are replaced.
     """
 
     status: int = HTTPStatus.OK
@@ -53,14 +53,14 @@ class Transport:
     """How an answer is sent; by default whole, at once, with its length.
 
     Attributes:
-        connection: instead of an answer: the connection is refused, reset or closed, or the server
+        connection: in place of an answer: the connection is refused, reset or closed, or the server
             stays silent.
-        raw: bytes to send instead of an HTTP answer, before the connection is closed.
-        framing: how the client learns where the body ends.
-        piece: how many bytes of the body (or of ``raw``) are sent at a time; ``None`` for all.
+        raw: bytes to send in place of an HTTP answer, before the connection is closed.
+        framing: how the end of the body is marked.
+        piece: number of bytes of the body (or of ``raw``) per write; ``None`` for all.
         pause: the pause between two pieces, in seconds.
-        cut_after: after how many bytes of the body to stop; ``None`` for never.
-        cut_by: what happens then.
+        cut_after: number of bytes of the body after which to stop; ``None`` for never.
+        cut_by: what happens to the connection then.
     """
 
     connection: Literal["refuse", "reset", "close", "silent"] | None = None
@@ -94,7 +94,7 @@ class Vector:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The path variants it is played over; empty means the exchange's own."""
+        """The path variants that it is tested with; empty means the exchange's own."""
         return tuple(self.content.get("variants", ()))
 
     @property
@@ -110,7 +110,7 @@ class Vector:
         return params
 
     def arguments(self) -> tuple[dict[str, Any], ...]:
-        """The arguments of ``fetch_balance()``, copied, so the caller may change them."""
+        """A copy of the arguments of ``fetch_balance()``, which the caller may modify."""
         return () if self.params is None else (copy.deepcopy(dict(self.params)),)
 
     @property
@@ -121,7 +121,7 @@ class Vector:
 
     @property
     def gives_balance(self) -> bool:
-        """Whether the exchange must return a balance, not raise."""
+        """Whether the exchange must return a balance instead of raising."""
         return "balance" in self.expect
 
     @cached_property
@@ -131,7 +131,7 @@ class Vector:
 
     @property
     def repeats_the_request(self) -> bool:
-        """Whether the answer repeats the request's query, with its key and signature."""
+        """Whether the answer contains the request's query, with its key and signature."""
         texts = [*self.answer.headers.values()]
         if self.answer.text_body:
             texts.append(self.answer.body.decode())
@@ -139,7 +139,7 @@ class Vector:
 
     @property
     def json(self) -> Any:
-        """The body as any JSON library reads it."""
+        """The body, decoded by Python's JSON library."""
         content = self.content["answer"]
         return json.loads(_body_bytes(content["body"]))
 
@@ -156,7 +156,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Case:
-    """A vector over one path variant (``None``: the exchange's own)."""
+    """A vector with one path variant (``None``: the exchange's own)."""
 
     vector: Vector
     variant: str | None = None
@@ -168,7 +168,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Variant:
-    """One spelling of the venue's API.
+    """One path variant of the venue's API.
 
     Attributes:
         config: additions to the exchange's configuration that select it.
@@ -181,7 +181,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Settings:
-    """``config.toml`` of a directory of vectors: how exchanges reach the server.
+    """The ``config.toml`` of a directory of vectors.
 
     Attributes:
         exchanges: ids to test by default.
@@ -207,7 +207,7 @@ class Collection:
     settings: Settings
 
     def cases(self) -> list[Case]:
-        """Every vector over every variant that it names."""
+        """Every vector with each of its path variants."""
         return [
             Case(vector, variant)
             for vector in self.vectors
@@ -241,7 +241,7 @@ def _load_settings(path: Path) -> Settings:
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise VectorsError(f"{path} is missing: it says how to configure exchanges") from None
+        raise VectorsError(f"{path} is missing: it has the exchanges' configuration") from None
     except ValueError as error:
         raise VectorsError(f"{path} is not TOML: {error}") from error
     try:
@@ -262,17 +262,17 @@ def _load_settings(path: Path) -> Settings:
 
 
 def read_answer(content: Mapping[str, Any]) -> Answer:
-    """An answer as a vector's ``answer`` describes it."""
+    """Read the ``answer`` of a vector."""
     body = content.get("body", {"text": ""})
-    wire = _body_bytes(body)
+    data = _body_bytes(body)
     headers = {"Content-Type": "application/json", **content.get("headers", {})}
     if content.get("encoding") == "gzip":
-        wire = gzip.compress(wire, mtime=0)
+        data = gzip.compress(data, mtime=0)
         headers["Content-Encoding"] = "gzip"
     return Answer(
         status=content.get("status", HTTPStatus.OK),
         headers=headers,
-        body=wire,
+        body=data,
         text_body="text" in body and "encoding" not in content,
     )
 

@@ -1,9 +1,9 @@
-"""What must hold for every vector: each rule is a function with its sentence as docstring."""
+"""The rules for all vectors. Each rule is a function whose docstring states it."""
 
 from suite.rules import calls, structure, vector
 from suite.rules.rule import Result, Rule, results_of
 
 RULES: tuple[Rule, ...] = (*vector.RULES, *structure.RULES, *calls.RULES)
-"""All rules, in the order of the report; the first is what the vector itself says."""
+"""All rules, in the order of the report; the first checks what the vector itself expects."""
 
 __all__ = ["RULES", "Result", "Rule", "results_of"]

@@ -1,29 +1,27 @@
-"""Several calls of one exchange: ccxt's other methods, and calls that follow each other."""
+"""Rules about several calls of one exchange: ccxt's derived methods, and repeated calls."""
 
 import contextlib
 import copy
 from typing import Final
 
-from suite.exchanges import Bench
+from suite.exchanges import ExchangeUnderTest
 from suite.rules.rule import Rule, gives_balance, rule_for
-from suite.structure import containers
+from suite.structure import AMOUNTS, containers
 from suite.vectors import Case, Vector
 
 RULES: Final[list[Rule]] = []
 
-PARTS: Final = ("free", "used", "total")
-
 
 @rule_for(RULES, gives_balance)
-def derivative_methods(bench: Bench, case: Case) -> None:
-    """ccxt's derivative methods give the parts of the same balance, under either kind of name."""
+def derived_methods(subject: ExchangeUnderTest, case: Case) -> None:
+    """ccxt's derived methods, in snake case and camel case, return parts of the same balance."""
     arguments = case.vector.arguments()
-    # This one without `number`, the parts with `number=float`: both must give the same.
-    whole = bench.outcome(case, None).balance_or_raise()
+    # The whole balance without `number`, the parts with `number=float`: they must be equal.
+    whole = subject.outcome(case, None).balance_or_raise()
     code = next(iter(case.vector.expect["balance"]), "total")
-    with bench.opened(case, number=float) as opened:
+    with subject.opened(case, number=float) as opened:
         assert opened.call("fetchBalance", *arguments) == whole
-        for part in PARTS:
+        for part in AMOUNTS:
             assert opened.call(f"fetch_{part}_balance", *arguments) == whole[part]
             assert opened.call(f"fetch{part.capitalize()}Balance", *arguments) == whole[part]
         assert opened.call("fetch_partial_balance", code, *arguments) == whole[code]
@@ -31,10 +29,10 @@ def derivative_methods(bench: Bench, case: Case) -> None:
 
 
 @rule_for(RULES, gives_balance)
-def repeated_calls_share_nothing(bench: Bench, case: Case) -> None:
-    """A change to one balance changes no other one, earlier or later."""
+def repeated_calls_share_nothing(subject: ExchangeUnderTest, case: Case) -> None:
+    """Changing one balance does not change an earlier or later one."""
     arguments = case.vector.arguments()
-    with bench.opened(case) as opened:
+    with subject.opened(case) as opened:
         first, second = (opened.call("fetch_balance", *arguments) for _ in range(2))
         untouched = copy.deepcopy(first)
         assert second == untouched
@@ -45,9 +43,9 @@ def repeated_calls_share_nothing(bench: Bench, case: Case) -> None:
 
 
 @rule_for(RULES, gives_balance)
-def views_share_nothing(bench: Bench, case: Case) -> None:
-    """No object occurs twice in a balance, so a change to one view changes no other."""
-    ids = list(map(id, containers(bench.outcome(case, None).balance_or_raise())))
+def views_share_nothing(subject: ExchangeUnderTest, case: Case) -> None:
+    """No object occurs twice in a balance, so changing one view does not change the other."""
+    ids = list(map(id, containers(subject.outcome(case, None).balance_or_raise())))
     assert len(ids) == len(set(ids))
 
 
@@ -56,10 +54,10 @@ def _has_params(vector: Vector) -> bool:
 
 
 @rule_for(RULES, _has_params)
-def params_are_left_alone(bench: Bench, case: Case) -> None:
-    """The caller's `params` are unchanged after a call, whatever its result."""
+def params_are_left_alone(subject: ExchangeUnderTest, case: Case) -> None:
+    """A call does not modify the caller's `params`."""
     (params,) = case.vector.arguments()
-    # Whether the call may fail is for the vector's own rule.
-    with contextlib.suppress(Exception), bench.opened(case) as opened:
+    # Whether the call may fail is checked by the vector's own rule.
+    with contextlib.suppress(Exception), subject.opened(case) as opened:
         opened.call("fetch_balance", params)
     assert params == case.vector.params

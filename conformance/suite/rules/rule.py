@@ -1,4 +1,4 @@
-"""A rule, and how the rules of one vector are checked together."""
+"""The type of a rule, and the function that checks all rules for one vector."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from typing import Literal
 
 import pytest
 
-from suite.exchanges import Bench
+from suite.exchanges import ExchangeUnderTest
 from suite.vectors import Case, Vector
 
-Check = Callable[[Bench, Case], None]
+Check = Callable[[ExchangeUnderTest, Case], None]
 Outcome = Literal["passed", "failed", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that must hold.
+    """One rule.
 
     Attributes:
         text: the rule in one sentence, without the full stop.
-        applies: for which vectors it must hold.
-        check: raises if it does not hold; skips if the exchange cannot be asked.
+        applies: whether it applies to a vector.
+        check: raises if the rule does not hold; skips if it cannot be checked with the exchange.
     """
 
     text: str
@@ -42,18 +42,18 @@ def rule_for(
 
 
 def gives_balance(vector: Vector) -> bool:
-    """Whether a balance must come out of the vector."""
+    """Whether the vector expects a balance."""
     return vector.gives_balance
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the check of one rule gave.
+    """The result of checking one rule.
 
     Attributes:
         rule: the rule.
-        outcome: as pytest names it.
-        details: the failed assertion with its traceback, as pytest prints it; else empty.
+        outcome: pytest's name of the outcome.
+        details: the failed assertion with its traceback, in pytest's format; else empty.
     """
 
     rule: Rule
@@ -61,14 +61,14 @@ class Result:
     details: str = ""
 
 
-def results_of(rules: Iterable[Rule], bench: Bench, case: Case) -> list[Result]:
-    """Check each rule that applies; one that fails does not stop the others."""
-    return [_result(rule, bench, case) for rule in rules if rule.applies(case.vector)]
+def results_of(rules: Iterable[Rule], subject: ExchangeUnderTest, case: Case) -> list[Result]:
+    """Check all rules that apply, even after one has failed."""
+    return [_result(rule, subject, case) for rule in rules if rule.applies(case.vector)]
 
 
-def _result(rule: Rule, bench: Bench, case: Case) -> Result:
+def _result(rule: Rule, subject: ExchangeUnderTest, case: Case) -> Result:
     try:
-        rule.check(bench, case)
+        rule.check(subject, case)
     except pytest.skip.Exception:
         return Result(rule, "skipped")
     except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - all are reported

@@ -1,7 +1,7 @@
-"""The server that plays vectors: real TCP on the loopback interface, one free port per play.
+"""The servers that send the vectors' answers: real TCP on the loopback interface.
 
-Each play has a port of its own, so any number can be under way at once, and an exchange needs to
-know nothing but an address. All of them live in one thread, which ends with the session.
+Each server has its own free port, so many can run at once, and an exchange needs only an address.
+All servers run in one thread, which ends with the session.
 """
 
 import asyncio
@@ -18,18 +18,17 @@ from suite.vectors import SERVER, TARGET, Answer, Transport, Vector
 from sunx_adapter.sandbox.delivery import Delivery, deliver, in_pieces
 
 HOST: Final = "127.0.0.1"
-PATIENCE: Final = 30.0
-"""Seconds after which a client that waits for nothing is sent away, and a play that does not open
-or close has failed."""
+TIMEOUT: Final = 30.0
+"""Seconds until a silent connection is closed, and until starting or stopping a server fails."""
 
-_GREETING: Final = Answer(HTTPStatus.OK, {"Content-Type": "application/json"}, b"{}")
+_EMPTY_OBJECT: Final = Answer(HTTPStatus.OK, {"Content-Type": "application/json"}, b"{}")
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came.
+    """A received request.
 
     Attributes:
         method: ``GET``.
@@ -45,12 +44,12 @@ class Request:
         return self.target.partition("?")[0]
 
 
-class Play:
+class VectorServer:
     """A server that answers every request with one vector.
 
     Attributes:
-        address: what an exchange is pointed at.
-        requests: what came, in the order in which it came.
+        address: the base URL for an exchange.
+        requests: the received requests, oldest first.
     """
 
     def __init__(
@@ -62,45 +61,47 @@ class Play:
         self._transport = transport
         self._others = others or {}
         self._server: asyncio.Server | None = None
-        self._deaf: socket.socket | None = None
-        self._conversations: set[asyncio.Task[None]] = set()
+        self._refusing: socket.socket | None = None
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Take a free port."""
+        """Start on a free port."""
         if self._transport.connection == "refuse":
-            # Bound, so that nobody else gets the port, but not listening.
-            self._deaf = socket.socket()
-            self._deaf.bind((HOST, 0))
-            port = self._deaf.getsockname()[1]
+            # Bound, so that no other process gets the port, but not listening.
+            self._refusing = socket.socket()
+            self._refusing.bind((HOST, 0))
+            port = self._refusing.getsockname()[1]
         else:
             self._server = await asyncio.start_server(self._accept, HOST, 0)
             port = self._server.sockets[0].getsockname()[1]
         self.address = f"http://{HOST}:{port}"
 
     async def close(self) -> None:
-        """End every conversation and give the port back."""
-        if self._deaf is not None:
-            self._deaf.close()
+        """Close all connections and the port."""
+        if self._refusing is not None:
+            self._refusing.close()
         if self._server is not None:
-            # asyncio loses a connection that was accepted just before its server is closed, and
-            # leaves its socket open; so accepting ends first, and what was accepted has begun.
+            # asyncio would leave a socket open that was accepted just before its server closes.
+            # So stop accepting first, and let accepted connections start.
             for listener in self._server.sockets:
                 asyncio.get_running_loop().remove_reader(listener)
             await asyncio.sleep(0)
             self._server.close()
-            for conversation in self._conversations:
-                conversation.cancel()
-            await asyncio.gather(*self._conversations, return_exceptions=True)
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
             await self._server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversation = asyncio.ensure_future(self._converse(reader, writer))
-        self._conversations.add(conversation)
-        conversation.add_done_callback(self._conversations.discard)
+        connection = asyncio.ensure_future(self._serve_connection(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
-            # A client may leave whenever it likes.
+            # A client may disconnect at any time.
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while await self._respond(reader, writer):
                     pass
@@ -111,7 +112,7 @@ class Play:
             writer.transport.abort()
 
     async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; true if the connection can take another one."""
+        """Answer one request; returns whether the connection can take another one."""
         request = await _read_request(reader)
         self.requests.append(request)
         other = self._others.get(request.path)
@@ -119,7 +120,7 @@ class Play:
         delivery = self._delivery(other or self._answer, transport, request)
         await deliver(delivery, writer.transport)
         if delivery.end == "stall":
-            await _hang_up(reader)
+            await _wait_for_close(reader)
         return delivery.end == "keep"
 
     def _delivery(self, answer: Answer, transport: Transport, request: Request) -> Delivery:
@@ -178,18 +179,18 @@ def _head(status: int, headers: Mapping[str, str]) -> bytes:
     return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1")
 
 
-async def _hang_up(reader: asyncio.StreamReader) -> None:
-    """Wait until the client leaves, though not for ever: it may have no timeout."""
+async def _wait_for_close(reader: asyncio.StreamReader) -> None:
+    """Wait until the client disconnects, but not for ever: it may have no timeout."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(reader.read(), PATIENCE)
+        await asyncio.wait_for(reader.read(), TIMEOUT)
 
 
-class Playback:
-    """Where plays live: an event loop in a thread of its own. A context manager."""
+class ServerThread:
+    """The event loop of all servers, in its own thread. A context manager."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="playback", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vectors", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -202,29 +203,29 @@ class Playback:
         trace: TracebackType | None,
     ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         self._loop.close()
 
     @contextlib.contextmanager
-    def playing(
+    def serving(
         self, vector: Vector | None = None, others: Mapping[str, Answer] | None = None
-    ) -> Iterator[Play]:
-        """Play a vector for as long as the context lasts.
+    ) -> Iterator[VectorServer]:
+        """Run a server while the context lasts.
 
         Args:
-            vector: what to play; without one, an empty JSON object.
+            vector: the answer to send; without one, an empty JSON object.
             others: answers at other paths, which take precedence.
         """
-        play = (
-            Play(_GREETING, Transport(), others)
+        server = (
+            VectorServer(_EMPTY_OBJECT, Transport(), others)
             if vector is None
-            else Play(vector.answer, vector.transport, others)
+            else VectorServer(vector.answer, vector.transport, others)
         )
-        self._wait_for(play.open())
+        self._wait_for(server.open())
         try:
-            yield play
+            yield server
         finally:
-            self._wait_for(play.close())
+            self._wait_for(server.close())
 
     def _wait_for(self, coroutine: Coroutine[None, None, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
