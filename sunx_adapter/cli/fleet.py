@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     _News = AsyncIterator[tuple[str, dict[str, Any] | Exception]]
 
-MOST_RATES: Final = 10
+SHOWN_RATES: Final = 10
 SANDBOX_LIFE_SECONDS: Final = 1.0
 REFRESH_PER_SECOND: Final = 2
 
@@ -47,58 +47,58 @@ EPILOG = examples(
 def fleet(
     accounts: Annotated[
         Path | None,
-        typer.Argument(metavar="ACCOUNTS", help="The keys file, with a table for each account."),
+        typer.Argument(metavar="ACCOUNTS", help="The keys file, with one table per account."),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="The scheduler of a Dask cluster. Default: a cluster on this machine. For tls:// "
-            "the certificates are those of Dask's own configuration.",
+            help="The scheduler of a Dask cluster. Default: a cluster on this machine. For tls://, "
+            "set the certificates in Dask's configuration.",
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Processes on this machine; default: one a core."),
+        typer.Option(min=1, metavar="N", help="Processes on this machine. Default: one per core."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with what changes, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Show changes, too, until Ctrl-C.")
     ] = False,
     every: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="With --watch: read each account so often, instead of the push channel.",
+            help="With --watch: read each account every SECONDS instead of using the push channel.",
         ),
     ] = None,
     sandbox: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Use a local sandbox with N accounts; needs no keys."
+            min=1, metavar="N", help="Use a local sandbox with N accounts; no keys needed."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read thousands of accounts over many processes, and sum them up.
+    """Read thousands of accounts with many processes, and add up their balances.
 
-    With --json a line for each balance, or for each change with --watch, and a last line with the
-    summary. The exit status is 0 only if all accounts were read.
+    With --json, print a line for each balance or change, and the summary as the last line.
+    The exit status is 0 only if all accounts were read.
     """
-    import asyncio  # noqa: PLC0415 - for a quick start of the others
+    import asyncio  # noqa: PLC0415 - slow
 
     with ExitStack() as stack:
         try:
             if find_spec("distributed") is None:
-                raise UsageError("for fleets install sunx-adapter[fleet]")
+                raise UsageError("this command needs an extra: pip install sunx-adapter[fleet]")
             if (accounts is None) == (sandbox is None):
                 raise UsageError("name the keys file, or add --sandbox N")
             if watch and not as_json and not out().is_terminal:
-                raise UsageError("the live view needs a terminal; for anything else add --json")
+                raise UsageError("the live view needs a terminal; add --json for a file or a pipe")
             if every is not None and not every > 0:
                 raise UsageError("--every must be above 0")
             from sunx_adapter.fleet import Fleet  # noqa: PLC0415 - of an extra
 
-            file = accounts or _sandbox_file(stack, sandbox or 0, lives=watch)
+            file = accounts or _sandbox_file(stack, sandbox or 0, changing=watch)
             made = Fleet(file, scheduler=scheduler, workers=workers, number=str)
             summary = Summary(len(made.names))
             news = _news(made, watch=watch, every=every)
@@ -111,7 +111,7 @@ def fleet(
         except (UsageError, KeysError) as error:
             print_error(str(error))
             raise typer.Exit(1) from None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+        except Exception as error:  # noqa: BLE001 - any error is shown
             print_error(error_text(error))
             raise typer.Exit(1) from None
     if summary.failed or len(summary.totals) < summary.accounts:
@@ -120,15 +120,15 @@ def fleet(
 
 @dataclass
 class Summary:
-    """What is told of all accounts together.
+    """The summary of all accounts.
 
     Attributes:
-        accounts: how many there are.
-        totals: of the newest balance of each account the equity by currency.
-        rates: the maintenance margin rate of accounts that have one.
-        failed: of accounts whose newest news are an exception, its class and message.
-        arrived: how many balances arrived.
-        began: on :func:`time.monotonic`'s clock.
+        accounts: the number of accounts.
+        totals: by account name, the equity per currency of its newest balance.
+        rates: by account name, the maintenance margin rate if it is known.
+        failed: by account name, the class and message of the exception, if that is newest.
+        arrived: the number of received balances.
+        began: the start, by :func:`time.monotonic`.
     """
 
     accounts: int
@@ -139,7 +139,7 @@ class Summary:
     began: float = field(default_factory=time.monotonic)
 
     def add(self, name: str, balance: dict[str, Any] | Exception) -> None:
-        """Take in the newest of an account."""
+        """Add an account's newest balance or exception."""
         if isinstance(balance, Exception):
             self.failed[name] = error_text(balance)
             return
@@ -150,7 +150,7 @@ class Summary:
             self.rates[name] = rate
 
     def equity(self) -> dict[str, Decimal]:
-        """The sum of all equity, by currency."""
+        """The sum of the equity of all accounts, by currency."""
         sums: dict[str, Decimal] = {}
         for totals in self.totals.values():
             for code, total in totals.items():
@@ -158,15 +158,15 @@ class Summary:
         return dict(sorted(sums.items(), key=lambda item: (item[0] != "USDT", item[0])))
 
     def reasons(self) -> dict[str, int]:
-        """How many accounts failed, by the class of the exception."""
+        """The number of failed accounts, by the class of the exception."""
         return dict(Counter(text.partition(":")[0] for text in self.failed.values()).most_common())
 
     def highest_rates(self) -> list[tuple[str, Decimal]]:
-        """The accounts that are nearest to liquidation."""
-        return nlargest(MOST_RATES, self.rates.items(), key=lambda item: item[1])
+        """The accounts closest to liquidation."""
+        return nlargest(SHOWN_RATES, self.rates.items(), key=lambda item: item[1])
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The summary as JSON."""
         return {
             "accounts": self.accounts,
             "read": len(self.totals.keys() - self.failed.keys()),
@@ -180,8 +180,8 @@ class Summary:
 
 
 def _margin_rate(info: Any) -> Decimal | None:
-    """The maintenance margin rate, where the exchange is one of this package's."""
-    from ccxt.base.errors import BadResponse  # noqa: PLC0415 - for a quick start
+    """The maintenance margin rate; ``None`` for exchanges of other packages."""
+    from ccxt.base.errors import BadResponse  # noqa: PLC0415 - slow
 
     from sunx_adapter.protocol.account import read_account, summarize  # noqa: PLC0415
     from sunx_adapter.protocol.document import document_of  # noqa: PLC0415
@@ -200,7 +200,7 @@ async def _news(made: Fleet, *, watch: bool, every: float | None) -> _News:
 
 
 async def _lines(news: _News, summary: Summary) -> None:
-    """Write a line of JSON for each balance."""
+    """Print a line of JSON for each balance."""
     async for name, balance in news:
         summary.add(name, balance)
         if isinstance(balance, Exception):
@@ -214,8 +214,8 @@ def _write(line: dict[str, Any]) -> None:
 
 
 async def _progress(news: _News, summary: Summary) -> None:
-    """Show a progress bar, and then the summary."""
-    from rich.progress import (  # noqa: PLC0415 - for a quick start
+    """Show a progress bar, then the summary."""
+    from rich.progress import (  # noqa: PLC0415 - slow
         BarColumn,
         MofNCompleteColumn,
         Progress,
@@ -238,7 +238,7 @@ async def _progress(news: _News, summary: Summary) -> None:
 
 async def _live(news: _News, summary: Summary) -> None:
     """Show the summary as it changes."""
-    from rich.live import Live  # noqa: PLC0415 - for a quick start
+    from rich.live import Live  # noqa: PLC0415 - slow
 
     with Live(
         get_renderable=lambda: view(summary),
@@ -251,16 +251,16 @@ async def _live(news: _News, summary: Summary) -> None:
 
 
 def view(summary: Summary) -> Group:
-    """The summary for people."""
-    from rich.console import Group  # noqa: PLC0415 - for a quick start
+    """The summary as tables."""
+    from rich.console import Group  # noqa: PLC0415 - slow
     from rich.text import Text  # noqa: PLC0415
 
     from sunx_adapter.cli.table import amount_text  # noqa: PLC0415
 
-    told = summary.as_json()
+    content = summary.as_json()
     head = Text.assemble(
-        (f"{told['read']:,} of {summary.accounts:,} accounts read", "bold"),
-        f", {summary.arrived:,} balances in {told['seconds']:,.1f} s",
+        (f"{content['read']:,} of {summary.accounts:,} accounts read", "bold"),
+        f", {summary.arrived:,} balances in {content['seconds']:,.1f} s",
     )
     failed = _table("failed", "accounts", "for example")
     for reason, count in summary.reasons().items():
@@ -277,7 +277,7 @@ def view(summary: Summary) -> Group:
 
 
 def _table(first: str, second: str, *more: str) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - for a quick start
+    from rich.table import Table  # noqa: PLC0415 - slow
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(first)
@@ -287,11 +287,11 @@ def _table(first: str, second: str, *more: str) -> Table:
     return table
 
 
-def _sandbox_file(stack: ExitStack, count: int, *, lives: bool) -> Path:
-    """The keys file of a sandbox with so many accounts, half of them of each exchange."""
-    from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - only now, for a quick start
+def _sandbox_file(stack: ExitStack, count: int, *, changing: bool) -> Path:
+    """Start a sandbox with ``count`` accounts, half of each exchange; returns its keys file."""
+    from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - slow
 
-    local = stack.enter_context(Sandbox(count, life=SANDBOX_LIFE_SECONDS if lives else None))
+    local = stack.enter_context(Sandbox(count, life=SANDBOX_LIFE_SECONDS if changing else None))
     file = Path(stack.enter_context(TemporaryDirectory())) / "accounts.toml"
     file.touch(mode=0o600)
     with file.open("w", encoding="utf-8") as text:

@@ -88,7 +88,7 @@ class Sandbox(FaultPlan):
             with at least one currency change. ``None`` changes nothing. To change an account
             yourself, use :meth:`update`.
 
-    Every valid request counts against the read limit, even if a fault spoils its answer.
+    Every valid request counts against the read limit, even if a fault changes its answer.
 
     Raises:
         ValueError: there is no account, two share a name or an API key, a fault is invalid
