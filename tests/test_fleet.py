@@ -246,6 +246,7 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
     assert max(ages[4:]) < 0.4
 
 
+@pytest.mark.alone
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:
     """Workers that are killed, hang, come back or join lose no account and break no limit."""
     venue = Sandbox([account(number, uid=number % 6) for number in range(60)])

@@ -70,6 +70,7 @@ asyncio.run(main(json.loads(sys.argv[1]), float(sys.argv[2])))
 """
 
 
+@pytest.mark.alone
 @pytest.mark.long("reads balances in four processes for 9 s")
 def test_four_processes_share_one_budget(redis_uri: str) -> None:
     """Four processes share the budget: never a 73rd read in 3 s, and 85 % of it is used."""
