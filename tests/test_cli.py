@@ -318,15 +318,20 @@ def test_version() -> None:
     assert run("--version").stdout.strip() == f"sunx-adapter {__version__}"
 
 
-def test_sandbox_command() -> None:
-    """``sandbox`` prints how to point an exchange at it, serves, and ends on Ctrl-C."""
-    with subprocess.Popen(
-        [*COMMAND, "sandbox"],
+def sandbox_process(*options: str) -> "subprocess.Popen[str]":
+    """Start ``sandbox`` with these options."""
+    return subprocess.Popen(
+        [*COMMAND, "sandbox", *options],
         env=CLEAN | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+
+
+def test_sandbox_command() -> None:
+    """``sandbox`` prints how to point an exchange at it, serves, and ends on Ctrl-C."""
+    with sandbox_process() as process:
         assert process.stdout is not None
         try:
             printed = ""
@@ -391,13 +396,7 @@ def test_sandbox_address_of_another_machine() -> None:
 
 def test_sandbox_logs() -> None:
     """With ``--verbose``, the sandbox logs each request and any fault, without the query."""
-    with subprocess.Popen(
-        [*COMMAND, "sandbox", "--verbose", "--fault", "html"],
-        env=CLEAN | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with sandbox_process("--verbose", "--fault", "html") as process:
         assert process.stdout is not None
         try:
             address = process.stdout.readline().split(" at ")[1].split()[0]

@@ -73,7 +73,9 @@ def chosen_accounts(
     if exchanges:
         accounts = {name: each for name, each in accounts.items() if each.exchange in exchanges}
         if account is None:  # other exchanges of ccxt, by their variables alone
-            named = {each: account_from_environment(each) for each in exchanges}
+            named = {
+                each: account_from_environment(each) for each in exchanges if each not in accounts
+            }
             accounts |= {name: each for name, each in named.items() if each.config}
         without = [
             each

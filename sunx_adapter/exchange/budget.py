@@ -316,11 +316,11 @@ class ReadBudget:
             self._in_memory.insert(0, _MemoryRead(pace[0], user, pace[1], waiting))
         self._on_redis: _RedisRead | None = None
         if storage != MEMORY:
-            share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
-            less = _MemoryRead(SHARED_WINDOWS.memory, f"{user} less", share, waiting)
-            self._on_redis = _RedisRead(
-                SHARED_WINDOWS.redis(storage), user, less if fallback else None, waiting
-            )
+            less = None
+            if fallback:
+                share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
+                less = _MemoryRead(SHARED_WINDOWS.memory, f"{user} less", share, waiting)
+            self._on_redis = _RedisRead(SHARED_WINDOWS.redis(storage), user, less, waiting)
 
     async def reserve(self, deadline: float) -> None:
         """Reserve a moment and wait for it, before connecting.

@@ -55,6 +55,9 @@ _INSTEAD: Final = {
 }
 # Settings that ccxt reads from the configuration, without an attribute of that name.
 _KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
+_KNOWN: Final = _HONOURED | _KNOWN_BESIDES
+_MISSPELT_AS: Final = _CONNECTION | _CREDENTIALS | _INSTEAD.keys()
+"""The settings that another name may be a misspelling of: those that matter to a balance."""
 
 
 _LONGEST_SOCKS_WORD: Final = 255
@@ -139,9 +142,8 @@ def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
         if key not in _HONOURED and _means_something(key, value, kind):
             advice = f": {_INSTEAD[key]}" if key in _INSTEAD else ""
             raise NotSupported(f"the setting {key!r} cannot be honoured{advice}")
-    known = _HONOURED | _KNOWN_BESIDES
-    unknown = [key for key in given if key not in known and not hasattr(kind, str(key))]
-    check_spelling("setting", unknown, _CONNECTION | _CREDENTIALS | _INSTEAD.keys())
+    unknown = [key for key in given if key not in _KNOWN and not hasattr(kind, str(key))]
+    check_spelling("setting", unknown, _MISSPELT_AS)
     _check_kinds(given)
     options = given.get("options", {}).keys() - _OTHER_OPTIONS
     check_spelling("option", options, _Options.__annotations__)

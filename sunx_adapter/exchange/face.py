@@ -52,7 +52,7 @@ _SERVED: Final = (
     ("subType", "defaultSubType", ("linear",)),
     ("marginMode", "defaultMarginMode", ("cross",)),
 )
-_PARAMETERS: Final = ("type", "subType", "marginMode", "free")
+_PARAMETERS: Final = (*(name for name, *_ in _SERVED), "free")
 
 RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 """The venue's limit in ccxt's terms: ms between two requests. Bursts are allowed nevertheless."""

@@ -27,6 +27,7 @@ from aiohttp import web
 from sunx_adapter import AsyncHtxFutures
 from sunx_adapter.fleet import Fleet
 from sunx_adapter.fleet.worker import CONCURRENCY
+from tests.benchmarks.server import Answering, http
 
 PAYLOADS = Path(__file__).parent.parent / "payloads"
 WORKERS = 2
@@ -34,21 +35,9 @@ ROUNDS = 3
 KIB, MIB = 1024, 1024 * 1024
 
 
-class _Rest(asyncio.Protocol):
-    """Answers whatever is asked with a balance whose equity is the moment of its sending."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._pending = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._pending += data
-        while b"\r\n\r\n" in self._pending:
-            _, self._pending = self._pending.split(b"\r\n\r\n", 1)
-            body = _body("htx-v5-live-rest.json", 0)
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
-            self._transport.write(head.encode() + body)
+def _rest_answer() -> bytes:
+    """A balance whose equity is the moment at which it is sent."""
+    return http(_body("htx-v5-live-rest.json", 0))
 
 
 _documents: dict[str, dict[str, Any]] = {}
@@ -93,7 +82,9 @@ async def _talk(request: web.Request) -> web.WebSocketResponse:
 def _serve(ready: Connection) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        rest = await loop.create_server(_Rest, "127.0.0.1", 0, backlog=4096)
+        rest = await loop.create_server(
+            lambda: Answering(_rest_answer), "127.0.0.1", 0, backlog=4096
+        )
         application = web.Application()
         application.router.add_get("/ws/v5/notification", _talk)
         runner = web.AppRunner(application, access_log=None)

@@ -8,7 +8,7 @@ import asyncio
 import json
 import multiprocessing
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,24 +28,30 @@ def balance_body(currencies: int) -> bytes:
     return json.dumps(answer, separators=(",", ":")).encode()
 
 
-def _http(body: bytes) -> bytes:
+def http(body: bytes) -> bytes:
+    """A successful answer with that body."""
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
-class _Answering(asyncio.Protocol):
-    answer: bytes
+class Answering(asyncio.Protocol):
+    """Answers every request, whatever it asks for, with what ``answer()`` returns."""
+
+    def __init__(self, answer: Callable[[], bytes]) -> None:
+        self._answer = answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is connected."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._pending = b""
 
     def data_received(self, data: bytes) -> None:
+        """Answer each whole request."""
         self._pending += data
         while b"\r\n\r\n" in self._pending:
             _, self._pending = self._pending.split(b"\r\n\r\n", 1)
-            self._transport.write(self.answer)
+            self._transport.write(self._answer())
 
 
 def _serve(ready: Connection, body: bytes, certificate: Path | None) -> None:
@@ -55,9 +61,11 @@ def _serve(ready: Connection, body: bytes, certificate: Path | None) -> None:
         context.load_cert_chain(certificate)
 
     async def run() -> None:
-        protocol = type("_Fixed", (_Answering,), {"answer": _http(body)})
+        answer = http(body)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=context, backlog=2048)
+        server = await loop.create_server(
+            lambda: Answering(lambda: answer), "127.0.0.1", 0, ssl=context, backlog=2048
+        )
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
