@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from distributed import Client
+
+from tests.ports import free_port
+
 SETTINGS = {
     "DASK_DISTRIBUTED__COMM__RETRY__COUNT": "0",
     "DASK_DISTRIBUTED__COMM__COMPRESSION": "False",  # so that a recording can be read
@@ -20,12 +24,6 @@ SETTINGS = {
 }
 
 LIMITED = 'ulimit -n $0 && exec "$@"'
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 class Cluster:
@@ -63,6 +61,15 @@ class Cluster:
         assert self._scheduler is not None
         self._scheduler.kill()
         self._scheduler.wait()
+
+    def wait_for_workers(self) -> None:
+        """Wait until all have joined; if they do not, the error has what they logged."""
+        with Client(self.address, set_as_default=False) as client:
+            try:
+                client.wait_for_workers(len(self.workers), timeout=60)
+            except TimeoutError:
+                logs = (file.read_text("utf-8") for file in self._directory.glob("*.log"))
+                raise RuntimeError("\n".join(logs)) from None
 
     def start_worker(self, descriptors: int = 4096, **environ: str) -> subprocess.Popen[bytes]:
         """Start one more, which may have so many files open."""

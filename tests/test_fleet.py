@@ -25,7 +25,8 @@ from sunx_adapter.fleet.accounts import users, with_uids
 from sunx_adapter.fleet.messages import packed, unpacked
 from sunx_adapter.keys import Account, KeysError
 from sunx_adapter.sandbox import Holding, Sandbox, SandboxAccount, SandboxRequest, balance_data
-from tests.cluster import Cluster, free_port, go_on, recording, stop
+from tests.cluster import Cluster, go_on, recording, stop
+from tests.ports import free_port
 
 
 def account(number: int, uid: int | None = None) -> SandboxAccount:
@@ -71,12 +72,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("cluster")) as running:
         for _ in range(3):
             running.start_worker()
+        running.wait_for_workers()
         yield running
 
 
 async def joined(fleet: Fleet, count: int) -> None:
     """Wait until the fleet has so many workers."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while len(fleet.workers) != count:  # noqa: ASYNC110 - there is nothing to wait for
             await asyncio.sleep(0.05)
 

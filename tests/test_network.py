@@ -19,6 +19,7 @@ from ccxt.base.errors import (
 
 from tests.conftest import KEYS, Caller, config_for, payload
 from tests.faulty import Play, answering, dripping, faulty_server, http, resetting, silent
+from tests.ports import free_port
 
 BODY = payload("sunx-documented")
 TIMEOUT_MS = 400
@@ -57,8 +58,7 @@ def test_faults(call: Caller, play: Play, error: type[BaseError], words: str) ->
 
 def test_refused_connection(call: Caller) -> None:
     """If nothing listens at the address, the exception says so."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(NetworkError, match="check the network") as caught:
         call("sunx", config(address), "fetch_balance")
     assert type(caught.value) is NetworkError

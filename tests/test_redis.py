@@ -1,7 +1,6 @@
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
 
 from sunx_adapter import AsyncSunx, Sandbox
 from tests.conftest import Caller, config_answering, payload
+from tests.ports import free_port
 from tests.test_reliability import arrival_times, most_in_any_window
 
 PASSWORD = "made-up-password"
@@ -26,8 +26,7 @@ def redis_uri(tmp_path: Path) -> Iterator[str]:
     server = shutil.which("redis-server")
     if server is None:
         pytest.skip("redis-server is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     arguments = [
         "--port",
         str(port),
@@ -114,8 +113,7 @@ def test_budget_is_in_redis(call: Caller, redis_uri: str) -> None:
 
 def config_without_redis(fallback: str | None = None) -> dict[str, Any]:
     """Return a configuration whose Redis cannot be reached."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     config = config_answering(payload("sunx-documented")) | {
         "uid": f"without Redis {port}",
         "timeout": 1500,

@@ -10,7 +10,6 @@ in live mode. Unsupported calls are tried too, to show that they fail clearly.
 import base64
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import httpx
 
 from sunx_adapter import HtxFutures, Sandbox, Sunx, register_with_ccxt
 from tests.hosts.loopback import stay_on_this_machine
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 ACCOUNTS = ("main", "small", "indebted", "empty", "liquidating")
@@ -138,14 +138,6 @@ def markets() -> str:
         exchange.reload_markets(True)
         exchange.validate_stakecurrency("USDT")
         return repr(exchange.markets)
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def whole_bot() -> str:
