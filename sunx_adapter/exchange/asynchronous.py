@@ -238,9 +238,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
                 return await connect(
                     url,
                     settings=replace(settings, proxy=proxy),
-                    headers={
-                        k: v for k, v in headers.items() if not k.lower().startswith("accept")
-                    },
+                    headers=headers,
                     max_bytes=self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
                 )
         except (OSError, DeclinedError, UnsendableError) as error:

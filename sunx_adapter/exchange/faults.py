@@ -7,10 +7,10 @@ import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 from ccxt.base.errors import BadResponse, BaseError, ExchangeError, NetworkError, RequestTimeout
 
+from sunx_adapter.protocol.envelope import redirect_text
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.answer import DeclinedError
 from sunx_adapter.wire.route import UnsendableError
@@ -59,10 +59,7 @@ def connect_fault(
         return network_fault(error, url)
     status = error.status
     if error.location is not None:
-        return BadResponse(
-            f"{url}: HTTP {status} redirects to {_without_query(error.location)}; redirects are "
-            "never followed: check urls and hostname"
-        )
+        return BadResponse(f"{url}: {redirect_text(status, error.location)}")
     text = f"{url}: HTTP {status} instead of a WebSocket"
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return NetworkError(f"{text}: the proxy refused its user name or password")
@@ -71,14 +68,6 @@ def connect_fault(
     failure = http_exceptions.get(str(status), ExchangeError)(text)
     temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN
     return TransientError(failure) if temporary else failure
-
-
-def _without_query(location: str) -> str:
-    try:
-        target = urlsplit(location)
-    except ValueError:
-        return "an invalid address"
-    return f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else "nowhere"
 
 
 def as_ccxt(error: Exception, where: str = "") -> BaseError:

@@ -64,7 +64,7 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
     """
     status = answer.status
     if status in _REDIRECTS:
-        raise BadResponse(_redirect_text(answer))
+        raise BadResponse(redirect_text(status, answer.headers.get("location", "")))
     failed = status in _FAILURES
     try:
         if answer.defect is not None:
@@ -152,13 +152,11 @@ def _denied(success: object) -> bool:
     return success is not None and str(success).lower() not in ("true", "1")
 
 
-def _redirect_text(answer: HttpAnswer) -> str:
-    # The query is left out: it may repeat the request's key and signature.
-    where = answer.headers.get("location", "").partition("?")[0].partition("#")[0]
+def redirect_text(status: int, location: str) -> str:
+    """The message for a redirect; its query may repeat the request's key and signature."""
+    where = location.partition("?")[0].partition("#")[0] or "nowhere"
     return (
-        f"HTTP {answer.status} redirects to {where or 'nowhere'}; "
-        "redirects are never followed, since they would carry the signature elsewhere: check urls "
-        "and hostname"
+        f"HTTP {status} redirects to {where}; redirects are never followed: check urls and hostname"
     )
 
 
