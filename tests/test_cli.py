@@ -227,6 +227,20 @@ def test_main_module_can_be_imported() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_ctrl_c_while_it_starts() -> None:
+    """Ctrl-C ends the command quietly, even while it still imports what it needs."""
+    command = [sys.executable, "-X", "importtime", "-m", "sunx_adapter", "balance", "--sandbox"]
+    with subprocess.Popen(command, env=CLEAN, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.endswith(" typer.main\n"):
+                process.send_signal(signal.SIGINT)
+                break
+        errors = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
 def test_quick_start() -> None:
     """``balance --json`` imports neither pydantic nor rich; ``--version`` does not import ccxt."""
     with Sandbox() as sandbox:

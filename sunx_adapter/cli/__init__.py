@@ -15,7 +15,7 @@ from sunx_adapter.cli import balance, doctor, exchanges, fleet, sandbox, watch
 from sunx_adapter.cli.options import Command, Group, examples
 from sunx_adapter.cli.output import os_error_text
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     cls=Group,
@@ -31,15 +31,13 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; the exit status is 0 only if everything succeeded."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack some characters
     try:
         app(prog_name="sunx-adapter")
-    except KeyboardInterrupt:
-        sys.exit(130)
     except OSError as error:
         sys.exit(f"error: {os_error_text(error)}")  # standard output is full or closed
 
