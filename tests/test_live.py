@@ -204,6 +204,16 @@ def test_changes_keep_the_last_state() -> None:
     assert re.search(r"USDT +[\d,.]+… ", shown.remaining)
 
 
+def test_ctrl_c_keeps_the_last_state_of_a_fleet() -> None:
+    """``fleet --watch`` leaves its summary on the terminal, too."""
+    with terminal("fleet", "--sandbox", "4", "--workers", "1", "--watch") as shown:
+        shown.wait_until(lambda shown: "4 of 4 accounts read" in shown.frame)
+        shown.interrupt()
+    assert shown.status == 130
+    assert re.search(r"4 of 4 accounts read.*USDT.*account-", shown.remaining, re.DOTALL)
+    assert "Traceback" not in shown.text
+
+
 ROWS = ["USDT 9,455.90007511… 3,210.75 12,666.65007511… 25%", "BTC 0.40000001 0 0.40000001 0%"]
 
 

@@ -237,17 +237,21 @@ async def _progress(news: _News, summary: Summary) -> None:
 
 
 async def _live(news: _News, summary: Summary) -> None:
-    """Show the summary as it changes."""
+    """Show the summary as it changes; the last one stays on the screen."""
     from rich.live import Live  # noqa: PLC0415 - slow
 
-    with Live(
+    shown = Live(
         get_renderable=lambda: view(summary),
         console=out(),
         screen=True,
         refresh_per_second=REFRESH_PER_SECOND,
-    ):
-        async for name, balance in news:
-            summary.add(name, balance)
+    )
+    try:
+        with shown:
+            async for name, balance in news:
+                summary.add(name, balance)
+    finally:
+        out().print(view(summary))
 
 
 def view(summary: Summary) -> Group:
