@@ -1,4 +1,4 @@
-"""The read budget: at most so many reads in any window, for all who read for one user.
+"""The read budget: a limit on the reads in any window, shared by all exchanges of one user.
 
 A window in this process counts every read, whatever the storage. A window on Redis, shared by any
 number of processes, is used besides. So a Redis that is flushed, restarted or gone never lets a

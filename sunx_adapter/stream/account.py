@@ -60,7 +60,7 @@ _STABLE_SECONDS: Final = 10.0
 """After a connection that lived for so long, the next wait is the shortest one again."""
 
 _MAX_WAITS: Final = 25
-"""The wait before reconnecting doubles, up to so many times the first one."""
+"""The wait before reconnecting doubles, up to this multiple of the first one."""
 
 
 class AccountStream:
