@@ -85,11 +85,11 @@ class Reader(Face):
     def _sender(self) -> "Connections | GivenTransport":
         """What requests are sent over, for the present settings."""
         if (transport := self.options.get("transport")) is not None:
-            from sunx_adapter.wire.transports import given  # noqa: PLC0415 - imports httpx
+            from sunx_adapter.wire.transports import GivenTransport  # noqa: PLC0415 - imports httpx
 
             redact_logs()
             try:
-                return given(transport, asynchronous=self._asynchronous)
+                return GivenTransport(transport, asynchronous=self._asynchronous)
             except TypeError as error:
                 raise NotSupported(f"options['transport']: {error}") from None
         current: Connections = self._connections

@@ -9,10 +9,14 @@ written. And it is used again only by the same owner, because a late duplicate l
 """
 
 import contextlib
+import math
+import select
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from weakref import WeakSet
 
 from sunx_adapter.wire.answer import RawAnswer, WireError
@@ -33,29 +37,51 @@ PoolKey = tuple[Origin, str]
 """Where a connection leads, and its owner."""
 
 
-class Socket(Protocol):
-    """One TCP connection: everything in which threads and tasks differ."""
+class Socket:
+    """One TCP connection; threads and tasks differ in how they wait for it.
 
-    deadline: float
-    """When every wait ends, on :func:`time.monotonic`'s clock."""
+    Attributes:
+        connected: the socket.
+        deadline: when every wait ends, on :func:`time.monotonic`'s clock.
+        now: returns the time in seconds, by the event loop's clock if there is one.
+    """
+
+    now: Callable[[], float] = staticmethod(time.monotonic)
+
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        self.connected = connected
+        self.deadline = deadline
+        self._poll = None
+        if hasattr(select, "poll"):  # not on Windows
+            self._poll = select.poll()
+            self._poll.register(connected, select.POLLIN)
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""
+        raise NotImplementedError
 
     async def receive(self) -> bytes:
         """Wait for bytes; empty once the peer has closed."""
+        raise NotImplementedError
 
     def arrived(self) -> bytes | None:
         """The bytes that have arrived, without waiting; ``None`` if there are none."""
-
-    def now(self) -> float:
-        """The time in seconds, by the event loop's clock if there is one."""
+        try:
+            if self._poll is not None:
+                readable: list[Any] = self._poll.poll(0)
+            else:
+                readable, _, _ = select.select([self.connected], [], [], 0)
+            return self.connected.recv(CHUNK) if readable else None
+        except OSError:
+            return b""
 
     def abort(self) -> None:
         """Make the present use of the connection fail; its user then closes it."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Close it at once."""
+        """Close it at once. In a forked child, the parent's connection stays open."""
+        self.connected.close()
 
 
 class Tls:
@@ -122,7 +148,7 @@ class Connection:
     def __init__(self, tcp: Socket) -> None:
         self.tcp = tcp
         self.top: Socket | Tls = tcp
-        self._idle_since: float | None = None
+        self._old_at = math.inf
 
     async def encrypt(self, context: ssl.SSLContext, host: str) -> None:
         """Speak TLS from now on; the second time, TLS inside TLS."""
@@ -143,7 +169,6 @@ class Connection:
 
     async def answer(self, text: bytes, limit: int) -> RawAnswer:
         """Write a request and read its whole answer."""
-        self._idle_since = None
         await self.top.send(text)
         answer = RawAnswer(limit)
         while not answer.ended:
@@ -153,11 +178,11 @@ class Connection:
 
     def rest(self) -> None:
         """Note that it is idle from now on."""
-        self._idle_since = self.tcp.now()
+        self._old_at = self.tcp.now() + IDLE_SECONDS
 
     def is_old(self) -> bool:
         """Whether it was idle for so long that the peer may be about to close it."""
-        return self._idle_since is not None and self.tcp.now() - self._idle_since > IDLE_SECONDS
+        return self.tcp.now() > self._old_at
 
     def is_fit(self) -> bool:
         """Whether it can take a request: it is not old, and nothing arrived unasked."""
@@ -199,29 +224,24 @@ class Pool:
         with self._lock:
             self._idle.setdefault(key, []).append(connection)
 
-    def drop(self, *connections: Connection) -> None:
-        """Close connections."""
-        for connection in connections:
-            self.discard(connection.tcp)
-            connection.tcp.close()
+    def drop(self, connection: Connection) -> None:
+        """Close a connection."""
+        self.discard(connection.tcp)
+        connection.tcp.close()
 
-    def drop_old(self) -> None:
-        """Close the connections that were idle for too long."""
-        with self._lock:
-            old = [each for kept in self._idle.values() for each in kept if each.is_old()]
-            self._idle = {
-                key: young
-                for key, kept in self._idle.items()
-                if (young := [each for each in kept if not each.is_old()])
-            }
-        self.drop(*old)
-
-    def drop_idle(self) -> None:
-        """Close the idle connections."""
+    def drop_idle(self, *, only_old: bool = False) -> None:
+        """Close the idle connections, perhaps only those that were idle for too long."""
+        dropped = []
         with self._lock:
             idle, self._idle = self._idle, {}
-        for kept in idle.values():
-            self.drop(*kept)
+            for key, kept in idle.items():
+                for each in kept:
+                    if only_old and not each.is_old():
+                        self._idle.setdefault(key, []).append(each)
+                    else:
+                        dropped.append(each)
+        for each in dropped:
+            self.drop(each)
 
     def abort(self) -> list[Any]:
         """Close the idle connections and make the use of the others fail; returns all of them."""
@@ -307,7 +327,7 @@ class Connections:
         self.pool().drop_idle()
 
     async def _connect(self, pool: Pool, origin: Origin, deadline: float) -> Connection:
-        pool.drop_old()
+        pool.drop_idle(only_old=True)
         proxy = self._proxy
         connection = Connection(await self.dial(proxy.origin if proxy else origin, deadline))
         pool.add(connection.tcp)

@@ -1,48 +1,47 @@
 """Connections for asyncio's tasks. The caller enforces the deadline."""
 
 import asyncio
-import contextlib
-import os
-import select
+import socket
 from typing import Any, Final
 
 from sunx_adapter.wire.answer import WireError
-from sunx_adapter.wire.connections import CHUNK, Connections, Pool
+from sunx_adapter.wire.connections import Connections, Pool, Socket
 from sunx_adapter.wire.dial import dialled
 from sunx_adapter.wire.route import Origin
 from sunx_adapter.wire.settings import ConnectionSettings
 
-_MAX_UNREAD_BYTES: Final = 262_144
-"""With more unread bytes than this, reading from the network is paused."""
+_MAX_UNASKED_BYTES: Final = 262_144
+"""A peer that sends more than this while nobody reads is cut off."""
 
 
-class TaskSocket(asyncio.Protocol):
+class TaskSocket(Socket, asyncio.Protocol):
     """A TCP connection. TLS is a layer above it (``Tls``), not asyncio's.
 
     Attributes:
         lost: done once the connection has ended.
     """
 
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        super().__init__(connected, deadline)
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._transport: Any = None
-        self._received: list[bytes] = []
-        self._unread = 0
+        self._received = b""
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
-        self._descriptor = -1
-        self._poll = select.poll() if hasattr(select, "poll") else None
 
     async def send(self, data: bytes) -> None:
         """Send all of it; what the peer does not take at once is sent in the background."""
         if self.lost.done():
             return
-        if self._poll is not None and not self._transport.get_write_buffer_size():
+        if not self._transport.get_write_buffer_size():
             # At once: uvloop's transport would write only at the end of the loop's iteration.
-            with contextlib.suppress(BlockingIOError):
-                data = data[os.write(self._descriptor, data) :]
+            try:
+                sent = self.connected.send(data)
+            except BlockingIOError:
+                sent = 0
+            data = data[sent:]
         if data:
             self._transport.write(data)
 
@@ -58,20 +57,18 @@ class TaskSocket(asyncio.Protocol):
                 await self._waiter
             finally:
                 self._waiter = None
-        return self._taken()
+        data, self._received = self._received, b""
+        return data
 
     def arrived(self) -> bytes | None:
         """The bytes that have arrived, without waiting; ``None`` if there are none."""
         if self._received:
-            return self._taken()
+            data, self._received = self._received, b""
+            return data
         if self.lost.done() or self._failure is not None or self._transport.is_closing():
             return b""
         # The event loop may have been busy, and not have read from the socket yet.
-        return self._unread_by_loop()
-
-    def now(self) -> float:
-        """The time in seconds, by the event loop's clock."""
-        return self._loop.time()
+        return super().arrived()
 
     def abort(self) -> None:
         """Make the present use of the connection fail."""
@@ -83,24 +80,6 @@ class TaskSocket(asyncio.Protocol):
         """Close it at once."""
         self.abort()
 
-    def _unread_by_loop(self) -> bytes | None:
-        if self._poll is None:  # Windows, where a socket is no file
-            return b"" if select.select([self._descriptor], [], [], 0)[0] else None
-        if not self._poll.poll(0):
-            return None
-        try:
-            return os.read(self._descriptor, CHUNK)
-        except OSError:
-            return b""
-
-    def _taken(self) -> bytes:
-        data = self._received[0] if len(self._received) == 1 else b"".join(self._received)
-        self._received.clear()
-        if self._unread > _MAX_UNREAD_BYTES and not self._transport.is_closing():
-            self._transport.resume_reading()
-        self._unread = 0
-        return data
-
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -110,18 +89,14 @@ class TaskSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
         self._transport = transport
-        self._descriptor = transport.get_extra_info("socket").fileno()
-        if self._poll is not None:
-            self._poll.register(self._descriptor, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived."""
-        self._received.append(data)
-        paused = self._unread > _MAX_UNREAD_BYTES
-        self._unread += len(data)
-        if self._unread > _MAX_UNREAD_BYTES and not paused:
-            self._transport.pause_reading()
-        self._wake()
+        self._received += data
+        if self._waiter is not None:
+            self._wake()
+        elif len(self._received) > _MAX_UNASKED_BYTES:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -143,8 +118,8 @@ class TaskConnections(Connections):
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
-            for ended in [other for other in self._pools if other.is_closed()]:
-                del self._pools[ended]
+            for ended in [each for each in list(self._pools) if each.is_closed()]:
+                self._pools.pop(ended, None)
             pool = self._pools[loop] = Pool()
         return pool
 
@@ -154,7 +129,9 @@ class TaskConnections(Connections):
         # From here on asyncio closes the socket, even if this call is cancelled.
         loop = asyncio.get_running_loop()
         try:
-            _, tcp = await loop.create_connection(lambda: TaskSocket(deadline), sock=connected)
+            _, tcp = await loop.create_connection(
+                lambda: TaskSocket(connected, deadline), sock=connected
+            )
         except BaseException:
             if not isinstance(loop, asyncio.BaseEventLoop):
                 connected.detach()  # uvloop has closed it by its number

@@ -4,12 +4,11 @@ import contextlib
 import os
 import socket
 import time
-import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from sunx_adapter.wire.answer import WireError
-from sunx_adapter.wire.connections import CHUNK, Connections, Pool
+from sunx_adapter.wire.connections import CHUNK, Connections, Pool, Socket
 from sunx_adapter.wire.dial import dialled
 from sunx_adapter.wire.route import Origin
 from sunx_adapter.wire.settings import ConnectionSettings
@@ -17,54 +16,33 @@ from sunx_adapter.wire.settings import ConnectionSettings
 Result = TypeVar("Result")
 
 
-class ThreadSocket:
+class ThreadSocket(Socket):
     """A TCP connection. One thread uses it at a time; any may abort it."""
 
-    def __init__(self, connected: socket.socket, deadline: float) -> None:
-        self.deadline = deadline
-        self._socket = connected
-        self._aborted = False
+    _aborted = False
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""
-        self._socket.settimeout(seconds_left(self.deadline))
-        self._socket.sendall(data)
+        self.connected.settimeout(seconds_left(self.deadline))
+        self.connected.sendall(data)
 
     async def receive(self) -> bytes:
         """Wait for bytes; empty once the peer has closed."""
-        self._socket.settimeout(seconds_left(self.deadline))
-        data = self._socket.recv(CHUNK)
+        self.connected.settimeout(seconds_left(self.deadline))
+        data = self.connected.recv(CHUNK)
         if not data and self._aborted:
             raise WireError("closed")
         return data
-
-    def arrived(self) -> bytes | None:
-        """The bytes that have arrived, without waiting; ``None`` if there are none."""
-        self._socket.settimeout(0)
-        try:
-            return self._socket.recv(CHUNK)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
-    def now(self) -> float:
-        """The time in seconds."""
-        return time.monotonic()
 
     def abort(self) -> None:
         """Make the present use of the connection fail; its user then closes it."""
         self._aborted = True
         # close() would not wake a thread that reads from the socket; shutdown() does.
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close it. In a forked child, the parent's connection stays open."""
-        self._socket.close()
+            self.connected.shutdown(socket.SHUT_RDWR)
 
     def __del__(self) -> None:
-        self._socket.close()
+        self.close()
 
 
 class ThreadConnections(Connections):
@@ -72,21 +50,15 @@ class ThreadConnections(Connections):
 
     def __init__(self, settings: ConnectionSettings) -> None:
         super().__init__(settings)
-        self._renew()
-
-    def _renew(self) -> None:
-        pool, process = Pool(), os.getpid()
-        # So that connections are closed too if this object is only garbage-collected.
-        weakref.finalize(self, _close_all, pool, process)
-        self._all = pool
-        self._process = process  # last: another thread may look
+        self._pool, self._process = Pool(), os.getpid()
 
     def pool(self) -> Pool:
         """This process's pool."""
         if self._process != os.getpid():
-            self._all.forget()
-            self._renew()
-        return self._all
+            self._pool.forget()
+            self._pool = Pool()
+            self._process = os.getpid()  # last: another thread may look
+        return self._pool
 
     async def dial(self, origin: Origin, deadline: float) -> ThreadSocket:
         """Connect to an origin, without TLS."""
@@ -102,12 +74,7 @@ class ThreadConnections(Connections):
     def close(self) -> None:
         """Close all connections; requests under way fail."""
         self.closed = True
-        _close_all(self._all, self._process)
-
-
-def _close_all(pool: Pool, process: int) -> None:
-    if process == os.getpid():
-        pool.abort()
+        self.pool().abort()
 
 
 def seconds_left(deadline: float) -> float:

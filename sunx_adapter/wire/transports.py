@@ -1,14 +1,15 @@
 """httpx's transport seam, in both directions.
 
 :class:`WireTransport` and :class:`AsyncWireTransport` let any ``httpx.Client`` send over this
-package's connections. :func:`given` lets an exchange send through any httpx transport
+package's connections. :class:`GivenTransport` lets an exchange send through any httpx transport
 (``options["transport"]``). Exchanges use neither by default, so httpx is imported only for them.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 import httpx
 
@@ -25,21 +26,28 @@ _KINDS: Final = ("connect", "read", "write", "pool")
 _WRITTEN_HERE: Final = ("host", "content-length")
 
 
-async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Response:
+async def _fetch(
+    connections: Connections,
+    request: httpx.Request,
+    deadline: float,
+    limited: contextlib.AbstractAsyncContextManager[object],
+) -> httpx.Response:
     if request.method != "GET" or request.headers.get("content-length", "0") != "0":
         raise httpx.UnsupportedProtocol("only GET requests without a body are sent")
     headers = {name: text for name, text in request.headers.items() if name not in _WRITTEN_HERE}
-    url = request.url
-    address = f"{url.scheme}://{url.netloc.decode()}"
-    plain = GetRequest(address + url.raw_path.decode(), headers)
+    address = f"{request.url.scheme}://{request.url.netloc.decode()}"
+    plain = GetRequest(address + request.url.raw_path.decode(), headers)
+
+    async def prepare() -> GetRequest:
+        return plain
+
+    owner = request.extensions.get("owner", "")
+    limit = MAX_RESPONSE_BYTES
     try:
-        answer = await connections.fetch(
-            address,
-            request.extensions.get("owner", ""),
-            _always(plain),
-            deadline=_deadline(request),
-            limit=MAX_RESPONSE_BYTES,
-        )
+        async with limited:
+            answer = await connections.fetch(
+                address, owner, prepare, deadline=deadline, limit=limit
+            )
     except TimeoutError as error:
         raise httpx.ReadTimeout(str(error), request=request) from None
     except UnsendableError as error:
@@ -47,17 +55,9 @@ async def _fetch(connections: Connections, request: httpx.Request) -> httpx.Resp
     except OSError as error:
         raise httpx.NetworkError(str(error), request=request) from None
     if answer.too_large:
-        raise httpx.NetworkError(too_large_text(MAX_RESPONSE_BYTES))
-    return httpx.Response(
-        answer.status, headers=answer.raw_headers, stream=httpx.ByteStream(answer.body)
-    )
-
-
-def _always(request: GetRequest) -> Callable[[], Awaitable[GetRequest]]:
-    async def prepare() -> GetRequest:
-        return request
-
-    return prepare
+        raise httpx.NetworkError(too_large_text(limit), request=request)
+    stream = httpx.ByteStream(answer.body)
+    return httpx.Response(answer.status, headers=answer.raw_headers, stream=stream)
 
 
 def _deadline(request: httpx.Request) -> float:
@@ -81,7 +81,8 @@ class WireTransport(httpx.BaseTransport):
         Raises:
             httpx.TransportError: there is no answer, or the request cannot be sent.
         """
-        return run(_fetch(self._connections, request))
+        deadline, unlimited = _deadline(request), contextlib.nullcontext()
+        return run(_fetch(self._connections, request, deadline, unlimited))
 
     def close(self) -> None:
         """Close all connections."""
@@ -100,11 +101,9 @@ class AsyncWireTransport(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: there is no answer, or the request cannot be sent.
         """
-        try:
-            async with asyncio.timeout(_deadline(request) - time.monotonic()):
-                return await _fetch(self._connections, request)
-        except TimeoutError as error:
-            raise httpx.ReadTimeout(str(error), request=request) from None
+        deadline = _deadline(request)
+        limited = asyncio.timeout(deadline - time.monotonic())
+        return await _fetch(self._connections, request, deadline, limited)
 
     async def aclose(self) -> None:
         """Close this event loop's connections."""
@@ -121,10 +120,18 @@ class GivenAnswer(NamedTuple):
 
 
 class GivenTransport:
-    """Sends over a user's httpx transport, which the user closes."""
+    """Sends over a user's httpx transport, which the user closes.
 
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
+    Raises:
+        TypeError: it is a transport of the wrong kind, or none.
+    """
+
+    def __init__(self, transport: object, *, asynchronous: bool) -> None:
+        kind = httpx.AsyncBaseTransport if asynchronous else httpx.BaseTransport
+        if not isinstance(transport, kind):
+            raise TypeError(f"it must be an httpx.{kind.__name__} here")
+        self._transport: Any = transport
+        self._asynchronous = asynchronous
 
     async def fetch(
         self,
@@ -138,61 +145,32 @@ class GivenTransport:
         """See :meth:`sunx_adapter.wire.connections.Connections.fetch`."""
         url, headers = await prepare()
         timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
-        request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
         body = bytearray()
+
+        def is_full(piece: bytes) -> bool:
+            seconds_left(deadline)
+            body.extend(piece)
+            return len(body) > limit
+
         try:
-            response = await self._handle(request)
-            try:
-                async for piece in self._pieces(response):
-                    seconds_left(deadline)
-                    body += piece
-                    if len(body) > limit:
-                        break
-            finally:
-                await self._close(response)
+            request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
+            if self._asynchronous:
+                response = await self._transport.handle_async_request(request)
+                async with contextlib.aclosing(response):
+                    async for piece in response.stream:
+                        if is_full(piece):
+                            break
+            else:
+                response = self._transport.handle_request(request)
+                with contextlib.closing(response):
+                    for piece in response.stream:
+                        if is_full(piece):
+                            break
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _failure(error) from error
         too_large = len(body) > limit
         given = b"" if too_large else bytes(body)
         return GivenAnswer(response.status_code, response.headers, given, too_large)
-
-    async def _handle(self, request: httpx.Request) -> httpx.Response:
-        response: httpx.Response = self._transport.handle_request(request)
-        return response
-
-    async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        for piece in cast("httpx.SyncByteStream", response.stream):
-            yield piece
-
-    async def _close(self, response: httpx.Response) -> None:
-        response.close()
-
-
-class AsyncGivenTransport(GivenTransport):
-    """The same for an asynchronous transport."""
-
-    async def _handle(self, request: httpx.Request) -> httpx.Response:
-        response: httpx.Response = await self._transport.handle_async_request(request)
-        return response
-
-    async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        async for piece in cast("httpx.AsyncByteStream", response.stream):
-            yield piece
-
-    async def _close(self, response: httpx.Response) -> None:
-        await response.aclose()
-
-
-def given(transport: object, *, asynchronous: bool) -> GivenTransport:
-    """A user's transport, for an exchange.
-
-    Raises:
-        TypeError: it is a transport of the wrong kind, or none.
-    """
-    kind = httpx.AsyncBaseTransport if asynchronous else httpx.BaseTransport
-    if not isinstance(transport, kind):
-        raise TypeError(f"it must be an httpx.{kind.__name__} here")
-    return AsyncGivenTransport(transport) if asynchronous else GivenTransport(transport)
 
 
 def _failure(error: httpx.HTTPError | httpx.InvalidURL) -> Exception:
