@@ -32,12 +32,9 @@ class DeclinedError(Exception):
     """
 
     def __init__(self, reason: str, status: int, location: str | None = None) -> None:
-        super().__init__(reason, status, location)
+        super().__init__(reason)
         self.status = status
         self.location = location
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class RawAnswer:
@@ -99,7 +96,8 @@ class RawAnswer:
                 raise cause from None  # Ctrl-C, in one of the methods below
             self.reusable = False
             if not self.ended:
-                raise WireError(f"the answer is no HTTP: {_reason(error)}") from None
+                reason = cause if isinstance(cause, WireError) else error
+                raise WireError(f"the answer is no HTTP: {reason}") from None
         if self.ended:
             self._parser = None  # it refers to this object
             self.reusable = self.reusable and self._ends_here()
@@ -176,9 +174,3 @@ class RawAnswer:
         if self.status and not self.ended and self._parser is not None:
             self.ended = True
             self.reusable = self._parser.should_keep_alive()
-
-
-def _reason(error: BaseException) -> str:
-    # A parser error may wrap an exception of a callback.
-    cause = error.__context__
-    return str(cause if isinstance(cause, WireError) else error)

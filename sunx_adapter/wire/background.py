@@ -74,11 +74,9 @@ class Background(Generic[Result]):
     def abort(self) -> None:
         """End the wait; a later result is discarded."""
         if not self._future.cancel():
-            self._future.add_done_callback(self._discard_late)
+            self._future.add_done_callback(
+                lambda done: done.exception() or self._discard(done.result())
+            )
 
     def close(self) -> None:
         """Nothing to close: a forked child has no such thread."""
-
-    def _discard_late(self, future: Future[Result]) -> None:
-        if future.exception() is None:
-            self._discard(future.result())

@@ -193,7 +193,7 @@ class Pool:
     """The connections of one process or event loop. Its lock is never held across a wait."""
 
     def __init__(self) -> None:
-        # Weakly: a connection whose user was interrupted at the wrong moment closes by itself.
+        # Weakly: what is closed or was left by an interrupted user needs no more care.
         self._open: WeakSet[Any] = WeakSet()
         self._idle: dict[PoolKey, list[Connection]] = {}
         self._lock = threading.Lock()
@@ -203,18 +203,13 @@ class Pool:
         with self._lock:
             self._open.add(opened)
 
-    def discard(self, opened: Any) -> None:
-        """Forget it."""
-        with self._lock:
-            self._open.discard(opened)
-
     def take(self, key: PoolKey) -> Connection | None:
         """Take the connection that was used last, for the caller alone."""
         with self._lock:
             idle = self._idle.get(key)
             connection = idle.pop() if idle else None
         if connection is not None and connection.is_old():
-            self.drop(connection)
+            connection.tcp.close()
             return None
         return connection
 
@@ -223,11 +218,6 @@ class Pool:
         connection.rest()
         with self._lock:
             self._idle.setdefault(key, []).append(connection)
-
-    def drop(self, connection: Connection) -> None:
-        """Close a connection."""
-        self.discard(connection.tcp)
-        connection.tcp.close()
 
     def drop_idle(self, *, only_old: bool = False) -> None:
         """Close the idle connections, perhaps only those that were idle for too long."""
@@ -241,7 +231,7 @@ class Pool:
                     else:
                         dropped.append(each)
         for each in dropped:
-            self.drop(each)
+            each.tcp.close()
 
     def abort(self) -> list[Any]:
         """Close the idle connections and make the use of the others fail; returns all of them."""
@@ -315,7 +305,7 @@ class Connections:
                 if reusable and not self.closed:
                     pool.give_back(key, connection)
                 else:
-                    pool.drop(connection)
+                    connection.tcp.close()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -340,6 +330,6 @@ class Connections:
             if origin.encrypted:
                 await connection.encrypt(self.settings.tls_context(), origin.host)
         except BaseException:
-            pool.drop(connection)
+            connection.tcp.close()
             raise
         return connection

@@ -25,12 +25,7 @@ Address = tuple[int, Any]
 
 
 def dialled(origin: Origin, deadline: float) -> Background[socket.socket]:
-    """Begin to connect to an origin, without TLS.
-
-    Args:
-        origin: where to connect to.
-        deadline: when to give up, on :func:`time.monotonic`'s clock.
-    """
+    """Begin to connect to an origin, until a deadline on :func:`time.monotonic`'s clock."""
     return Background(lambda: _dial(origin, deadline), discard=lambda late: late.close())
 
 

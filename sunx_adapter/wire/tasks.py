@@ -76,9 +76,7 @@ class TaskSocket(Socket, asyncio.Protocol):
         self._transport.abort()
         self._wake()
 
-    def close(self) -> None:
-        """Close it at once."""
-        self.abort()
+    close = abort
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -62,14 +62,11 @@ class ThreadConnections(Connections):
 
     async def dial(self, origin: Origin, deadline: float) -> ThreadSocket:
         """Connect to an origin, without TLS."""
-        pool, dialling = self.pool(), dialled(origin, deadline)
-        pool.add(dialling)
+        dialling = dialled(origin, deadline)
+        self.pool().add(dialling)
         if self.closed:
             dialling.abort()
-        try:
-            return ThreadSocket(dialling.wait(deadline), deadline)
-        finally:
-            pool.discard(dialling)
+        return ThreadSocket(dialling.wait(deadline), deadline)
 
     def close(self) -> None:
         """Close all connections; requests under way fail."""

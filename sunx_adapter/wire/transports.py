@@ -8,12 +8,12 @@ package's connections. :class:`GivenTransport` lets an exchange send through any
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import httpx
 
-from sunx_adapter.wire.answer import WireError
+from sunx_adapter.wire.answer import RawAnswer, WireError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, too_large_text
 from sunx_adapter.wire.connections import Connections
 from sunx_adapter.wire.route import GetRequest, UnsendableError
@@ -110,15 +110,6 @@ class AsyncWireTransport(httpx.AsyncBaseTransport):
         await self._connections.aclose()
 
 
-class GivenAnswer(NamedTuple):
-    """The answer of an httpx transport; see :class:`~sunx_adapter.wire.answer.RawAnswer`."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    too_large: bool
-
-
 class GivenTransport:
     """Sends over a user's httpx transport, which the user closes.
 
@@ -141,36 +132,33 @@ class GivenTransport:
         *,
         deadline: float,
         limit: int,
-    ) -> GivenAnswer:
+    ) -> RawAnswer:
         """See :meth:`sunx_adapter.wire.connections.Connections.fetch`."""
         url, headers = await prepare()
         timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
-        body = bytearray()
-
-        def is_full(piece: bytes) -> bool:
-            seconds_left(deadline)
-            body.extend(piece)
-            return len(body) > limit
-
+        answer = RawAnswer(limit)
         try:
             request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
             if self._asynchronous:
                 response = await self._transport.handle_async_request(request)
                 async with contextlib.aclosing(response):
                     async for piece in response.stream:
-                        if is_full(piece):
+                        seconds_left(deadline)
+                        answer.on_body(piece)
+                        if answer.too_large:
                             break
             else:
                 response = self._transport.handle_request(request)
                 with contextlib.closing(response):
                     for piece in response.stream:
-                        if is_full(piece):
+                        seconds_left(deadline)
+                        answer.on_body(piece)
+                        if answer.too_large:
                             break
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _failure(error) from error
-        too_large = len(body) > limit
-        given = b"" if too_large else bytes(body)
-        return GivenAnswer(response.status_code, response.headers, given, too_large)
+        answer.status, answer.headers = response.status_code, response.headers
+        return answer
 
 
 def _failure(error: httpx.HTTPError | httpx.InvalidURL) -> Exception:

@@ -92,12 +92,21 @@ class PushSocket:
             ValueError: the message is too large, or no message at all.
         """
         message = await self._socket.receive()
+        data = message.data
         match message.type:
             case aiohttp.WSMsgType.BINARY | aiohttp.WSMsgType.TEXT:
-                data = message.data
-                return self._plain(data.encode() if isinstance(data, str) else data)
+                data = data.encode() if isinstance(data, str) else data
+                encoding = "gzip" if data.startswith(_GZIP) else ""
+                body, defect = decompressed(data, encoding, self._max_bytes)
+                if defect is not None:
+                    raise ValueError(defect)
+                return body
+            case aiohttp.WSMsgType.ERROR if not isinstance(data, aiohttp.WebSocketError):
+                raise self._ended(str(data))
+            case aiohttp.WSMsgType.ERROR if data.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
+                raise ValueError(f"the message is larger than {self._max_bytes} bytes")
             case aiohttp.WSMsgType.ERROR:
-                raise self._unreadable(message.data)
+                raise ValueError(f"the message is no WebSocket frame: {_reason(data)}")
             case _:
                 code = self._socket.close_code
                 raise self._ended(f"closed by the other side ({code or 'without a reason'})")
@@ -115,20 +124,6 @@ class PushSocket:
             with contextlib.suppress(OSError, AttributeError):
                 tcp.shutdown(socket.SHUT_RDWR)
             await self._session.close()
-
-    def _plain(self, data: bytes) -> bytes:
-        encoding = "gzip" if data.startswith(_GZIP) else ""
-        body, defect = decompressed(data, encoding, self._max_bytes)
-        if defect is not None:
-            raise ValueError(defect)
-        return body
-
-    def _unreadable(self, error: object) -> Exception:
-        if isinstance(error, aiohttp.WebSocketError):
-            if error.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
-                return ValueError(f"the message is larger than {self._max_bytes} bytes")
-            return ValueError(f"the message is no WebSocket frame: {_reason(error)}")
-        return self._ended(str(error))
 
     def _ended(self, reason: str) -> WireError:
         return WireError(f"{self.address}: the connection ended: {reason}")
@@ -159,6 +154,7 @@ async def connect(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         trace_configs=[trace],
     )
+    channel = None
     try:
         channel = await session.ws_connect(
             yarl.URL(url, encoded=True),
@@ -169,20 +165,18 @@ async def connect(
             max_msg_size=max_bytes,
             timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
         )
-    except BaseException as error:
-        await session.close()
-        match error:
-            case aiohttp.WSServerHandshakeError():
-                failure: Exception = DeclinedError(error.message, error.status)
-            case aiohttp.InvalidURL():
-                failure = UnsendableError("the address cannot be used")
-            case aiohttp.ClientError() if not isinstance(error, OSError):
-                failure = WireError(_reason(error))
-            case _:
-                raise
-    else:
         return PushSocket(session, channel, url, max_bytes)
-    raise failure
+    except aiohttp.WSServerHandshakeError as error:
+        raise DeclinedError(error.message, error.status) from None
+    except aiohttp.InvalidURL:
+        raise UnsendableError("the address cannot be used") from None
+    except aiohttp.ClientError as error:
+        if isinstance(error, OSError):
+            raise
+        raise WireError(_reason(error)) from None
+    finally:
+        if channel is None:
+            await session.close()
 
 
 def _reason(error: BaseException) -> str:
