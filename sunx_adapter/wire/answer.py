@@ -67,14 +67,12 @@ class RawAnswer:
         self._length = 0
         self._framing = 0
         self._last = b""
-        self._chunked = False
-        self._ends_with_connection = False
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     @property
     def body(self) -> bytes:
         """The body, not decompressed."""
-        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        return b"".join(self._body)
 
     def feed(self, data: bytes) -> None:
         """Parse the next bytes.
@@ -112,15 +110,18 @@ class RawAnswer:
         """
         self._parser = None
         self.reusable = False
-        if not (self.status and self._ends_with_connection):
+        if not self.status or self._is_chunked() or "content-length" in self.headers:
             part = "in the middle of" if self.status else "before"
             raise WireError(f"the connection was closed {part} the answer")
         self.ended = True
 
+    def _is_chunked(self) -> bool:
+        return self.headers.get("transfer-encoding", "").strip().lower().endswith("chunked")
+
     def _ends_here(self) -> bool:
         # llhttp skips line feeds between messages without a callback. So check that the last bytes
         # are part of the answer: the body, or the empty line that ends the head or the chunks.
-        piece = self._body[-1] if self._body and not self._chunked else b""
+        piece = self._body[-1] if self._body and not self._is_chunked() else b""
         if piece.strip(b"\r\n"):
             return self._last.endswith(piece[-len(self._last) :])
         return self._last.endswith(_END_OF_HEAD) and self._last[-5:-4] not in (b"\r", b"\n")
@@ -153,9 +154,6 @@ class RawAnswer:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         self.headers = headers
-        encoding = headers.get("transfer-encoding", "").strip().lower()
-        self._chunked = encoding.endswith("chunked")
-        self._ends_with_connection = not self._chunked and "content-length" not in headers
         self.ended = self._tunnels
 
     def on_body(self, data: bytes) -> None:

@@ -98,44 +98,52 @@ class Tls:
         Raises:
             ssl.SSLError: the certificate is not trusted, or the peer does not speak TLS.
         """
-        await self._carry(self._tls.do_handshake)
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._take_turns()
+            else:
+                return await self._flush()
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""
         self._tls.write(data)
-        await self._below.send(self._out.read())
+        await self._flush()
 
     async def receive(self) -> bytes:
         """Wait for bytes; empty once the peer has closed."""
-        with contextlib.suppress(ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return bytes(await self._carry(lambda: self._tls.read(CHUNK)))
-        return b""
+        while (data := self._decrypted()) is None:
+            await self._take_turns()
+        return data
 
     def arrived(self) -> bytes | None:
         """The bytes that have arrived, without waiting; ``None`` if there are none."""
-        while True:
-            try:
-                return self._tls.read(CHUNK)
-            except ssl.SSLWantReadError:
-                if not (data := self._below.arrived()):
-                    return data
-                self._in.write(data)
-            except ssl.SSLError:
-                return b""
+        try:
+            while (data := self._decrypted()) is None:
+                if not (encrypted := self._below.arrived()):
+                    return encrypted
+                self._in.write(encrypted)
+        except ssl.SSLError:
+            return b""
+        return data
 
-    async def _carry(self, act: Callable[[], Any]) -> Any:
-        while True:
-            try:
-                result = act()
-            except ssl.SSLWantReadError:
-                await self._flush()
-                if data := await self._below.receive():
-                    self._in.write(data)
-                else:
-                    self._in.write_eof()
-            else:
-                await self._flush()
-                return result
+    def _decrypted(self) -> bytes | None:
+        if not (self._in.pending or self._in.eof or self._tls.pending()):
+            return None  # as below, without an exception, which takes long
+        try:
+            return self._tls.read(CHUNK)
+        except ssl.SSLWantReadError:
+            return None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+
+    async def _take_turns(self) -> None:
+        await self._flush()
+        if data := await self._below.receive():
+            self._in.write(data)
+        else:
+            self._in.write_eof()
 
     async def _flush(self) -> None:
         if data := self._out.read():
