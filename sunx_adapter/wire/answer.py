@@ -42,7 +42,6 @@ class RawAnswer:
 
     Args:
         limit: the largest body, in bytes as they arrive.
-        tunnels: whether it answers a CONNECT and so has no body (RFC 9110, 9.3.6).
 
     Attributes:
         status: of the final head; 0 until that has arrived.
@@ -54,14 +53,13 @@ class RawAnswer:
         too_large: whether the body is larger than the limit; it is then dropped.
     """
 
-    def __init__(self, limit: int = 0, *, tunnels: bool = False) -> None:
+    def __init__(self, limit: int) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.ended = False
         self.reusable = False
         self.too_large = False
         self._limit = limit
-        self._tunnels = tunnels
         self.raw_headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._length = 0
@@ -154,7 +152,6 @@ class RawAnswer:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         self.headers = headers
-        self.ended = self._tunnels
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""

@@ -13,6 +13,17 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
+def seconds_left(deadline: float) -> float:
+    """Seconds until a deadline on :func:`time.monotonic`'s clock.
+
+    Raises:
+        TimeoutError: there are none.
+    """
+    if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError("the deadline has passed")
+    return left
+
+
 class Background(Generic[Result]):
     """A function that runs in a thread, and its result.
 

@@ -3,22 +3,19 @@
 It blocks; both threads and tasks run it in :mod:`~sunx_adapter.wire.background`.
 """
 
-import errno
+import contextlib
 import itertools
 import os
 import selectors
 import socket
-import time
 from typing import Any, Final
 
 from sunx_adapter.wire.answer import WireError
-from sunx_adapter.wire.background import Background
+from sunx_adapter.wire.background import Background, seconds_left
 from sunx_adapter.wire.route import Origin
 
 _NEXT_ADDRESS_SECONDS: Final = 0.25
 """The head start of an address before the next one is tried too."""
-
-_IN_PROGRESS: Final = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN}
 
 Address = tuple[int, Any]
 """Family and what :meth:`socket.socket.connect` takes."""
@@ -58,42 +55,25 @@ def _dial(origin: Origin, deadline: float) -> socket.socket:
 def _first(addresses: list[Address], deadline: float) -> socket.socket:
     """Connect to the first address that answers."""
     failure: OSError = WireError("the host has no address")
-    trying: set[socket.socket] = set()
-    try:
-        with selectors.DefaultSelector() as selector:
-            while addresses or trying:
-                if addresses:
-                    try:
-                        begun = _begin(*addresses.pop(0))
-                    except OSError as error:
-                        failure = error
-                        continue
-                    trying.add(begun)
-                    selector.register(begun, selectors.EVENT_WRITE)
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("the deadline has passed")
-                for key, _ in selector.select(min(left, _NEXT_ADDRESS_SECONDS)):
-                    tried: Any = key.fileobj
-                    selector.unregister(tried)
-                    trying.discard(tried)
-                    number = tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if not number:
-                        tried.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        return tried  # type: ignore[no-any-return]
-                    tried.close()
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as begun:
+        while addresses or selector.get_map():
+            if addresses:
+                family, address = addresses.pop(0)
+                try:
+                    trying = begun.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                    trying.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        trying.connect(address)
+                except OSError as error:
+                    failure = error
+                    continue
+                selector.register(trying, selectors.EVENT_WRITE)
+            for key, _ in selector.select(min(seconds_left(deadline), _NEXT_ADDRESS_SECONDS)):
+                tried: Any = key.fileobj
+                selector.unregister(tried)
+                if number := tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     failure = OSError(number, os.strerror(number))
-    finally:
-        for unused in trying:
-            unused.close()
+                else:
+                    tried.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    return socket.socket(fileno=tried.detach())  # the others are closed
     raise failure
-
-
-def _begin(family: int, address: Any) -> socket.socket:
-    begun = socket.socket(family, socket.SOCK_STREAM)
-    begun.setblocking(False)
-    number = begun.connect_ex(address)
-    if number and number not in _IN_PROGRESS:
-        begun.close()
-        raise OSError(number, os.strerror(number))
-    return begun

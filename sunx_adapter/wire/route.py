@@ -106,10 +106,10 @@ class Proxy:
         return self._connect(origin) if self._speaks_http else self._socks(origin)
 
     def _connect(self, origin: Origin) -> Handshake:
-        where, answer = origin.authority, RawAnswer(tunnels=True)
+        where, answer = origin.authority, RawAnswer(limit=0)
         request = f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{self.authorization}\r\n"
         answer.feed((yield request.encode()))
-        while not answer.ended:
+        while not answer.status:  # the tunnel begins behind the head (RFC 9110, 9.3.6)
             answer.feed((yield b""))
         if answer.status not in _TUNNEL_MADE:
             raise ProxyError(f"the proxy answered HTTP {answer.status}")

@@ -91,10 +91,9 @@ class TaskSocket(Socket, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes arrived."""
         self._received += data
-        if self._waiter is not None:
-            self._wake()
-        elif len(self._received) > _MAX_UNASKED_BYTES:
+        if self._waiter is None and len(self._received) > _MAX_UNASKED_BYTES:
             self.abort()
+        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from sunx_adapter.wire.answer import WireError
+from sunx_adapter.wire.background import seconds_left
 from sunx_adapter.wire.connections import CHUNK, Connections, Pool, Socket
 from sunx_adapter.wire.dial import dialled
 from sunx_adapter.wire.route import Origin
@@ -72,17 +72,6 @@ class ThreadConnections(Connections):
         """Close all connections; requests under way fail."""
         self.closed = True
         self.pool().abort()
-
-
-def seconds_left(deadline: float) -> float:
-    """Seconds until a deadline on :func:`time.monotonic`'s clock.
-
-    Raises:
-        TimeoutError: there are none.
-    """
-    if (left := deadline - time.monotonic()) <= 0:
-        raise TimeoutError("the deadline has passed")
-    return left
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:

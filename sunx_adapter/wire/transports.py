@@ -14,12 +14,13 @@ from typing import Any, Final
 import httpx
 
 from sunx_adapter.wire.answer import RawAnswer, WireError
+from sunx_adapter.wire.background import seconds_left
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, too_large_text
 from sunx_adapter.wire.connections import Connections
 from sunx_adapter.wire.route import GetRequest, UnsendableError
 from sunx_adapter.wire.settings import ConnectionSettings
 from sunx_adapter.wire.tasks import TaskConnections
-from sunx_adapter.wire.threads import ThreadConnections, run, seconds_left
+from sunx_adapter.wire.threads import ThreadConnections, run
 
 _NO_TIMEOUT: Final = 1e9
 _KINDS: Final = ("connect", "read", "write", "pool")
