@@ -117,6 +117,33 @@ def test_unrequested_answer_while_the_loop_is_busy() -> None:
         assert totals(asyncio.run(run(address))) == [TOTAL] * 2
 
 
+def test_flooded_idle_connection() -> None:
+    """A peer that floods an idle connection is cut off, and the next call uses another one."""
+    flooded = threading.Event()
+    sent: list[int] = []
+
+    def play(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(http(BODY))
+        if not flooded.is_set():
+            try:
+                while sum(sent) < 64 * 2**20:
+                    sent.append(connection.send(bytes(65536)))
+            finally:
+                flooded.set()
+        connection.recv(65536)
+
+    async def run(address: str) -> list[dict[str, Any]]:
+        async with AsyncSunx(config_for(address)) as exchange:
+            first = await exchange.fetch_balance()
+            assert await asyncio.to_thread(flooded.wait, 10)
+            return [first, await exchange.fetch_balance()]
+
+    with faulty_server(play) as address:
+        assert totals(asyncio.run(run(address))) == [TOTAL] * 2
+    # The operating system's buffers hold some of it.
+    assert sum(sent) < 16 * 2**20
+
+
 def test_loops_in_turn() -> None:
     """Event loops that run in turn each keep their own connection."""
     with scripted_server(http(BODY), http(BODY)) as (address, requests):

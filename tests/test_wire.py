@@ -191,6 +191,29 @@ def test_tls_connections_are_kept(call: Caller, certificate: Path) -> None:
     assert len(connections) == 1
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["one record", "two records"])
+def test_two_answers_to_one_request_over_tls(call: Caller, certificate: Path, apart: bool) -> None:
+    """A second answer over TLS is never taken as the answer to the next request."""
+    forged = http(BODY.replace(b"0.004015101942876636", b"999999999.999999999"))
+    connections: list[int] = []
+
+    def answer(connection: ssl.SSLSocket) -> None:
+        connections.append(1)
+        connection.recv(65536)
+        # Corked, so that both records arrive together.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, True)
+        for text in (http(BODY), forged) if apart else (http(BODY) + forged,):
+            connection.sendall(text)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, False)
+        connection.recv(65536)
+
+    with _tls_server(certificate, answer) as port:
+        config = tls_config(port, certificate)
+        balances = call.times(5, "sunx", config, "fetch_balance")
+    assert [each["USDT"]["total"] for each in balances] == [0.004015101942876636] * 5
+    assert len(connections) == 5
+
+
 def test_a_tls_peer_that_closes_idle_connections(call: Caller, certificate: Path) -> None:
     """A peer that closes idle connections makes no call fail."""
     connections: list[int] = []
