@@ -12,6 +12,7 @@ from sunx_adapter.wire.answer import RawAnswer, WireError
 Handshake = Generator[bytes, bytes, None]
 """Yields the bytes to send next (perhaps none) and receives the bytes that arrived."""
 
+_URL_CHARACTERS: Final = bytes(range(0x21, 0x7F))
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _TUNNEL_MADE: Final = range(200, 300)
@@ -166,7 +167,7 @@ def written(request: GetRequest, proxy: Proxy | None) -> bytes:
     target, more = "/" + "".join(rest), ""
     if proxy is not None and proxy.forwards(origin_of(f"{scheme}//{authority}")):
         target, more = f"{scheme}//{authority}{target}", proxy.authorization
-    if not target.isascii() or not target.isprintable() or " " in target:
+    if not target.isascii() or target.encode().translate(None, _URL_CHARACTERS):
         raise UnsendableError("the address cannot be used: not all its characters may be in a URL")
     lines = _lines((("Host", authority), *request.headers.items()))
     return f"GET {target} HTTP/1.1\r\n{lines}{more}\r\n".encode()
