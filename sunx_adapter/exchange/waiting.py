@@ -125,7 +125,8 @@ class TaskWaiting:
         assert task is not None
         deadlines = self._loops.get(loop)
         if deadlines is None:
-            self._loops = {each: kept for each, kept in self._loops.items() if not each.is_closed()}
+            for ended in [each for each in list(self._loops) if each.is_closed()]:
+                self._loops.pop(ended, None)
             deadlines = self._loops[loop] = _LoopDeadlines(loop)
         call = _TimedCall(task, loop.time() + deadline - time.monotonic())
         deadlines.add(call)
