@@ -356,9 +356,11 @@ class Face(CcxtExchange):  # type: ignore[misc]
         agent = self.user_agent or self.userAgent
         agents = agent if isinstance(agent, dict) else {"User-Agent": agent} if agent else {}
         headers = {"Accept": "application/json", "Accept-Encoding": ACCEPT_ENCODING, **agents}
-        own = {name.lower() for name in self.headers}
-        ours = {name: text for name, text in headers.items() if name.lower() not in own}
-        return {**ours, **self.headers}
+        if self.headers:
+            own = {name.lower() for name in self.headers}
+            headers = {name: text for name, text in headers.items() if name.lower() not in own}
+            headers |= self.headers
+        return headers
 
     def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
         # The user may change commonCurrencies at any time.
