@@ -25,9 +25,10 @@ from sunx_adapter.protocol.account import (
     MAX_DIGITS,
     UNSET,
     AccountAnswer,
+    Row,
     amount,
     currency_id,
-    exact_number,
+    is_digits,
 )
 from sunx_adapter.protocol.signing import utc_text
 from sunx_adapter.venue import FreePolicy
@@ -49,8 +50,6 @@ _EXACT = Context(
     prec=4 * MAX_DIGITS, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[InvalidOperation, Inexact]
 )
 _ZERO = Decimal(0)
-_NO_TEXT: Final = object()
-"""Equal to nothing else."""
 
 
 def free_policy(value: object) -> FreePolicy:
@@ -75,7 +74,7 @@ class CurrencyBalance(msgspec.Struct, gc=False):
 
 def currency_balances(
     answer: AccountAnswer, policy: FreePolicy, code_of: Callable[[str], str]
-) -> dict[str, CurrencyBalance]:
+) -> dict[str, CurrencyBalance | str]:
     """The exact figures by unified currency code; rows that come out as one code are added.
 
     Args:
@@ -83,36 +82,53 @@ def currency_balances(
         policy: what ``free`` means.
         code_of: ccxt's ``safe_currency_code``.
 
+    Returns:
+        The figures of each currency. Where all of it is free, which is the usual case, these are
+        just its amount, in digits as the venue sent it.
+
     Raises:
         BadResponse: a needed amount or a currency is missing or unreadable.
     """
-    balances: dict[str, CurrencyBalance] = {}
+    balances: dict[str, CurrencyBalance | str] = {}
     field = _FREE_FIELDS[policy]
     for index, row in enumerate(answer.rows):
         code = code_of(currency_id(row, index))
-        equity = row.get("equity", UNSET)
-        total = exact_number(equity)
-        if total is None:
-            total = amount(row, "equity", index)  # raises
-        # In most rows no margin is in use, and the other amounts are the same text as the equity.
-        text = equity if type(equity) is str else _NO_TEXT
-        sent = row.get(field, UNSET)
-        if sent == text:
-            free = total
-        elif sent is UNSET and policy == "margin":
-            free = _EXACT.subtract(total, amount(row, "initial_margin", index))
+        equity, free = row.get("equity"), row.get(field, UNSET)
+        if free is UNSET and policy == "margin" and row.get("initial_margin") == "0":
+            free = equity
+        if equity == free == row.get("available") and is_digits(equity):
+            figures: CurrencyBalance | str = equity
         else:
-            free = amount(row, field, index)
-        cash = total if row.get("available", UNSET) == text else amount(row, "available", index)
-        debt = cash.copy_negate() if cash < _ZERO else _ZERO
+            figures = _figures(row, index, field)
         same = balances.get(code)
-        if same is None:
-            balances[code] = CurrencyBalance(total, free, debt)
-        else:
-            same.total = _EXACT.add(same.total, total)
-            same.free = _EXACT.add(same.free, free)
-            same.debt = _EXACT.add(same.debt, debt)
+        balances[code] = figures if same is None else _sum(_exact(same), _exact(figures))
     return balances
+
+
+def _figures(row: Row, index: int, field: str) -> CurrencyBalance:
+    total = amount(row, "equity", index)
+    if field == _FREE_FIELDS["margin"] and field not in row:
+        free = _EXACT.subtract(total, amount(row, "initial_margin", index))
+    else:
+        free = amount(row, field, index)
+    if is_digits(row.get("available")):
+        return CurrencyBalance(total, free, _ZERO)  # no sign, no debt
+    cash = amount(row, "available", index)
+    return CurrencyBalance(total, free, cash.copy_negate() if cash < _ZERO else _ZERO)
+
+
+def _exact(figures: CurrencyBalance | str) -> CurrencyBalance:
+    if isinstance(figures, str):
+        return CurrencyBalance(Decimal(figures), Decimal(figures), _ZERO)
+    return figures
+
+
+def _sum(one: CurrencyBalance, other: CurrencyBalance) -> CurrencyBalance:
+    return CurrencyBalance(
+        _EXACT.add(one.total, other.total),
+        _EXACT.add(one.free, other.free),
+        _EXACT.add(one.debt, other.debt),
+    )
 
 
 def balance_structure(
@@ -143,24 +159,27 @@ def balance_structure(
     useds: dict[str, Any] = {}
     totals: dict[str, Any] = {}
     debts: dict[str, Any] = {}
-    convert = _float if number is float else lambda exact: number(plain_text(exact))
+    convert = _float if number is float else lambda exact: number(plain_text(Decimal(exact)))
     zero = 0.0 if number is float else number("0")
-    for code, exact in currency_balances(answer, policy, code_of).items():
-        totals[code] = total = convert(exact.total)
-        if exact.free is exact.total or exact.free == exact.total:
-            free, used = total, zero
+    for code, figures in currency_balances(answer, policy, code_of).items():
+        if isinstance(figures, str):
+            total = free = convert(figures)
+            used = zero
         else:
-            free, used = convert(exact.free), convert(_EXACT.subtract(exact.total, exact.free))
-        frees[code], useds[code] = free, used
-        structure[code] = entry = {"free": free, "used": used, "total": total}
-        if exact.debt:
-            entry["debt"] = debts[code] = convert(exact.debt)
+            total, free = convert(figures.total), convert(figures.free)
+            used = convert(_EXACT.subtract(figures.total, figures.free))
+            if figures.debt:
+                debts[code] = convert(figures.debt)
+        frees[code], useds[code], totals[code] = free, used, total
+        structure[code] = {"free": free, "used": used, "total": total}
     structure["free"] = frees
     structure["used"] = useds
     structure["total"] = totals
     if debts:
+        for code, debt in debts.items():
+            structure[code]["debt"] = debt
         structure["debt"] = debts
-    structure["info"] = answer.info
+    structure["info"] = answer.document.info
     structure["timestamp"] = answer.timestamp
     structure["datetime"] = iso8601(answer.timestamp)
     return structure
@@ -170,11 +189,11 @@ def iso8601(timestamp: int | None) -> str | None:
     """ccxt's form of a time in ms UTC: ``"2025-09-28T06:51:04.737Z"``."""
     if timestamp is None:
         return None
-    return f"{utc_text(timestamp // 1000)}.{timestamp % 1000:03d}Z"
+    return f"{utc_text(timestamp // 1000)}.{str(timestamp % 1000).zfill(3)}Z"
 
 
-def _float(exact: Decimal) -> float:
-    # The same as float() of the text: both give the nearest float. Never -0.0.
+def _float(exact: Decimal | str) -> float:
+    # Of a Decimal and of its text, float() is the same: the nearest float. Never -0.0.
     return float(exact) or 0.0
 
 

@@ -22,7 +22,7 @@ from ccxt.base.errors import (
     NotSupported,
 )
 
-from sunx_adapter import AsyncSunx, HtxFutures, Sandbox, Sunx
+from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sandbox, Sunx
 from sunx_adapter.protocol.errors import ERROR_RULES
 from tests.conftest import CLASSES, KEYS, Caller, config_answering, payload
 
@@ -176,6 +176,37 @@ def test_derived_methods(call: Caller, exchange_id: str) -> None:
     summary = call(exchange_id, config, "fetchAccountSummary")
     assert summary == call(exchange_id, config, "fetch_account_summary")
     assert summary == CLASSES[exchange_id, False]().parse_account_summary(whole["info"])
+
+
+@pytest.mark.parametrize("kind", [ccxt, ccxt.async_support])
+def test_has_all_names_of_ccxt(kind: Any) -> None:
+    """Every exchange, the first of its class and later ones, has every public name of ccxt's."""
+    names = {name for name in dir(kind.Exchange()) if not name.startswith("_")}
+    for cls in (Sunx, HtxFutures) if kind is ccxt else (AsyncSunx, AsyncHtxFutures):
+        for exchange in (cls(KEYS), cls(KEYS)):
+            assert names <= set(dir(exchange))
+
+
+def test_camel_case_names_of_a_subclass() -> None:
+    """A user's subclass gets camelCase names for its methods and settings, as with ccxt."""
+
+    class Own(Sunx):
+        own_setting = "of the class"
+
+        def fetch_ticker(self, symbol: str) -> str:
+            return f"{self.id} {symbol}"
+
+        @staticmethod
+        def own_helper() -> str:
+            return "helped"
+
+    first: Any = Own({**KEYS, "user_agent": "first"})
+    second: Any = Own(KEYS)
+    assert (first.userAgent, second.userAgent) == ("first", Sunx(KEYS).userAgent)
+    for exchange in (first, second):
+        assert exchange.ownSetting == "of the class"
+        assert exchange.fetchTicker("BTC") == "sunx BTC"
+        assert exchange.ownHelper() == "helped"
 
 
 def test_implicit_methods(call: Caller, sandbox: Sandbox, exchange_id: str) -> None:

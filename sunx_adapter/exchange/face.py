@@ -6,7 +6,7 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Never
@@ -29,9 +29,9 @@ from sunx_adapter.exchange.config import (
     check_spelling,
 )
 from sunx_adapter.exchange.faults import as_ccxt
+from sunx_adapter.exchange.methods import name_methods, refuse_unserved
 from sunx_adapter.exchange.redaction import cleaned, passwords
 from sunx_adapter.exchange.retry import DEFAULT_RETRIES
-from sunx_adapter.exchange.unserved import refuse_unserved
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import document_of
 from sunx_adapter.protocol.errors import RULE_BY_CODE
@@ -126,6 +126,8 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     logger = logging.getLogger("sunx_adapter")
     cafile: str | None = None
+    _made = False
+    _settings_names: ClassVar[list[str]]
 
     def __init_subclass__(
         cls, venue: Venue | None = None, refuses: type | None = None, **kwargs: Any
@@ -155,12 +157,22 @@ class Face(CcxtExchange):  # type: ignore[misc]
         self._prepare()
         try:
             super().__init__(accepted_config(config or {}, type(self)))
+            self._made = True
             self._complete()
             return
         except Exception as error:  # noqa: BLE001 - whatever ccxt makes of a configuration
             # Raised below, so that no traceback shows the secrets in this frame's config.
             config, refusal = None, as_ccxt(error, f"{self.venue.id}: ")
         raise refusal
+
+    def __dir__(self) -> Iterable[str]:
+        if self._made:
+            return object.__dir__(self)
+        cls = type(self)
+        # ccxt's constructor gives all these names their camelCase form. Methods have it already.
+        if "_settings_names" not in vars(cls):
+            cls._settings_names = name_methods(cls)
+        return [*cls._settings_names, *vars(self)]
 
     def _prepare(self) -> None:
         """Prepare what does not depend on the configuration."""
@@ -344,9 +356,11 @@ class Face(CcxtExchange):  # type: ignore[misc]
         agent = self.user_agent or self.userAgent
         agents = agent if isinstance(agent, dict) else {"User-Agent": agent} if agent else {}
         headers = {"Accept": "application/json", "Accept-Encoding": ACCEPT_ENCODING, **agents}
-        own = {name.lower() for name in self.headers}
-        ours = {name: text for name, text in headers.items() if name.lower() not in own}
-        return {**ours, **self.headers}
+        if self.headers:
+            own = {name.lower() for name in self.headers}
+            headers = {name: text for name, text in headers.items() if name.lower() not in own}
+            headers |= self.headers
+        return headers
 
     def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
         # The user may change commonCurrencies at any time.

@@ -8,7 +8,7 @@ that the tables lack (``available_margin`` of a row), and other types (times as 
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import Enum
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, TypedDict, TypeGuard, cast
 
 import msgspec
 from ccxt.base.errors import BadResponse
@@ -265,6 +265,16 @@ def exact_number(value: object) -> Decimal | None:
     if type(value) is int or type(value) is Decimal:
         return _bounded(Decimal(value))
     return None
+
+
+def is_digits(value: object) -> TypeGuard[str]:
+    """Whether it is an amount of the usual form: text of digits, at most one point, no sign."""
+    return (
+        type(value) is str
+        and len(value) <= MAX_DIGITS
+        and value.isascii()
+        and value.replace(".", "", 1).isdigit()
+    )
 
 
 def _bounded(number: Decimal) -> Decimal | None:

@@ -1,7 +1,6 @@
 """Exact JSON: every answer is decoded once, and no number loses a digit."""
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
@@ -32,21 +31,24 @@ class Document(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
 
 
-class _Decoder(threading.local):
-    """One per thread, because the hook records whether the present text has a fraction."""
+class _Decoder:
+    """A JSON decoder that notices numbers with a fraction or an exponent. Threads may share it."""
 
     def __init__(self) -> None:
-        self.saw_fraction = False
-        self._decoder = msgspec.json.Decoder(float_hook=self._fraction)
+        self._latest = Decimal()
+        self._decode = msgspec.json.Decoder(float_hook=self._exact).decode
 
-    def _fraction(self, text: str) -> Decimal:
-        self.saw_fraction = True
-        return Decimal(text)
+    def _exact(self, text: str) -> Decimal:
+        self._latest = number = Decimal(text)
+        return number
 
-    def decode(self, body: bytes) -> Document:
-        self.saw_fraction = False
-        value = self._decoder.decode(body)
-        return Document(value, _with(value, Decimal, float) if self.saw_fraction else value, body)
+    def document(self, body: bytes) -> Document:
+        # Each such number is a new object. So if the text has one, the latest is another object
+        # than before, whatever other threads decode meanwhile.
+        before = self._latest
+        value = self._decode(body)
+        info = value if self._latest is before else _with(value, Decimal, float)
+        return Document(value, info, body)
 
 
 _decoder = _Decoder()
@@ -73,7 +75,7 @@ def decode_json(body: bytes) -> Document:
         BadResponse: it is no JSON, ends early, is not UTF-8 or is nested too deeply.
     """
     try:
-        return _decoder.decode(body)
+        return _decoder.document(body)
     except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
         reason = f"the answer is no readable JSON: {_reason(error)}"
     raise BadResponse(reason)

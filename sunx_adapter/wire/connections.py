@@ -268,6 +268,9 @@ class Connections:
         """The pool for the present process or event loop."""
         raise NotImplementedError
 
+    async def turn(self) -> None:
+        """Let other calls prepare their requests before this one is written."""
+
     async def dial(self, origin: Origin, deadline: float) -> Socket:
         """Connect to an origin, without TLS."""
         raise NotImplementedError
@@ -305,6 +308,7 @@ class Connections:
             reusable = False
             try:
                 text = written(await prepare(), self._proxy)
+                await self.turn()
                 if connection.is_fit():
                     answer = await connection.answer(text, limit)
                     reusable = answer.reusable

@@ -120,6 +120,14 @@ class TaskConnections(Connections):
             pool = self._pools[loop] = Pool()
         return pool
 
+    async def turn(self) -> None:
+        """Let the other tasks that can run prepare their requests too.
+
+        Then all are written one right after the other. A write between two long calculations
+        wakes the network or the peer anew, which takes up to a third of a call's time.
+        """
+        await asyncio.sleep(0)
+
     async def dial(self, origin: Origin, deadline: float) -> TaskSocket:
         """Connect to an origin, without TLS."""
         connected = await dialled(origin, deadline).wait_async()

@@ -1,15 +1,39 @@
-"""Methods of ccxt that are not served say so; some of ccxt's own would not.
+"""ccxt's methods in our classes: which are refused, and their camelCase names.
 
-``has`` promises what works. Every other method that ``has`` names raises NotSupported.
+``has`` promises what works. Every other method that ``has`` names raises NotSupported; some of
+ccxt's own would not.
 """
 
 from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
+from types import FunctionType
 from typing import Any
 
 import ccxt
 from ccxt.base.errors import NotSupported
+from ccxt.base.types import Entry
+
+_METHODS = (FunctionType, staticmethod, classmethod, Entry)
+
+
+def name_methods(cls: type) -> list[str]:
+    """Give all methods of a class their camelCase names.
+
+    ccxt's constructor does so with every name in ``dir(exchange)``, each time anew, which takes
+    most of its time. Methods are the same for all exchanges of a class, settings are not.
+
+    Returns:
+        The class's other names that get one: those of settings.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        found |= vars(base)
+    names = [name for name in found if "_" in name and name[0] != "_" and name[-1] != "_"]
+    for name in names:
+        if isinstance(found[name], _METHODS):
+            setattr(cls, _camel_case(name), found[name])
+    return [name for name in names if not isinstance(found[name], _METHODS)]
 
 
 def refuse_unserved(cls: Any, kind: type) -> None:
@@ -28,7 +52,8 @@ def refuse_unserved(cls: Any, kind: type) -> None:
 
 def _camel_case(name: str) -> str:
     first, *rest = name.split("_")
-    special = {"ohlcv": "OHLCV", "adl": "ADL"}  # ccxt's own exceptions to the rule
+    # ccxt's own exceptions to the rule.
+    special = {"ohlcv": "OHLCV", "le": "LE", "be": "BE", "adl": "ADL"}
     return first + "".join(special.get(word, word.capitalize()) for word in rest)
 
 
