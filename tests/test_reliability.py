@@ -254,6 +254,31 @@ def test_threads_share_the_limit() -> None:
         assert all(request.code == 200 for request in sandbox.requests)
 
 
+class BusyWhenSigned(AsyncSunx):
+    """An exchange whose event loop is busy for 0.5 s as soon as other tasks get their turn."""
+
+    signed: float
+
+    def nonce(self) -> int:
+        """Note when it is called: right before the request is signed."""
+        self.signed = time.monotonic()
+        asyncio.get_running_loop().call_soon(time.sleep, 0.5)
+        return super().nonce()
+
+
+def test_signed_and_written_at_once(sandbox: Sandbox) -> None:
+    """A read is written as soon as it is counted and signed; no other task runs in between."""
+
+    async def run() -> float:
+        async with BusyWhenSigned(sandbox.config("sunx")) as exchange:
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(2)))
+            await exchange.fetch_balance()
+            return exchange.signed
+
+    signed = asyncio.run(run())
+    assert sandbox.requests[-1].monotonic - signed < 0.4
+
+
 def test_first_come_first_served() -> None:
     """Calls that wait for the budget are sent in the order they were made."""
     script = ScriptedTransport(GOOD)

@@ -269,7 +269,7 @@ class Connections:
         raise NotImplementedError
 
     async def turn(self) -> None:
-        """Let other calls prepare their requests before this one is written."""
+        """Let other calls get as far as this one, before its request is prepared and written."""
 
     async def dial(self, origin: Origin, deadline: float) -> Socket:
         """Connect to an origin, without TLS."""
@@ -307,8 +307,8 @@ class Connections:
             connection.tcp.deadline = deadline
             reusable = False
             try:
-                text = written(await prepare(), self._proxy)
                 await self.turn()
+                text = written(await prepare(), self._proxy)
                 if connection.is_fit():
                     answer = await connection.answer(text, limit)
                     reusable = answer.reusable

@@ -121,10 +121,10 @@ class TaskConnections(Connections):
         return pool
 
     async def turn(self) -> None:
-        """Let the other tasks that can run prepare their requests too.
+        """Let the other tasks that can run get as far as this one.
 
-        Then all are written one right after the other. A write between two long calculations
-        wakes the network or the peer anew, which takes up to a third of a call's time.
+        Then they write one right after the other. A write between two long calculations wakes the
+        network or the peer anew, which takes up to a third of a call's time.
         """
         await asyncio.sleep(0)
 
