@@ -32,7 +32,7 @@ from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_ac
 from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
 from sunx_adapter.protocol.errors import TransientError
-from sunx_adapter.wire.body import MAX_RESPONSE_BYTES, decompressed, too_large_text
+from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
 from sunx_adapter.wire.route import GetRequest, UnsendableError
 
 if TYPE_CHECKING:
@@ -227,10 +227,7 @@ class Reader(Face):
                 reads.give_back()  # nothing was written
         if reads is not None:
             await reads.follow(answered.headers, deadline)
-        body, defect = answered.body, too_large_text(limit) if answered.too_large else None
-        if defect is None:
-            body, defect = decompressed(body, answered.headers.get("content-encoding", ""), limit)
-        answer = HttpAnswer(answered.status, answered.headers, body, defect)
+        answer = HttpAnswer(answered.status, answered.headers, *answered.content())
         self._record_answer(answer, url)
         return answer, url
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 
+from sunx_adapter.wire.body import decompressed, too_large_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -71,6 +73,12 @@ class RawAnswer:
     def body(self) -> bytes:
         """The body, not decompressed."""
         return b"".join(self._body)
+
+    def content(self) -> tuple[bytes, str | None]:
+        """The decompressed body, and what is wrong with it, if anything."""
+        if self.too_large:
+            return b"", too_large_text(self._limit)
+        return decompressed(self.body, self.headers.get("content-encoding", ""), self._limit)
 
     def feed(self, data: bytes) -> None:
         """Parse the next bytes.
