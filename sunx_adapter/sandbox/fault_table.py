@@ -1,16 +1,17 @@
 """All kinds of faults: each is one entry of :data:`FAULT_RULES`.
 
 An entry has the fault's syntax, its description and its effect: another answer, another delivery of
-the bytes, another push message or a refused login. No I/O.
+an answer or push message, or a refused login. No I/O.
 """
 
 import math
 import re
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from http import HTTPStatus
+from operator import getitem
 from typing import Any, Final
 
 import msgspec
@@ -40,6 +41,7 @@ _MAX_SECONDS: Final = 24 * 60 * 60
 _MAX_CLOCK_SECONDS: Final = 10 * 365 * 24 * 60 * 60
 _MAX_MEBIBYTES: Final = 4096
 _MEBIBYTE: Final = 1024 * 1024
+_GZIP: Final = 16 + zlib.MAX_WBITS
 _GARBAGE: Final = bytes(range(256)) * 4
 _SIGNATURE_CODES: Final = frozenset({"1003", *map(str, range(12001, 12009))})
 """Codes of a failed signature check; v5 sends them in another shape than other errors."""
@@ -62,6 +64,14 @@ class Parameter:
     default: str | None = None
 
 
+def _normal(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAnswer:
+    return normal
+
+
+def _whole(head: bytes, body: bytes, _value: str) -> Delivery:
+    return Delivery([head + body], end="keep")
+
+
 @dataclass(frozen=True, slots=True)
 class FaultRule:
     """A kind of fault.
@@ -76,9 +86,9 @@ class FaultRule:
         answer: makes the answer from the request, its normal answer and the parameter; returns
             ``None`` if the fault cannot be applied to that answer.
         instead: sent in place of any answer or push message.
-        delivery: makes the delivery of an answer from its head, its body and the parameter.
+        delivery: makes the delivery of an answer from its head, its body and the parameter; or of a
+            push message from the previous message (or nothing), the message and the parameter.
         login: makes the refusal of a push login from the parameter.
-        push: makes the delivery of a push message from the message and the previous one, if any.
     """
 
     kind: str
@@ -86,11 +96,10 @@ class FaultRule:
     parameter: Parameter | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[HttpRequest, HttpAnswer, str], HttpAnswer | None] | None = None
+    answer: Callable[[HttpRequest, HttpAnswer, str], HttpAnswer | None] = _normal
     instead: Delivery | None = None
-    delivery: Callable[[bytes, bytes, str], Delivery] | None = None
+    delivery: Callable[[bytes, bytes, str], Delivery] = _whole
     login: Callable[[str], Refused] | None = None
-    push: Callable[[bytes, bytes | None], Delivery] | None = None
 
     @property
     def usage(self) -> str:
@@ -119,7 +128,7 @@ def parsed_number(text: str) -> float:
         return math.nan
 
 
-def _whole(low: int, high: int) -> Callable[[str], bool]:
+def _integer(low: int, high: int) -> Callable[[str], bool]:
     return lambda text: text.isascii() and text.isdigit() and low <= parsed_number(text) <= high
 
 
@@ -129,14 +138,14 @@ def _seconds(default: str, low: int = 0, high: int = _MAX_SECONDS) -> Parameter:
 
 
 # A status below 200 is not a final answer.
-_STATUS: Final = Parameter("STATUS", "an HTTP status from 200 to 599", _whole(200, 599))
+_STATUS: Final = Parameter("STATUS", "an HTTP status from 200 to 599", _integer(200, 599))
 _CODE: Final = Parameter(
     "CODE",
     "an error code other than 200, like 1003 or gateway-internal-error",
     re.compile(r"(?!200$)[0-9]{1,9}|[a-z][a-z-]{0,63}").fullmatch,
 )
 _PUSH_CODE: Final = Parameter(
-    "CODE", "an error code of the push channel, like 2003", _whole(1, 99_999), "2003"
+    "CODE", "an error code of the push channel, like 2003", _integer(1, 99_999), "2003"
 )
 _URL: Final = Parameter(
     "URL",
@@ -145,7 +154,7 @@ _URL: Final = Parameter(
     "https://elsewhere.invalid",
 )
 _MEBIBYTES: Final = Parameter(
-    "MIB", f"a whole number of MiB from 1 to {_MAX_MEBIBYTES}", _whole(1, _MAX_MEBIBYTES), "64"
+    "MIB", f"a whole number of MiB from 1 to {_MAX_MEBIBYTES}", _integer(1, _MAX_MEBIBYTES), "64"
 )
 _FIELD: Final = Parameter(
     "FIELD",
@@ -207,20 +216,11 @@ def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAn
 
 def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: str) -> HttpAnswer:
     """The body after many blanks, compressed by gzip to about a thousandth of its size."""
-    count = int(mebibytes)
     blanks = b" " * _MEBIBYTE
-    deflater = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
-    # After a full flush nothing refers to earlier data, so the same block can be repeated.
-    block = deflater.compress(blanks) + deflater.flush(zlib.Z_FULL_FLUSH)
-    rest = deflater.compress(normal.body) + deflater.flush()
-    checksum = 0
-    for _ in range(count):
-        checksum = zlib.crc32(blanks, checksum)
-    size = (count * _MEBIBYTE + len(normal.body)) % 2**32
-    head = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
-    tail = struct.pack("<II", zlib.crc32(normal.body, checksum), size)
-    headers = {**normal.headers, "Content-Encoding": "gzip"}
-    return replace(normal, body=head + block * count + rest + tail, headers=headers)
+    deflater = zlib.compressobj(wbits=_GZIP)
+    pieces = [deflater.compress(blanks) for _ in range(int(mebibytes))]
+    body = b"".join([*pieces, deflater.compress(normal.body), deflater.flush()])
+    return replace(normal, body=body, headers={**normal.headers, "Content-Encoding": "gzip"})
 
 
 def _edit_field(
@@ -229,19 +229,16 @@ def _edit_field(
     """A fault that edits one field of an accepted answer; ``edit`` gives its new value."""
 
     def answer(_: HttpRequest, normal: HttpAnswer, field: str) -> HttpAnswer | None:
-        parent: Any = [msgspec.json.decode(normal.body)]
-        document, last = parent, 0
-        for index, name in _FIELD_STEP.findall(field):
-            parent, last = parent[last], int(index) if index else name
-            steps = dict(enumerate(parent)) if isinstance(parent, list) and index else parent
-            if not isinstance(steps, dict) or last not in steps:
-                return None
-        edited = edit(parent[last])
-        if edited is msgspec.UNSET:
-            del parent[last]
-        else:
-            parent[last] = edited
-        return replace(normal, body=msgspec.json.encode(document[0]))
+        document = msgspec.json.decode(normal.body)
+        *steps, last = [int(index) if index else name for index, name in _FIELD_STEP.findall(field)]
+        try:
+            parent = reduce(getitem, steps, document)
+            parent[last] = edit(parent[last])
+            if parent[last] is msgspec.UNSET:
+                del parent[last]
+        except (LookupError, TypeError):
+            return None  # there is no such field
+        return replace(normal, body=msgspec.json.encode(document))
 
     return FaultRule(
         kind, effect, replace(_FIELD, default=default), accepted_only=True, answer=answer
@@ -370,9 +367,7 @@ _RULES: Final = (
         "push-order",
         "push: sends a change, then the previous state again",
         paths=_PUSH,
-        push=lambda message, before: Delivery(
-            [message] if before is None else [message, before], end="keep"
-        ),
+        delivery=lambda before, message, _: Delivery(filter(None, (message, before)), end="keep"),
     ),
 )
 

@@ -73,7 +73,7 @@ class _Connection:
     subscribed: bool = False
     silent: bool = False
     unanswered: int = 0
-    latest: bytes | None = None
+    latest: bytes = b""
     pending: "asyncio.Queue[bytes]" = field(default_factory=lambda: asyncio.Queue(_MAX_PENDING))
 
     async def send(self, message: bytes) -> None:
@@ -229,7 +229,7 @@ class PushChannel:
     # -- messages to clients ----------------------------------------------------------------
 
     def _now_ms(self, path: str) -> int:
-        return round((self._clock() + self._plan.clock_seconds(path)) * 1000)
+        return round((self._clock() + self._plan.clocks(path).clock_seconds) * 1000)
 
     def _notification(self, account: SandboxAccount) -> bytes:
         return _message(
@@ -251,9 +251,7 @@ class PushChannel:
             fault = self._plan.draw(PUSH_ACCOUNT).fault
             if fault is not None and PUSH_ACCOUNT in fault.rule.paths:
                 _logger.info("push: a message (fault: %s)", fault)
-                if fault.rule.push is not None:
-                    delivery = fault.rule.push(message, connection.latest)
-                delivery = fault.rule.instead or delivery
+                delivery = fault.delivered(connection.latest, message)
             connection.latest = message
             for piece in delivery.pieces:
                 await connection.send(piece)
