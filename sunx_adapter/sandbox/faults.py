@@ -104,8 +104,7 @@ class Fault:
     @property
     def value(self) -> str:
         """The parameter, or the kind's default; empty if there is neither."""
-        default = self.rule.parameter and self.rule.parameter.default
-        return str(self.parameter) if self.parameter is not None else default or ""
+        return str(self.parameter) if self.parameter is not None else self.rule.default or ""
 
     @property
     def paths(self) -> frozenset[str]:

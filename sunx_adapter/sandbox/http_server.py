@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -17,8 +18,28 @@ Handler = Callable[[web.BaseRequest], Awaitable[Delivery | web.StreamResponse]]
 
 T = TypeVar("T")
 
-BACKLOG: Final = 1024
+_logger = logging.getLogger("sunx_adapter.sandbox")
+
+_BACKLOG: Final = 1024
 _GRACE_SECONDS: Final = 0.5
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a listening socket; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be used; the message says what to do.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise OSError(
+            error.errno,
+            f"the sandbox cannot listen on {host} port {port} ({reason}): choose another port, "
+            f"or 0 for a free one",
+        ) from error
 
 
 class LoopThread:
@@ -61,7 +82,7 @@ class HttpServer:
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_GRACE_SECONDS)
         await self._runner.setup()
-        await web.SockSite(self._runner, self._listener, backlog=BACKLOG).start()
+        await web.SockSite(self._runner, self._listener, backlog=_BACKLOG).start()
 
     async def stop(self) -> None:
         """Close the port and all connections, without waiting for clients."""
@@ -78,7 +99,13 @@ class HttpServer:
         self._listener.close()
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        answer = await self._handler(request)
+        try:
+            answer = await self._handler(request)
+        except ConnectionError:
+            raise  # the client has disconnected
+        except Exception:
+            _logger.exception("internal error of the server")
+            raise
         return _Response(answer, request) if isinstance(answer, Delivery) else answer
 
 

@@ -3,8 +3,6 @@
 import atexit
 import gzip
 import logging
-import os
-import socket
 import threading
 import time
 from collections import deque
@@ -16,15 +14,19 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount, SignatureMethod
+from sunx_adapter.sandbox.accounts import (
+    DEFAULT_ACCOUNTS,
+    AccountBook,
+    SandboxAccount,
+    SignatureMethod,
+    numbered_accounts,
+)
 from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest
-from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS, numbered_accounts
+from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
 from sunx_adapter.sandbox.delivery import Delivery, http_head
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
-from sunx_adapter.sandbox.holdings import Holding, balance_data
-from sunx_adapter.sandbox.http_server import BACKLOG, HttpServer, LoopThread
+from sunx_adapter.sandbox.http_server import HttpServer, LoopThread, listen
 from sunx_adapter.sandbox.push import HEARTBEAT_SECONDS, STREAM_VARIANTS, PushChannel
-from sunx_adapter.sandbox.random_walk import RandomWalk
 from sunx_adapter.sandbox.responder import Responder
 from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
@@ -150,9 +152,12 @@ class Sandbox(FaultPlan):
         """
         with self._lock:
             if self._running is None:
-                listener = self._listen()
+                listener = listen(self._host, self._port)
                 host, port = listener.getsockname()[:2]
-                self._running = LoopThread("sunx-adapter-sandbox"), HttpServer(self._handle, listener)
+                self._running = (
+                    LoopThread("sunx-adapter-sandbox"),
+                    HttpServer(self._handle, listener),
+                )
                 self._running[0].run(self._running[1].start())
                 self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 self._closed.clear()
@@ -270,14 +275,10 @@ class Sandbox(FaultPlan):
                 f"the key of account {chosen.name!r} is not enabled for {method!r}, but for: "
                 f"{enabled}"
             )
-        credential = (
-            {"secret": chosen.secret}
-            if method == "HmacSHA256"
-            else {"privateKey": chosen.private_key}
-        )
+        with_secret = method == "HmacSHA256"
         return {
             "apiKey": chosen.api_key,
-            **credential,
+            **({"secret": chosen.secret} if with_secret else {"privateKey": chosen.private_key}),
             "uid": chosen.uid,
             "urls": {"api": {"rest": self.url, "stream": self.stream_url}},
         }
@@ -296,28 +297,7 @@ class Sandbox(FaultPlan):
             raise RuntimeError("the sandbox was never started: use `with Sandbox() as sandbox:`")
         return self._address
 
-    def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        try:
-            return socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise OSError(
-                error.errno,
-                f"the sandbox cannot listen on {self._host} port {self._port} ({reason}): choose "
-                "another port, or 0 for a free one",
-            ) from error
-
-    async def _handle(self, request: web.BaseRequest) -> Delivery | web.StreamResponse:
-        try:
-            return await self._answer(request)
-        except ConnectionError:
-            raise  # the client has disconnected
-        except Exception:
-            _logger.exception("internal error of the sandbox")
-            raise
-
-    async def _answer(self, http_request: web.BaseRequest) -> Delivery | web.StreamResponse:
+    async def _handle(self, http_request: web.BaseRequest) -> Delivery | web.StreamResponse:
         now = self._clock()
         headers = http_request.headers
         path, _, query = http_request.raw_path.partition("?")
