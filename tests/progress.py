@@ -2,14 +2,10 @@
 
 A test is marked as long with ``@pytest.mark.long("installs …")``. pytest-xdist's workers cannot
 write to the terminal, so they write to a file, whose lines the main process prints.
-
-A test marked with ``@pytest.mark.alone`` runs while the other workers wait: it counts requests in
-3 s as a venue receives them, and on a busy machine the venue would notice them late.
 """
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +18,6 @@ _KEY: Final = "progress"
 def register(config: pytest.Config) -> None:
     """Register the marker and the plugin."""
     config.addinivalue_line("markers", "long(what): starts first; the terminal says what it does")
-    config.addinivalue_line("markers", "alone: runs while no other test does")
     given: dict[str, Any] = getattr(config, "workerinput", {})
     plugin = Worker(Path(given[_KEY])) if _KEY in given else Main(config)
     config.pluginmanager.register(plugin, "progress")
@@ -48,30 +43,11 @@ class Worker(_LongFirst):
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Wait for the test's turn, and write what it does before it is reported to start."""
-        with self._turn(alone=item.get_closest_marker("alone") is not None):
-            if (what := _what(item)) is not None:
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(what + "\n")
-            return (yield)
-
-    @contextmanager
-    def _turn(self, *, alone: bool) -> Iterator[None]:
-        try:
-            import fcntl  # noqa: PLC0415 - not on every system
-        except ImportError:
-            yield
-            return
-        # Who waits to run alone holds the door, so that no other test starts meanwhile.
-        with (
-            self._file.with_name("door").open("a") as door,
-            self._file.with_name("running").open("a") as running,
-        ):
-            fcntl.flock(door, fcntl.LOCK_EX)
-            fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            if not alone:
-                fcntl.flock(door, fcntl.LOCK_UN)
-            yield
+        """Write what the test does before it is reported to start."""
+        if (what := _what(item)) is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(what + "\n")
+        return (yield)
 
 
 class Main(_LongFirst):

@@ -222,7 +222,7 @@ def arrival_times(sandbox: Sandbox) -> list[float]:
 
 @pytest.mark.long("waits for several windows of the read limit")
 def test_limit_is_used_and_kept() -> None:
-    """Under load, the venue sees no 73rd read in 3 s, and 90 % of the limit is used."""
+    """Under load, a venue that refuses a 73rd read in 3 s never has to; 90 % of it is used."""
     reads = 288  # four windows
 
     async def read_all(config: dict[str, Any]) -> float:
