@@ -19,7 +19,8 @@ def register(config: pytest.Config) -> None:
     """Register the marker and the plugin."""
     config.addinivalue_line("markers", "long(what): starts first; the terminal says what it does")
     given: dict[str, Any] = getattr(config, "workerinput", {})
-    plugin = Worker(Path(given[_KEY])) if _KEY in given else Main(config)
+    in_worker = _KEY in given
+    plugin = Worker(Path(given[_KEY]), given["workercount"]) if in_worker else Main(config)
     config.pluginmanager.register(plugin, "progress")
 
 
@@ -29,16 +30,35 @@ def _what(item: pytest.Item) -> str | None:
 
 
 class _LongFirst:
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Start long tests first, so that the other processes run the short ones meanwhile."""
-        items.sort(key=lambda item: _what(item) is None)
+        """Let each process start with its share of the long tests.
+
+        pytest-xdist gives each process one stretch of the list; the long tests of a file, which may
+        share an environment, stay in one.
+        """
+        ordered = sorted(items, key=lambda item: _what(item) is None)
+        long = [item for item in ordered if _what(item) is not None]
+        files = list(dict.fromkeys(item.path for item in long))
+        short = ordered[len(long) :]
+        items.clear()
+        for number in range(self._processes):
+            mine = files[number :: self._processes]
+            items += (share := [item for item in long if item.path in mine])
+            stretch = (len(ordered) - len(items) + len(share)) // (self._processes - number)
+            rest = max(0, stretch - len(share))
+            items += short[:rest]
+            del short[:rest]
 
 
 class Worker(_LongFirst):
     """In a worker of pytest-xdist: writes what each long test does to the file when it starts."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, processes: int) -> None:
+        super().__init__(processes)
         self._file = file
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -54,6 +74,7 @@ class Main(_LongFirst):
     """In the main process: prints what each long test does when it starts."""
 
     def __init__(self, config: pytest.Config) -> None:
+        super().__init__(processes=1)
         self._config = config
         self._printed: set[str] = set()
         directory = tempfile.TemporaryDirectory(prefix="pytest-progress-")
