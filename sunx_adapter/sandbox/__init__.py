@@ -9,23 +9,21 @@ and messages, and it simulates faults on demand::
 
 The modules:
 
-- ``accounts``: keys, settings and balances; ``defaults`` has ready accounts, ``accounts_file``
-  reads them from JSON, ``holdings`` computes consistent amounts, ``random_walk`` changes them
+- ``accounts``: keys and settings, the default accounts; ``accounts_file`` reads them from JSON,
+  ``balances`` computes consistent amounts and changes them at random
 - ``signatures``: authenticates requests; ``responder`` answers them, ``answers`` has the formats
-- ``fault_table``: every kind of fault; ``faults`` parses faults and draws them; ``delivery`` sends
-  faulty bytes
-- ``push``: the push channel
-- ``http_server``: the port and its thread; ``server`` is the whole sandbox
+- ``fault_table``: every kind of fault; ``faults`` parses faults and draws them
+- ``delivery``: sends bytes, also faulty ones; ``http_server``: a port whose answers are deliveries
+- ``push``: the push channel; ``server``: the whole sandbox
 """
 
 from typing import TYPE_CHECKING, Any
 
-from sunx_adapter.sandbox.accounts import AccountRefusal, SandboxAccount
+from sunx_adapter.sandbox.accounts import DEFAULT_ACCOUNTS, AccountRefusal, SandboxAccount
 from sunx_adapter.sandbox.accounts_file import AccountsFileError, dump_accounts, load_accounts
-from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS
+from sunx_adapter.sandbox.balances import Holding, balance_data
 from sunx_adapter.sandbox.fault_table import FaultRule
 from sunx_adapter.sandbox.faults import Fault, FaultError, fault_kinds, parse_fault
-from sunx_adapter.sandbox.holdings import Holding, balance_data
 
 if TYPE_CHECKING:
     from sunx_adapter.sandbox.server import Sandbox, SandboxRequest

@@ -1,4 +1,4 @@
-"""The sandbox's accounts: their keys, settings and balances."""
+"""The sandbox's accounts: their keys, settings and balances, all made up."""
 
 import base64
 import binascii
@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Literal
 
-from sunx_adapter.sandbox.holdings import balance_data
-from sunx_adapter.sandbox.random_walk import RandomWalk
+from sunx_adapter.sandbox.balances import PRICES, Holding, RandomWalk, balance_data
 
 SignatureMethod = Literal["HmacSHA256", "Ed25519"]
 
@@ -44,7 +43,7 @@ class SandboxAccount:
         secret: for HmacSHA256 signatures; ``None`` if the key is not enabled for them.
         private_key: for Ed25519 signatures, Base64 of the raw 32 bytes; ``None`` as above.
         balance: ``data`` of the balance answer, sent unchanged; amounts are decimal text.
-            :func:`~sunx_adapter.sandbox.holdings.balance_data` makes a consistent one.
+            :func:`~sunx_adapter.sandbox.balances.balance_data` makes a consistent one.
         asset_mode: collateral mode: 0 single-asset (old), 1 multi-assets, 2 single-asset. With 0
             the v5 balance is refused.
         extra_row_fields: whether v5 answers include undocumented row fields of the balance, as
@@ -109,15 +108,14 @@ class AccountBook:
         self._by_name: dict[str, SandboxAccount] = {}
         self._names: dict[str, str] = {}
         for account in accounts:
-            name, other = account.name, self._names.get(account.api_key)
-            if name in self._by_name:
-                raise ValueError(f"two accounts have the name {name!r}")
-            if other is not None:
+            if account.name in self._by_name:
+                raise ValueError(f"two accounts have the name {account.name!r}")
+            other = self._names.setdefault(account.api_key, account.name)
+            if other != account.name:
                 raise ValueError(
-                    f"the accounts {other}, {name} share an api_key: each needs its own"
+                    f"the accounts {other}, {account.name} share an api_key: each needs its own"
                 )
-            self._by_name[name] = account
-            self._names[account.api_key] = name
+            self._by_name[account.name] = account
         if not self._by_name:
             raise ValueError("a sandbox needs at least one account")
         self.random_walk = random_walk
@@ -130,8 +128,7 @@ class AccountBook:
 
     def with_key(self, api_key: str) -> SandboxAccount | None:
         """The account with that API key, if there is one."""
-        name = self._names.get(api_key)
-        return None if name is None else self._by_name[name]
+        return self._by_name.get(self._names.get(api_key, ""))
 
     def named(self, name: str) -> SandboxAccount:
         """The account of that name.
@@ -149,24 +146,84 @@ class AccountBook:
         known = ", ".join(islice(self._by_name, _MAX_NAMES))
         return f"{known} and {more} more" if more > 0 else known
 
-    def update(self, name: str, balance: Mapping[str, Any]) -> SandboxAccount:
-        """Replace an account's balance.
+    def update(self, name: str, balance: Mapping[str, Any] | None = None) -> SandboxAccount:
+        """Change an account: to that balance, or at random if a change is due.
 
         Raises:
             ValueError: there is no such account.
         """
         with self._changing:
-            return self._replace(self.named(name), balance)
-
-    def refreshed(self, name: str) -> SandboxAccount:
-        """The account of that name, after a random change if one is due."""
-        with self._changing:
             account = self.named(name)
-            walk = self.random_walk
-            balance = None if walk is None else walk.next(name, account.balance)
-            return account if balance is None else self._replace(account, balance)
+            if balance is None and self.random_walk is not None:
+                balance = self.random_walk.next(name, account.balance)
+            if balance is not None:
+                account = self._by_name[name] = replace(account, balance=balance)
+                self.on_change(account)
+            return account
 
-    def _replace(self, account: SandboxAccount, balance: Mapping[str, Any]) -> SandboxAccount:
-        changed = self._by_name[account.name] = replace(account, balance=balance)
-        self.on_change(changed)
-        return changed
+
+def _account(
+    number: int, name: str, *holdings: Holding, state: str = "normal", **settings: Any
+) -> SandboxAccount:
+    return SandboxAccount(
+        name=name,
+        uid=str(100000000 + number),
+        api_key=f"sandbox-{name}-access-key",
+        secret=f"sandbox-{name}-secret",
+        # Any 32 bytes are an Ed25519 key; readable ones are obviously made up.
+        private_key=base64.b64encode(f"sandbox-{name}-key".encode().ljust(32, b".")).decode(),
+        balance=balance_data(holdings, state=state),
+        **settings,
+    )
+
+
+# A holding's amounts: cash, unrealised PnL, initial margin, maintenance margin.
+DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
+    # Three currencies, margin in use, a profit, a loss, amounts with 18 decimal places.
+    _account(
+        1,
+        "main",
+        Holding("USDT", "12480.250075113264418803", "186.4", "3210.75", "642.15"),
+        Holding("BTC", "0.40000001", price=PRICES["BTC"]),
+        Holding("ETH", "5.2", "-0.035", "0.75", "0.15", price=PRICES["ETH"]),
+    ),
+    # The example on SunX's page.
+    _account(2, "small", Holding("USDT", "0.004015101942876636")),
+    # The example on HTX's page: negative cash, covered by a bitcoin; vouchers are "".
+    _account(
+        3,
+        "indebted",
+        Holding("USDT", "-0.0050448676", "-0.091875", "2.8999998", "0.05437499625", voucher=""),
+        Holding("BTC", "1", price="75000", voucher=""),
+    ),
+    _account(4, "empty"),
+    _account(5, "liquidating", Holding("USDT", "950", "-880.25", "400", "80"), state="liquidating"),
+    # A state may be a number, as in the table on the venues' pages, or a name, as in the examples.
+    _account(6, "adl", Holding("USDT", "2000", "1500.5", "900", "180"), state="5"),
+    _account(
+        7,
+        "open_limit",
+        Holding("USDT", "300", "-120", "150", "90"),
+        Holding("ETH", "0.01", price=PRICES["ETH"]),
+        state="open_limit",
+    ),
+    _account(8, "locked", refusal=AccountRefusal(12009, "The user was locked or does not exist")),
+    _account(9, "unopened", refusal=AccountRefusal(4002, "Futures trading is not opened")),
+    # SunX has no other mode than multi-assets, so only v5 refuses this account.
+    _account(10, "single_asset", Holding("USDT", "100"), asset_mode=SINGLE_ASSET_MODE),
+)
+
+
+def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
+    """``account-1`` to ``account-COUNT``, each with its own uid, key and amount.
+
+    The cash of ``account-7`` is 1007 USDT, so a balance identifies its account.
+    """
+    return tuple(
+        _account(
+            1000 + number,
+            f"account-{number}",
+            Holding("USDT", str(1000 + number), "12.5", "100", "20"),
+        )
+        for number in range(1, count + 1)
+    )

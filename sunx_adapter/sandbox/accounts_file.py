@@ -18,32 +18,24 @@ Amounts are decimal text of up to 18 places (vouchers may be ``""``). A balance 
 fields; it is sent unchanged.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
-from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS
+from sunx_adapter.sandbox.accounts import DEFAULT_ACCOUNTS, AccountBook, SandboxAccount
 
-_AMOUNT: Final = re.compile(r"-?[0-9]+(\.[0-9]{1,18})?")
+T = TypeVar("T")
+
 _FIELDS: Final = tuple(field.name for field in fields(SandboxAccount))
+_Amount = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]+(\.[0-9]{1,18})?$")]
 
 
 class AccountsFileError(ValueError):
     """An accounts file is invalid; the message names the file and the field."""
-
-
-class _Accounts(msgspec.Struct, forbid_unknown_fields=True):
-    accounts: list[SandboxAccount]
-
-
-class _Amount:
-    """Decimal text."""
 
 
 class _Amounts(msgspec.Struct, kw_only=True):
@@ -74,8 +66,8 @@ class _HasBalance(msgspec.Struct):
     balance: _Balance | None = None
 
 
-class _Balances(msgspec.Struct):
-    accounts: list[_HasBalance]
+class _File(msgspec.Struct, Generic[T], forbid_unknown_fields=True):
+    accounts: list[T]
 
 
 def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
@@ -105,8 +97,8 @@ def dump_accounts(accounts: Iterable[SandboxAccount] = DEFAULT_ACCOUNTS) -> str:
 
 
 def _accounts(document: Any) -> list[SandboxAccount]:
-    accounts = msgspec.convert(document, _Accounts).accounts
-    msgspec.convert(document, _Balances, dec_hook=_amount)
+    accounts = msgspec.convert(document, _File[SandboxAccount]).accounts
+    msgspec.convert(document, _File[_HasBalance])  # a balance itself is sent unchanged
     for index, entry in enumerate(document["accounts"]):
         if unknown := [name for name in entry if name not in _FIELDS]:
             raise ValueError(f"accounts[{index}]: unknown field `{unknown[0]}`")
@@ -116,17 +108,13 @@ def _accounts(document: Any) -> list[SandboxAccount]:
         raise ValueError(f"accounts: {error}") from None
 
 
-def _amount(_type: type, value: Any) -> _Amount:
-    if isinstance(value, str) and _AMOUNT.fullmatch(value):
-        return _Amount()
-    raise ValueError('must be decimal text of up to 18 places, like "12.5"')
-
-
 def _reason(error: Exception) -> str:
     """The error's text, field first: msgspec appends it as ``- at `$.accounts[0].uid```."""
     if isinstance(error, msgspec.ValidationError):
         problem, _, field = str(error).partition(" - at `$")
         field = field.strip(".`")
+        if "matching regex" in problem:
+            problem = 'must be decimal text of up to 18 places, like "12.5"'
         # A message of SandboxAccount begins with the name of an attribute.
         attribute, colon, rest = problem.partition(": ")
         if colon and attribute in _FIELDS:

@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from sunx_adapter.sandbox.delivery import status_phrase
+
 SUCCESS_CODE: Final = 200
 SUCCESS_STATUS: Final = "ok"
 TOO_MANY_READS: Final = 1032
@@ -116,11 +118,3 @@ def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     return HttpAnswer(
         status, body.encode(), status, headers={"Content-Type": HTML_TYPE, **(headers or {})}
     )
-
-
-def status_phrase(status: int) -> str:
-    """The reason phrase, ``"Bad Gateway"``; empty for an unknown status."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""

@@ -1,15 +1,16 @@
 """Sends bytes in pieces, with delays, and ends the connection in different ways.
 
-Every fault below HTTP is a :class:`Delivery`: no byte, half an answer, one byte at a time, a reset.
-It is plain data; :func:`deliver` sends it over an asyncio transport.
+Every answer is a :class:`Delivery`: a whole one, half of one, one byte at a time, a reset. It is
+plain data; :func:`deliver` sends it over an asyncio transport.
 """
 
 import asyncio
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, Literal
 
 _LINGER_ZERO: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
@@ -36,6 +37,21 @@ class Delivery:
 def in_pieces(data: bytes, size: int) -> list[bytes]:
     """The data in pieces of ``size`` bytes."""
     return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def http_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """The head of an HTTP answer."""
+    lines = [f"HTTP/1.1 {status} {status_phrase(status)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def status_phrase(status: int) -> str:
+    """The reason phrase, ``"Bad Gateway"``; empty for an unknown status."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def reset_when_closed(connection: socket.socket) -> None:

@@ -1,17 +1,18 @@
 """All kinds of faults: each is one entry of :data:`FAULT_RULES`.
 
 An entry has the fault's syntax, its description and its effect: another answer, another delivery of
-the bytes, another push message or a refused login. No I/O.
+an answer or push message, or a refused login. No I/O.
 """
 
 import math
 import re
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from http import HTTPStatus
-from typing import Any, Final
+from operator import getitem
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -36,79 +37,28 @@ PUSH_ACCOUNT: Final = "/push/account"
 """Pseudo-paths for faults on an open push connection: at its login, and at each account message.
 A fault for the real path of the push channel happens at the handshake."""
 
-_MAX_SECONDS: Final = 24 * 60 * 60
-_MAX_CLOCK_SECONDS: Final = 10 * 365 * 24 * 60 * 60
-_MAX_MEBIBYTES: Final = 4096
 _MEBIBYTE: Final = 1024 * 1024
+_GZIP: Final = 16 + zlib.MAX_WBITS
 _GARBAGE: Final = bytes(range(256)) * 4
 _SIGNATURE_CODES: Final = frozenset({"1003", *map(str, range(12001, 12009))})
 """Codes of a failed signature check; v5 sends them in another shape than other errors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+# -- parameters -----------------------------------------------------------------------------
+
+
+class Parameter(NamedTuple):
     """The parameter of a kind of fault, which follows ``=``.
 
     Attributes:
         name: for the help, ``"SECONDS"``.
         expected: its valid values, for error messages.
         is_valid: whether a text is a valid value; a truthy or falsy result.
-        default: the default value; ``None`` if the parameter is required.
     """
 
     name: str
     expected: str
     is_valid: Callable[[str], object]
-    default: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FaultRule:
-    """A kind of fault.
-
-    Attributes:
-        kind: its name.
-        effect: what happens: one sentence without subject and full stop.
-        parameter: its parameter, if it has one.
-        accepted_only: whether it applies to accepted requests only. A refused one (wrong key or
-            signature, too many reads) then gets its normal refusal.
-        paths: the paths of the requests that it applies to, unless :attr:`Fault.path` is set.
-        answer: makes the answer from the request, its normal answer and the parameter; returns
-            ``None`` if the fault cannot be applied to that answer.
-        instead: sent in place of any answer or push message.
-        delivery: makes the delivery of an answer from its head, its body and the parameter.
-        login: makes the refusal of a push login from the parameter.
-        push: makes the delivery of a push message from the message and the previous one, if any.
-    """
-
-    kind: str
-    effect: str
-    parameter: Parameter | None = None
-    accepted_only: bool = False
-    paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[HttpRequest, HttpAnswer, str], HttpAnswer | None] | None = None
-    instead: Delivery | None = None
-    delivery: Callable[[bytes, bytes, str], Delivery] | None = None
-    login: Callable[[str], Refused] | None = None
-    push: Callable[[bytes, bytes | None], Delivery] | None = None
-
-    @property
-    def usage(self) -> str:
-        """Its syntax, ``"html[=STATUS]"``."""
-        if self.parameter is None:
-            return self.kind
-        equals = f"={self.parameter.name}"
-        return f"{self.kind}{equals if self.parameter.default is None else f'[{equals}]'}"
-
-    @property
-    def help(self) -> str:
-        """The effect and the parameter's default."""
-        if self.parameter is None or self.parameter.default is None:
-            return self.effect
-        return f"{self.effect} (default: {self.parameter.default})"
-
-
-# -- parameters -----------------------------------------------------------------------------
 
 
 def parsed_number(text: str) -> float:
@@ -119,33 +69,34 @@ def parsed_number(text: str) -> float:
         return math.nan
 
 
-def _whole(low: int, high: int) -> Callable[[str], bool]:
-    return lambda text: text.isascii() and text.isdigit() and low <= parsed_number(text) <= high
+def _whole_number(name: str, what: str, low: int, high: int) -> Parameter:
+    digits = re.compile("[0-9]+").fullmatch
+    return Parameter(
+        name,
+        f"{what} from {low} to {high}",
+        lambda text: digits(text) and low <= parsed_number(text) <= high,
+    )
 
 
-def _seconds(default: str, low: int = 0, high: int = _MAX_SECONDS) -> Parameter:
+def _seconds(low: int, high: int) -> Parameter:
     expected = f"a number of seconds from {low} to {high}"
-    return Parameter("SECONDS", expected, lambda text: low <= parsed_number(text) <= high, default)
+    return Parameter("SECONDS", expected, lambda text: low <= parsed_number(text) <= high)
 
 
+_DAY: Final = 24 * 60 * 60
+_SECONDS: Final = _seconds(0, _DAY)
+_CLOCK_SECONDS: Final = _seconds(-3650 * _DAY, 3650 * _DAY)
 # A status below 200 is not a final answer.
-_STATUS: Final = Parameter("STATUS", "an HTTP status from 200 to 599", _whole(200, 599))
+_STATUS: Final = _whole_number("STATUS", "an HTTP status", 200, 599)
+_MEBIBYTES: Final = _whole_number("MIB", "a whole number of MiB", 1, 4096)
+_PUSH_CODE: Final = _whole_number("CODE", "an error code of the push channel", 1, 99_999)
 _CODE: Final = Parameter(
     "CODE",
     "an error code other than 200, like 1003 or gateway-internal-error",
     re.compile(r"(?!200$)[0-9]{1,9}|[a-z][a-z-]{0,63}").fullmatch,
 )
-_PUSH_CODE: Final = Parameter(
-    "CODE", "an error code of the push channel, like 2003", _whole(1, 99_999), "2003"
-)
 _URL: Final = Parameter(
-    "URL",
-    "a URL that begins with http:// or https://",
-    re.compile(r"https?://[!-~]+").fullmatch,
-    "https://elsewhere.invalid",
-)
-_MEBIBYTES: Final = Parameter(
-    "MIB", f"a whole number of MiB from 1 to {_MAX_MEBIBYTES}", _whole(1, _MAX_MEBIBYTES), "64"
+    "URL", "a URL that begins with http:// or https://", re.compile(r"https?://[!-~]+").fullmatch
 )
 _FIELD: Final = Parameter(
     "FIELD",
@@ -153,6 +104,60 @@ _FIELD: Final = Parameter(
     re.compile(r"\w+(\.\w+|\[[0-9]{1,6}\])*", re.ASCII).fullmatch,
 )
 _FIELD_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
+
+
+# -- a kind of fault ------------------------------------------------------------------------
+
+
+def _unchanged(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAnswer:
+    return normal
+
+
+def _whole(head: bytes, body: bytes, _value: str) -> Delivery:
+    return Delivery([head + body], end="keep")
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRule:
+    """A kind of fault.
+
+    Attributes:
+        kind: its name.
+        effect: what happens: one sentence without subject and full stop.
+        parameter: its parameter, if it has one.
+        default: the parameter's default value; ``None`` if the parameter is required.
+        accepted_only: whether it applies to accepted requests only. A refused one (wrong key or
+            signature, too many reads) then gets its normal refusal.
+        paths: the paths of the requests that it applies to, unless :attr:`Fault.path` is set.
+        answer: makes the answer from the request, its normal answer and the parameter; returns
+            ``None`` if the fault cannot be applied to that answer.
+        instead: sent in place of any answer or push message.
+        delivery: makes the delivery of an answer from its head, its body and the parameter; or of a
+            push message from the previous message (or nothing), the message and the parameter.
+        login: makes the refusal of a push login from the parameter.
+    """
+
+    kind: str
+    effect: str
+    parameter: Parameter | None = None
+    default: str | None = None
+    accepted_only: bool = False
+    paths: frozenset[str] = BALANCE_PATHS
+    answer: Callable[[HttpRequest, HttpAnswer, str], HttpAnswer | None] = _unchanged
+    instead: Delivery | None = None
+    delivery: Callable[[bytes, bytes, str], Delivery] = _whole
+    login: Callable[[str], Refused] | None = None
+
+    @property
+    def usage(self) -> str:
+        """Its syntax, ``"html[=STATUS]"``."""
+        parameter = f"={self.parameter.name}" if self.parameter else ""
+        return f"{self.kind}{parameter if self.default is None else f'[{parameter}]'}"
+
+    @property
+    def help(self) -> str:
+        """The effect and the parameter's default."""
+        return self.effect + ("" if self.default is None else f" (default: {self.default})")
 
 
 # -- other answers --------------------------------------------------------------------------
@@ -185,20 +190,16 @@ def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnsw
 
     if code == "maintain":
         return _maintenance(request, normal, code)
-    rule = RULE_BY_CODE.get(code)
-    path = request.path
     shape: RefusalShape
     if not code.isdecimal():
         shape = "hyphen"
-    elif path.startswith("/v5/") and code != "403":
+    elif request.path.startswith("/v5/") and code != "403":
         shape = "message" if code in _SIGNATURE_CODES else "msg"
     else:
         # All other paths belong to the older API.
-        shape = "message" if path.startswith("/sapi/") and code != "403" else "status"
-    refusal = Refused(
-        int(code) if code.isdecimal() else code, rule.meaning if rule else "unknown error", shape
-    )
-    return refusal_answer(refusal, request)
+        shape = "message" if request.path.startswith("/sapi/") and code != "403" else "status"
+    meaning = RULE_BY_CODE[code].meaning if code in RULE_BY_CODE else "unknown error"
+    return refusal_answer(Refused(int(code) if code.isdecimal() else code, meaning, shape), request)
 
 
 def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAnswer:
@@ -207,73 +208,60 @@ def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAn
 
 def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: str) -> HttpAnswer:
     """The body after many blanks, compressed by gzip to about a thousandth of its size."""
-    count = int(mebibytes)
     blanks = b" " * _MEBIBYTE
-    deflater = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
-    # After a full flush nothing refers to earlier data, so the same block can be repeated.
-    block = deflater.compress(blanks) + deflater.flush(zlib.Z_FULL_FLUSH)
-    rest = deflater.compress(normal.body) + deflater.flush()
-    checksum = 0
-    for _ in range(count):
-        checksum = zlib.crc32(blanks, checksum)
-    size = (count * _MEBIBYTE + len(normal.body)) % 2**32
-    head = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
-    tail = struct.pack("<II", zlib.crc32(normal.body, checksum), size)
-    headers = {**normal.headers, "Content-Encoding": "gzip"}
-    return replace(normal, body=head + block * count + rest + tail, headers=headers)
+    deflater = zlib.compressobj(wbits=_GZIP)
+    pieces = [deflater.compress(blanks) for _ in range(int(mebibytes))]
+    body = b"".join([*pieces, deflater.compress(normal.body), deflater.flush()])
+    return replace(normal, body=body, headers={**normal.headers, "Content-Encoding": "gzip"})
 
 
-def _edit_field(
+def _field_fault(
     kind: str, effect: str, edit: Callable[[Any], object], default: str = "data.details[0].equity"
 ) -> FaultRule:
     """A fault that edits one field of an accepted answer; ``edit`` gives its new value."""
 
     def answer(_: HttpRequest, normal: HttpAnswer, field: str) -> HttpAnswer | None:
-        parent: Any = [msgspec.json.decode(normal.body)]
-        document, last = parent, 0
-        for index, name in _FIELD_STEP.findall(field):
-            parent, last = parent[last], int(index) if index else name
-            steps = dict(enumerate(parent)) if isinstance(parent, list) and index else parent
-            if not isinstance(steps, dict) or last not in steps:
-                return None
-        edited = edit(parent[last])
-        if edited is msgspec.UNSET:
-            del parent[last]
-        else:
-            parent[last] = edited
-        return replace(normal, body=msgspec.json.encode(document[0]))
+        document = msgspec.json.decode(normal.body)
+        *steps, last = [int(index) if index else name for index, name in _FIELD_STEP.findall(field)]
+        try:
+            parent = reduce(getitem, steps, document)
+            parent[last] = edit(parent[last])
+            if parent[last] is msgspec.UNSET:
+                del parent[last]
+        except (LookupError, TypeError):
+            return None  # there is no such field
+        return replace(normal, body=msgspec.json.encode(document))
 
-    return FaultRule(
-        kind, effect, replace(_FIELD, default=default), accepted_only=True, answer=answer
-    )
+    return FaultRule(kind, effect, _FIELD, default, accepted_only=True, answer=answer)
 
 
 # -- the table ------------------------------------------------------------------------------
 
 _EVERYWHERE: Final = frozenset({EVERY_PATH})
+_LOGIN: Final = frozenset({PUSH_LOGIN})
 _PUSH: Final = frozenset({PUSH_ACCOUNT})
+_RESET: Final = Delivery(end="reset")
+_STALL: Final = Delivery(end="stall")
 
 _RULES: Final = (
     FaultRule("ok", "answers normally"),
     FaultRule("refuse", "closes the connection without sending a byte", instead=Delivery()),
-    FaultRule(
-        "reset", "resets the connection (RST) instead of answering", instead=Delivery(end="reset")
-    ),
-    FaultRule(
-        "silence", "never answers and keeps the connection open", instead=Delivery(end="stall")
-    ),
+    FaultRule("reset", "resets the connection (RST) instead of answering", instead=_RESET),
+    FaultRule("silence", "never answers and keeps the connection open", instead=_STALL),
     FaultRule(
         "slow",
         "answers normally after SECONDS",
-        _seconds("0.5"),
+        _SECONDS,
+        "0.5",
         delivery=lambda head, body, seconds: Delivery(
-            [head, body], end="keep", delay=float(seconds)
+            [head + body], end="keep", delay=float(seconds)
         ),
     ),
     FaultRule(
         "drip",
         "sends the answer's head and body byte by byte, SECONDS apart",
-        _seconds("0.05"),
+        _SECONDS,
+        "0.05",
         delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), float(seconds)),
     ),
     FaultRule(
@@ -285,7 +273,8 @@ _RULES: Final = (
     FaultRule(
         "html",
         "sends a proxy's HTML page with HTTP STATUS",
-        replace(_STATUS, default="502"),
+        _STATUS,
+        "502",
         answer=lambda _request, _normal, status: page(int(status)),
     ),
     FaultRule(
@@ -298,6 +287,7 @@ _RULES: Final = (
         "redirect",
         "redirects (302) to URL plus the request's path and signed query",
         _URL,
+        "https://elsewhere.invalid",
         answer=_redirect,
     ),
     FaultRule(
@@ -312,13 +302,15 @@ _RULES: Final = (
         "clock",
         "sets the venue's clock SECONDS ahead on every path: for ts, Date and the check of a "
         "request's time",
-        _seconds("3600", -_MAX_CLOCK_SECONDS, _MAX_CLOCK_SECONDS),
+        _CLOCK_SECONDS,
+        "3600",
         paths=_EVERYWHERE,
     ),
     FaultRule(
         "ratelimit",
         "refuses with HTTP 429, code 1032 and headers that ask to wait SECONDS",
-        _seconds("1"),
+        _SECONDS,
+        "1",
         accepted_only=True,
         answer=_too_many,
     ),
@@ -331,12 +323,16 @@ _RULES: Final = (
     ),
     FaultRule("truncated", "sends half of the JSON as a complete HTTP answer", answer=_truncated),
     FaultRule(
-        "bomb", "sends MIB mebibytes of blanks before the JSON, as gzip", _MEBIBYTES, answer=_bomb
+        "bomb",
+        "sends MIB mebibytes of blanks before the JSON, as gzip",
+        _MEBIBYTES,
+        "64",
+        answer=_bomb,
     ),
-    _edit_field("null", "sets FIELD to null", lambda _: None, default="data"),
-    _edit_field("missing", "leaves out FIELD", lambda _: msgspec.UNSET),
-    _edit_field("blank", "sets FIELD to empty text", lambda _: ""),
-    _edit_field(
+    _field_fault("null", "sets FIELD to null", lambda _: None, default="data"),
+    _field_fault("missing", "leaves out FIELD", lambda _: msgspec.UNSET),
+    _field_fault("blank", "sets FIELD to empty text", lambda _: ""),
+    _field_fault(
         "wrong-type",
         "changes FIELD to an object, or to text if it is an object or a list",
         lambda value: "unexpected" if isinstance(value, dict | list) else {},
@@ -345,20 +341,21 @@ _RULES: Final = (
         "push-code",
         "push: refuses the login with CODE",
         _PUSH_CODE,
-        paths=frozenset({PUSH_LOGIN}),
+        "2003",
+        paths=_LOGIN,
         login=lambda code: Refused(int(code), "refused on purpose"),
     ),
     FaultRule(
         "push-reset",
         "push: resets the connection instead of sending a change",
         paths=_PUSH,
-        instead=Delivery(end="reset"),
+        instead=_RESET,
     ),
     FaultRule(
         "push-silence",
         "push: stops sending at a change, heartbeats included",
         paths=_PUSH,
-        instead=Delivery(end="stall"),
+        instead=_STALL,
     ),
     FaultRule(
         "push-garbage",
@@ -370,9 +367,7 @@ _RULES: Final = (
         "push-order",
         "push: sends a change, then the previous state again",
         paths=_PUSH,
-        push=lambda message, before: Delivery(
-            [message] if before is None else [message, before], end="keep"
-        ),
+        delivery=lambda before, message, _: Delivery(filter(None, (message, before)), end="keep"),
     ),
 )
 

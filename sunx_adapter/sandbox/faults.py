@@ -22,9 +22,10 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest
+from sunx_adapter.sandbox.delivery import Delivery
 from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultRule, parsed_number
 
 _GRAMMAR: Final = re.compile(
@@ -71,17 +72,13 @@ class Fault:
             raise FaultError(f"{self.kind}: the path must begin with / or be {EVERY_PATH}")
 
     def _check_parameter(self) -> None:
-        parameter, given = self.rule.parameter, self.parameter
+        parameter = self.rule.parameter
         if parameter is None:
-            if given is not None:
-                raise FaultError(f"{self.kind}={given}: {self.kind} has no parameter")
-        elif given is None:
-            if parameter.default is None:
-                raise FaultError(
-                    f"{self.rule.usage}: {parameter.name} must be {parameter.expected}"
-                )
-        elif not parameter.is_valid(str(given)):
-            raise FaultError(f"{self.kind}={given}: {parameter.name} must be {parameter.expected}")
+            if self.parameter is not None:
+                raise FaultError(f"{self}: {self.kind} has no parameter")
+        elif not parameter.is_valid(self.value):
+            given = self.rule.usage if self.parameter is None else f"{self.kind}={self.parameter}"
+            raise FaultError(f"{given}: {parameter.name} must be {parameter.expected}")
 
     def __str__(self) -> str:
         parameter = "" if self.parameter is None else f"={self.parameter}"
@@ -97,22 +94,27 @@ class Fault:
         """The answer with this fault; ``None`` if this answer cannot have it."""
         if self.rule.accepted_only and not normal.accepted:
             return None
-        if self.rule.answer is None:
-            return normal
         answer = self.rule.answer(request, normal, self.value)
         return answer and replace(answer, uid=normal.uid)
+
+    def delivered(self, head: bytes, body: bytes) -> Delivery:
+        """How the parts of an answer, or the previous and the next push message, are sent."""
+        return self.rule.instead or self.rule.delivery(head, body, self.value)
 
     @property
     def value(self) -> str:
         """The parameter, or the kind's default; empty if there is neither."""
-        if self.parameter is not None:
-            return str(self.parameter)
-        return (self.rule.parameter and self.rule.parameter.default) or ""
+        return str(self.parameter) if self.parameter is not None else self.rule.default or ""
 
     @property
     def paths(self) -> frozenset[str]:
         """The paths of the requests that it applies to; ``"*"`` means every path."""
         return self.rule.paths if self.path is None else frozenset({self.path})
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it applies to every request besides any other fault: a clock that is wrong."""
+        return self.kind == "clock" and self.probability is None
 
     def is_for(self, path: str) -> bool:
         """Whether it applies to requests for that path."""
@@ -140,12 +142,8 @@ def parse_fault(text: str) -> Fault:
     return Fault(kind, parameter, None if probability is None else parsed_number(probability))
 
 
-def as_faults(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
-    """Parse the texts among the faults; a single fault or text is a list of one.
-
-    Raises:
-        FaultError: a text is invalid.
-    """
+def _as_faults(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
+    """Parse the texts among the faults; a single fault or text is a list of one."""
     several = [faults] if isinstance(faults, Fault | str) else faults
     return tuple(fault if isinstance(fault, Fault) else parse_fault(fault) for fault in several)
 
@@ -160,19 +158,21 @@ def _unknown(kind: str) -> FaultError:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """The faults of one request.
 
     Attributes:
         fault: its fault, if it has one other than ``clock``.
-        clock: its ``clock`` fault, if it has one.
-        clock_seconds: by how many seconds the venue's clock is ahead.
+        clocks: its ``clock`` faults; their seconds add up.
     """
 
     fault: Fault | None
-    clock: Fault | None
-    clock_seconds: float
+    clocks: list[Fault]
+
+    @property
+    def clock_seconds(self) -> float:
+        """By how many seconds the venue's clock is ahead."""
+        return sum(float(clock.value) for clock in self.clocks)
 
 
 class FaultPlan:
@@ -231,7 +231,7 @@ class FaultPlan:
         Raises:
             FaultError: a step is invalid; then none is added.
         """
-        added = as_faults(steps)
+        added = _as_faults(steps)
         for step in added:
             if step.probability is not None:
                 raise FaultError(f"{step}: a scheduled step cannot have a probability")
@@ -247,21 +247,15 @@ class FaultPlan:
     def draw(self, path: str) -> Draw:
         """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
-            clocks = self._clocks(path)
+            clocks = self.clocks(path).clocks
             fault = self._next_step(path) or self._drawn(path)
         if fault is not None and fault.kind == "clock":
-            clocks = [fault]
-        if fault is not None and fault.kind in {"ok", "clock"}:
-            fault = None
-        return Draw(fault, clocks[0] if clocks else None, _seconds(clocks))
+            return Draw(None, [fault])
+        return Draw(None if fault is not None and fault.kind == "ok" else fault, clocks)
 
-    def clock_seconds(self, path: str) -> float:
-        """By how many seconds the clock is ahead for every request for that path."""
-        return _seconds(self._clocks(path))
-
-    def _clocks(self, path: str) -> list[Fault]:
-        # A clock fault without a probability applies to every request, besides any other fault.
-        return [fault for fault in self._permanent if _is_always(fault) and fault.is_for(path)]
+    def clocks(self, path: str) -> Draw:
+        """The faults of every request for that path: only clocks can be wrong all the time."""
+        return Draw(None, [f for f in self._permanent if f.is_steady and f.is_for(path)])
 
     def _next_step(self, path: str) -> Fault | None:
         step = next((step for step in self._steps if step.is_for(path)), None)
@@ -270,7 +264,7 @@ class FaultPlan:
         return step
 
     def _drawn(self, path: str) -> Fault | None:
-        faults = [f for f in self._permanent if f.is_for(path) and not _is_always(f)]
+        faults = [f for f in self._permanent if f.is_for(path) and not f.is_steady]
         if not faults:
             return None
         left = max(0.0, 1.0 - _total(faults))
@@ -280,20 +274,12 @@ class FaultPlan:
         return self._random.choices([*faults, None], [*weights, nothing])[0]
 
 
-def _is_always(fault: Fault) -> bool:
-    return fault.kind == "clock" and fault.probability is None
-
-
-def _seconds(clocks: Iterable[Fault]) -> float:
-    return sum(float(clock.value) for clock in clocks)
-
-
 def _total(faults: Iterable[Fault]) -> float:
     return sum(fault.probability or 0.0 for fault in faults)
 
 
 def _checked(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
-    checked = as_faults(faults)
+    checked = _as_faults(faults)
     for path in {path for fault in checked for path in fault.paths}:
         total = _total(fault for fault in checked if fault.is_for(path))
         if total > 1 + _ROUNDING:

@@ -1,25 +1,24 @@
-"""The sandbox's HTTP server: aiohttp in its own thread and event loop."""
+"""An HTTP server whose handler decides every byte: aiohttp reads, a :class:`Delivery` answers."""
 
 import asyncio
 import contextlib
-import gzip
 import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from email.utils import formatdate
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from sunx_adapter.sandbox.answers import HttpAnswer, status_phrase
 from sunx_adapter.sandbox.delivery import Delivery, deliver
-from sunx_adapter.sandbox.faults import Fault
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[Delivery | web.StreamResponse]]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("sunx_adapter.sandbox")
 
 _BACKLOG: Final = 1024
 _GRACE_SECONDS: Final = 0.5
@@ -43,129 +42,94 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-class ServerThread:
-    """An HTTP server on a listening socket, in its own thread and event loop.
+class LoopThread:
+    """An event loop in its own thread, for any number of servers."""
 
-    The constructor returns when the server is running, and raises what prevented that.
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the thread and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def stop(self) -> None:
+        """End the thread; its servers must be stopped."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class HttpServer:
+    """An HTTP server on a listening socket, which it closes in the end.
 
     Args:
-        handler: makes the response to a request; cancelled when the client disconnects.
-        listener: the socket; the server closes it.
+        handler: makes the answer to a request; cancelled when the client disconnects.
+        listener: the socket.
     """
 
     def __init__(self, handler: Handler, listener: socket.socket) -> None:
         self._handler = handler
         self._listener = listener
-        self._ending = asyncio.Event()
-        self._serving: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(target=self._run, name="sunx-adapter-sandbox", daemon=True)
-        self._thread.start()
-        try:
-            self._loop = self._serving.result()
-        except Exception:
-            self._thread.join()
-            raise
 
-    def stop(self) -> None:
-        """Close all connections and wait until the thread has ended."""
-        self._loop.call_soon_threadsafe(self._ending.set)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            if self._serving.done():
-                raise
-            # The constructor waits for it and raises it.
-            self._serving.set_exception(error)
-        finally:
-            self._listener.close()
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def start(self) -> None:
+        """Start serving in this event loop."""
         # aiohttp would log invalid requests, with key and signature.
         silent = logging.Logger("aiohttp", level=logging.CRITICAL + 1)
-        server = web.Server(
-            self._handler, handler_cancellation=True, access_log=None, logger=silent
+        self._server = web.Server(
+            self._respond, handler_cancellation=True, access_log=None, logger=silent
         )
-        runner = web.ServerRunner(server, shutdown_timeout=_GRACE_SECONDS)
-        await runner.setup()
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=_GRACE_SECONDS)
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._listener, backlog=_BACKLOG).start()
+
+    async def stop(self) -> None:
+        """Close the port and all connections, without waiting for clients."""
+        # asyncio would leave a socket open that was accepted just before its server closes.
+        # So stop accepting first, and let accepted connections start.
+        with contextlib.suppress(NotImplementedError):  # an event loop without add_reader()
+            asyncio.get_running_loop().remove_reader(self._listener)
+        await asyncio.sleep(0)
+        # An orderly close would wait until clients have read everything or disconnected.
+        for connection in self._server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._runner.cleanup()
+        self._listener.close()
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            await web.SockSite(runner, self._listener, backlog=_BACKLOG).start()
-            self._serving.set_result(loop)
-            await self._ending.wait()
-            # asyncio would leave a socket open that was accepted just before its server closes.
-            # So stop accepting first, and let accepted connections start.
-            with contextlib.suppress(NotImplementedError):  # an event loop without add_reader()
-                loop.remove_reader(self._listener)
-            await asyncio.sleep(0)
-            # An orderly close would wait until clients have read everything or disconnected.
-            for connection in server.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
-        finally:
-            await runner.cleanup()
+            answer = await self._handler(request)
+        except ConnectionError:
+            raise  # the client has disconnected
+        except Exception:
+            _logger.exception("internal error of the server")
+            raise
+        return _Response(answer, request) if isinstance(answer, Delivery) else answer
 
 
-class _RawResponse(web.StreamResponse):
-    """Writes raw bytes, which need not be HTTP, and ends the connection."""
+class _Response(web.StreamResponse):
+    """Sends a delivery instead of an answer of aiohttp's own."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, request: web.BaseRequest) -> None:
         super().__init__()
-        self.force_close()
         self._delivery = delivery
+        self._kept = delivery.end == "keep" and request.keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection serves the next request."""
+        return self._kept
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send everything; the delivery includes the head."""
         if isinstance(request.transport, asyncio.Transport):
             await deliver(self._delivery, request.transport)
+            await request.writer.drain()
             if self._delivery.end == "stall":
                 await asyncio.Event().wait()  # cancelled when the client disconnects
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: everything was sent."""
-
-
-async def respond(
-    answer: HttpAnswer, fault: Fault | None, accept_encoding: str | None, now: float
-) -> web.StreamResponse:
-    """Make aiohttp's response from an answer.
-
-    Args:
-        answer: compressed if the client accepts gzip.
-        fault: may change how the answer is sent.
-        accept_encoding: the request's header.
-        now: seconds UTC, for the ``Date`` header.
-    """
-    headers = {
-        **answer.headers,
-        "Date": formatdate(now, usegmt=True),
-        "Server": "sunx-adapter-sandbox",
-        "Vary": "Accept-Encoding",
-    }
-    body = answer.body
-    if body and "Content-Encoding" not in headers and accepts_gzip(accept_encoding):
-        headers["Content-Encoding"] = "gzip"
-        body = gzip.compress(body, mtime=0)
-    if fault is not None and fault.rule.instead is not None:
-        return _RawResponse(fault.rule.instead)
-    if fault is not None and fault.rule.delivery is not None:
-        lines = [f"HTTP/1.1 {answer.status} {status_phrase(answer.status)}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines += [f"Content-Length: {len(body)}", "", ""]
-        delivery = fault.rule.delivery("\r\n".join(lines).encode(), body, fault.value)
-        if delivery.end != "keep":
-            return _RawResponse(delivery)
-        await asyncio.sleep(delivery.delay)
-    return web.Response(status=answer.status, body=body, headers=headers)
-
-
-def accepts_gzip(header: str | None) -> bool:
-    """Whether an ``Accept-Encoding`` header accepts gzip (RFC 9110, 12.5.3)."""
-    weights: dict[str, bool] = {}
-    for item in (header or "").lower().split(","):
-        coding, _, weight = item.partition(";")
-        weights[coding.strip()] = weight.strip().rstrip("0") not in {"q=", "q=0."}
-    return weights.get("gzip", weights.get("*", False))

@@ -14,6 +14,7 @@ from aiohttp import WSMsgType, web
 
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
+from sunx_adapter.sandbox.balances import without
 from sunx_adapter.sandbox.delivery import Delivery, deliver
 from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
@@ -32,11 +33,8 @@ MAX_UNANSWERED: Final = 5
 
 _TOPIC: Final = "account"
 _MAX_MESSAGE: Final = 64 * 1024
-_MAX_PENDING: Final = 10_000
 _TIMES: Final = ("created_time", "updated_time")
-_AUTHENTICATION: Final = (
-    *("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp", "Signature"),
-)
+_SIGNED: Final = ("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp", "Signature")
 
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
@@ -46,21 +44,16 @@ def pushed_data(balance: Mapping[str, Any], version: int) -> dict[str, Any]:
 
     As seen live, times are text, a version number increases, and rows have no ``available_margin``.
     """
-    data = {**_as_pushed(balance), "version": version}
-    rows = data.get("details")
-    if isinstance(rows, list):
-        data["details"] = [
-            _as_pushed(row, "available_margin") if isinstance(row, Mapping) else row for row in rows
-        ]
+    data = {**_with_text_times(balance), "version": version}
+    if isinstance(rows := data.get("details"), list):
+        rows = [without(row, "available_margin") for row in rows]
+        data["details"] = [_with_text_times(r) if isinstance(r, dict) else r for r in rows]
     return data
 
 
-def _as_pushed(values: Mapping[str, Any], without: str = "") -> dict[str, Any]:
-    return {
-        name: str(value) if name in _TIMES and isinstance(value, int) else value
-        for name, value in values.items()
-        if name != without
-    }
+def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
+    times = {name: str(values[name]) for name in _TIMES if isinstance(values.get(name), int)}
+    return {**values, **times}
 
 
 @dataclass(eq=False)
@@ -73,17 +66,23 @@ class _Connection:
     subscribed: bool = False
     silent: bool = False
     unanswered: int = 0
-    latest: bytes | None = None
-    pending: "asyncio.Queue[bytes]" = field(default_factory=lambda: asyncio.Queue(_MAX_PENDING))
+    latest: bytes = b""
+    pending: "asyncio.Queue[bytes]" = field(default_factory=asyncio.Queue)
 
     async def send(self, message: bytes) -> None:
         if not self.silent:
             with contextlib.suppress(ConnectionError):
                 await self.socket.send_bytes(message)
 
-    def enqueue(self, message: bytes) -> None:
-        if self.subscribed and not self.pending.full():
-            self.pending.put_nowait(message)
+    def checked_account(self, topic: object) -> SandboxAccount:
+        """The account that has logged in, which may subscribe to that topic only."""
+        if self.account is None:
+            raise Refused(2002, "Authentication required")
+        if not topic:
+            raise Refused(2040, "Missing required parameter: topic")
+        if topic != _TOPIC:
+            raise Refused(2010, "Topic error")
+        return self.account
 
 
 class PushChannel:
@@ -97,11 +96,7 @@ class PushChannel:
     """
 
     def __init__(
-        self,
-        accounts: AccountBook,
-        plan: FaultPlan,
-        clock: Callable[[], float],
-        heartbeat: float = HEARTBEAT_SECONDS,
+        self, accounts: AccountBook, plan: FaultPlan, clock: Callable[[], float], heartbeat: float
     ) -> None:
         self._accounts = accounts
         self._plan = plan
@@ -123,7 +118,7 @@ class PushChannel:
             # A closed event loop raises RuntimeError; then there are no subscribers any more.
             with contextlib.suppress(RuntimeError):
                 for connection in subscribed:
-                    self._loop.call_soon_threadsafe(connection.enqueue, message)
+                    self._loop.call_soon_threadsafe(connection.pending.put_nowait, message)
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one connection until it ends."""
@@ -133,12 +128,8 @@ class PushChannel:
         assert isinstance(request.transport, asyncio.Transport)
         path = request.raw_path.partition("?")[0]
         connection = _Connection(socket, request.transport, path, request.headers.get("Host", ""))
-        work = (
-            self._send_pending(connection),
-            self._send_pings(connection),
-            self._change_account(connection),
-        )
-        helpers = [asyncio.create_task(coroutine) for coroutine in work]
+        work = (self._send_pending, self._send_pings, self._change_account)
+        helpers = [asyncio.create_task(part(connection)) for part in work]
         try:
             async for frame in socket:
                 if frame.type is not WSMsgType.TEXT:
@@ -160,42 +151,42 @@ class PushChannel:
             message = msgspec.json.decode(text, type=dict[str, Any])
         except msgspec.DecodeError:
             message = {}
-        op = str(message.get("op"))
-        if op == "pong":
-            connection.unanswered = 0
-            return
-        handlers = {"auth": self._log_in, "sub": self._subscribe, "unsub": self._unsubscribe}
-        echo: dict[str, object] = {"op": op}
-        if op == "auth":
-            echo["type"] = "api"
-        elif op in handlers:
-            echo |= {"cid": message.get("cid"), "topic": message.get("topic")}
-        else:
-            echo["op"] = "error"
+        answer: dict[str, object] = {"op": "error", "err-code": 0}
         try:
-            if op not in handlers:
-                raise Refused(2040, "Missing required parameter: op")
-            outcome: dict[str, object] = {"err-code": 0, **handlers[op](connection, message)}
+            match message.get("op"):
+                case "pong":
+                    connection.unanswered = 0
+                    return
+                case "auth":
+                    answer |= {"op": "auth", "type": "api"}
+                    answer["data"] = {"user-id": self._log_in(connection, message)}
+                case "sub" | "unsub" as op:
+                    topic = message.get("topic")
+                    answer |= {"op": op, "cid": message.get("cid"), "topic": topic}
+                    self._subscribe(connection, op == "sub", connection.checked_account(topic))
+                case _:
+                    raise Refused(2040, "Missing required parameter: op")
         except Refused as refusal:
-            outcome = {"err-code": refusal.code, "err-msg": refusal.message}
-        _logger.debug("push: %s: %s", echo["op"], outcome["err-code"])
-        ts = self._now_ms(connection.path)
-        await connection.send(_message({**echo, **outcome, "ts": ts}))
+            answer |= {"err-code": refusal.code, "err-msg": refusal.message}
+        _logger.debug("push: %s: %s", answer["op"], answer["err-code"])
+        await connection.send(_message({**answer, "ts": self._now_ms(connection.path)}))
         account = connection.account
-        if op == "sub" and account is not None and outcome["err-code"] == 0:
+        if account is not None and (answer["op"], answer["err-code"]) == ("sub", 0):
             # This event loop sends the reply first, then this state, then any later change.
             self._subscribed[account.name].add(connection)
-            connection.enqueue(self._notification(self._accounts.refreshed(account.name)))
+            state = self._notification(self._accounts.update(account.name))
+            connection.pending.put_nowait(state)
 
-    def _log_in(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
+    def _log_in(self, connection: _Connection, message: dict[str, Any]) -> str:
+        """Log a connection in and return its user's id."""
         if connection.account is not None:
             raise Refused(2005, "Already authenticated")
         fault = self._plan.draw(PUSH_LOGIN).fault
         if fault is not None and fault.rule.login is not None:
             raise fault.rule.login(fault.value)
-        if missing := [name for name in _AUTHENTICATION if not message.get(name)]:
+        if missing := [name for name in _SIGNED if not message.get(name)]:
             raise Refused(2040, f"Missing required parameter: {missing[0]}")
-        query = canonical_query((name, str(message[name])) for name in _AUTHENTICATION)
+        query = canonical_query((name, str(message[name])) for name in _SIGNED)
         try:
             path, now = connection.path, self._now_ms(connection.path)
             request = HttpRequest("GET", path, query, connection.host, now)
@@ -208,28 +199,26 @@ class PushChannel:
             raise Refused(2030, "Exceed the maximum number of connections of one user")
         self._users[account.uid] += 1
         connection.account = account
-        return {"data": {"user-id": account.uid}}
+        return account.uid
 
-    def _subscribe(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
-        account = _checked_account(connection, message)
-        if connection.subscribed:
-            raise Refused(2014, "Repeated subscription")
-        check_multi_assets(account, STREAM_VARIANTS[connection.path])
-        connection.subscribed = True
-        return {}
-
-    def _unsubscribe(self, connection: _Connection, message: dict[str, Any]) -> dict[str, object]:
-        account = _checked_account(connection, message)
-        if not connection.subscribed:
-            raise Refused(2012, "Not subscribed")
-        connection.subscribed = False
-        self._subscribed[account.name].discard(connection)
-        return {}
+    def _subscribe(self, connection: _Connection, wanted: bool, account: SandboxAccount) -> None:
+        """Subscribe a connection, or end its subscription; :meth:`_answer` adds it when told so."""
+        if connection.subscribed == wanted:
+            raise (
+                Refused(2014, "Repeated subscription")
+                if wanted
+                else Refused(2012, "Not subscribed")
+            )
+        if wanted:
+            check_multi_assets(account, STREAM_VARIANTS[connection.path])
+        else:
+            self._subscribed[account.name].discard(connection)
+        connection.subscribed = wanted
 
     # -- messages to clients ----------------------------------------------------------------
 
     def _now_ms(self, path: str) -> int:
-        return round((self._clock() + self._plan.clock_seconds(path)) * 1000)
+        return round((self._clock() + self._plan.clocks(path).clock_seconds) * 1000)
 
     def _notification(self, account: SandboxAccount) -> bytes:
         return _message(
@@ -247,13 +236,13 @@ class PushChannel:
     async def _send_pending(self, connection: _Connection) -> None:
         while True:
             message = await connection.pending.get()
+            if not connection.subscribed:
+                continue
             delivery = Delivery([message], end="keep")
             fault = self._plan.draw(PUSH_ACCOUNT).fault
             if fault is not None and PUSH_ACCOUNT in fault.rule.paths:
                 _logger.info("push: a message (fault: %s)", fault)
-                if fault.rule.push is not None:
-                    delivery = fault.rule.push(message, connection.latest)
-                delivery = fault.rule.instead or delivery
+                delivery = fault.delivered(connection.latest, message)
             connection.latest = message
             for piece in delivery.pieces:
                 await connection.send(piece)
@@ -274,17 +263,7 @@ class PushChannel:
         while self._accounts.random_walk is not None:
             await asyncio.sleep(self._accounts.random_walk.seconds)
             if connection.subscribed and connection.account is not None:
-                self._accounts.refreshed(connection.account.name)
-
-
-def _checked_account(connection: _Connection, message: dict[str, Any]) -> SandboxAccount:
-    if connection.account is None:
-        raise Refused(2002, "Authentication required")
-    if not message.get("topic"):
-        raise Refused(2040, "Missing required parameter: topic")
-    if message["topic"] != _TOPIC:
-        raise Refused(2010, "Topic error")
-    return connection.account
+                self._accounts.update(connection.account.name)
 
 
 def _message(content: Mapping[str, object]) -> bytes:

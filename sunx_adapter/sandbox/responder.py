@@ -4,10 +4,10 @@ Faults are added later, see :mod:`~sunx_adapter.sandbox.fault_table`.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from sunx_adapter.sandbox.accounts import SINGLE_ASSET_MODE, AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import (
@@ -22,7 +22,7 @@ from sunx_adapter.sandbox.answers import (
     refusal_answer,
     too_many_reads,
 )
-from sunx_adapter.sandbox.holdings import EXTRA_ROW_FIELDS
+from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, without
 from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
 
@@ -44,26 +44,25 @@ class ReadLimiter:
         Raises:
             Refused: the limit is reached.
         """
-        reads = self._counted(uid, now_ms)
-        if len(reads) >= READ_LIMIT.requests:
+        if not self._left(uid, now_ms):
             raise too_many_reads()
-        reads.append(now_ms)
+        self._reads[uid].append(now_ms)
 
     def headers(self, uid: str, now_ms: int) -> dict[str, str]:
         """The user's remaining reads, in the headers of the older futures manual."""
-        reads = self._counted(uid, now_ms)
+        left, reads = self._left(uid, now_ms), self._reads[uid]
         return {
             "ratelimit-limit": str(READ_LIMIT.requests),
             "ratelimit-interval": str(_WINDOW_MS),
-            "ratelimit-remaining": str(READ_LIMIT.requests - len(reads)),
+            "ratelimit-remaining": str(left),
             "ratelimit-reset": str(reads[0] + _WINDOW_MS - now_ms if reads else 0),
         }
 
-    def _counted(self, uid: str, now_ms: int) -> deque[int]:
+    def _left(self, uid: str, now_ms: int) -> int:
         reads = self._reads[uid]
         while reads and now_ms - reads[0] >= _WINDOW_MS:
             reads.popleft()
-        return reads
+        return READ_LIMIT.requests - len(reads)
 
 
 def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> None:
@@ -81,13 +80,7 @@ def _balance(account: SandboxAccount, variant: PathVariantName) -> object:
     rows = account.balance.get("details")
     if (variant == "v5" and account.extra_row_fields) or not isinstance(rows, list):
         return account.balance
-    # A test may set a balance that no venue would send, so rows may have any type.
-    documented = [_documented(row) if isinstance(row, Mapping) else row for row in rows]
-    return {**account.balance, "details": documented}
-
-
-def _documented(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in EXTRA_ROW_FIELDS}
+    return {**account.balance, "details": [without(row, *EXTRA_ROW_FIELDS) for row in rows]}
 
 
 _Data = Callable[[SandboxAccount, PathVariantName], object]
@@ -98,15 +91,14 @@ _SIGNED: Final[dict[str, tuple[PathVariantName, _Data]]] = {
     "/v5/market/multi_assets_margin": ("v5", lambda *_: {"multi_assets": MULTI_ASSETS}),
     "/v5/account/asset_mode": ("v5", lambda account, _: {"asset_mode": account.asset_mode}),
 }
+_HEARTBEAT: Final = {
+    f"{part}{name}": value
+    for part in ("", "swap_", "option_", "linear_swap_")
+    for name, value in (("heartbeat", 1), ("estimated_recovery_time", None))
+}
 _PUBLIC: Final[dict[str, dict[str, object]]] = {
     "/api/v1/timestamp": {},
-    "/heartbeat/": {
-        "data": {
-            f"{part}{name}": value
-            for part in ("", "swap_", "option_", "linear_swap_")
-            for name, value in (("heartbeat", 1), ("estimated_recovery_time", None))
-        }
-    },
+    "/heartbeat/": {"data": _HEARTBEAT},
 }
 
 
@@ -132,26 +124,21 @@ class Responder:
 
     def _signed(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
         variant, data_of = _SIGNED[request.path]
+        uid, limit = None, {}
         try:
             account = authenticate(request, self._accounts.with_key, variant)
-        except Refused as refusal:
-            return refusal_answer(refusal, request)
-        try:
+            uid = account.uid
             if account.refusal is not None:
                 shape: RefusalShape = "msg" if variant == "v5" else "message"
                 raise Refused(account.refusal.code, account.refusal.message, shape)
-            data = data_of(self._accounts.refreshed(account.name), variant)
-            self._limiter.take(account.uid, now_ms)
-            body = _success(variant, data, request.time_ms)
-            answer = json_answer(body, SUCCESS_CODE)
+            data = data_of(self._accounts.update(account.name), variant)
+            self._limiter.take(uid, now_ms)
+            # The order of keys differs between the venues' pages.
+            code, message = {"code": SUCCESS_CODE}, {"message": "Success"}
+            content = {"data": data, **message} if variant == "v5" else {**message, "data": data}
+            answer = json_answer({**code, **content, "ts": request.time_ms}, SUCCESS_CODE)
         except Refused as refusal:
             answer = refusal_answer(refusal, request)
-        headers = {**answer.headers, **self._limiter.headers(account.uid, now_ms)}
-        return replace(answer, uid=account.uid, headers=headers)
-
-
-def _success(variant: PathVariantName, data: object, time_ms: int) -> dict[str, object]:
-    """The envelope; the order of its keys differs between the venues' pages."""
-    if variant == "v5":
-        return {"code": SUCCESS_CODE, "data": data, "message": "Success", "ts": time_ms}
-    return {"code": SUCCESS_CODE, "message": "Success", "data": data, "ts": time_ms}
+        if uid is not None:
+            limit = self._limiter.headers(uid, now_ms)
+        return replace(answer, uid=uid, headers={**answer.headers, **limit})

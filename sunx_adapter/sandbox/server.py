@@ -1,25 +1,32 @@
 """The sandbox: accounts, answers, faults and the push channel on a real port."""
 
 import atexit
+import gzip
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, Self
 
 from aiohttp import web
 
-from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount, SignatureMethod
+from sunx_adapter.sandbox.accounts import (
+    DEFAULT_ACCOUNTS,
+    AccountBook,
+    SandboxAccount,
+    SignatureMethod,
+    numbered_accounts,
+)
 from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest
-from sunx_adapter.sandbox.defaults import DEFAULT_ACCOUNTS, numbered_accounts
+from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
+from sunx_adapter.sandbox.delivery import Delivery, http_head
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
-from sunx_adapter.sandbox.holdings import Holding, balance_data
-from sunx_adapter.sandbox.http_server import ServerThread, listen, respond
+from sunx_adapter.sandbox.http_server import HttpServer, LoopThread, listen
 from sunx_adapter.sandbox.push import HEARTBEAT_SECONDS, STREAM_VARIANTS, PushChannel
-from sunx_adapter.sandbox.random_walk import RandomWalk
 from sunx_adapter.sandbox.responder import Responder
 from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
@@ -123,12 +130,12 @@ class Sandbox(FaultPlan):
         self._request_count = 0
         self._log_lock = threading.Lock()
         self._address: str | None = None
-        self._server: ServerThread | None = None
+        self._running: tuple[LoopThread, HttpServer] | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
     def __repr__(self) -> str:
-        where = self._address if self._server is not None else "not running"
+        where = "not running" if self._running is None else self._address
         return f"Sandbox({where}, accounts: {self._accounts.names()})"
 
     def __enter__(self) -> Self:
@@ -144,10 +151,14 @@ class Sandbox(FaultPlan):
             OSError: the address cannot be used, usually because the port is in use.
         """
         with self._lock:
-            if self._server is None:
+            if self._running is None:
                 listener = listen(self._host, self._port)
                 host, port = listener.getsockname()[:2]
-                self._server = ServerThread(self._handle, listener)
+                self._running = (
+                    LoopThread("sunx-adapter-sandbox"),
+                    HttpServer(self._handle, listener),
+                )
+                self._running[0].run(self._running[1].start())
                 self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 self._closed.clear()
                 # A sandbox that was not closed must not keep the interpreter from exiting.
@@ -157,10 +168,12 @@ class Sandbox(FaultPlan):
     def close(self) -> None:
         """Close all connections and the port. Does nothing if it is closed already."""
         with self._lock:
-            if self._server is not None:
+            if self._running is not None:
                 atexit.unregister(self.close)
-                self._server.stop()
-                self._server = None
+                thread, server = self._running
+                thread.run(server.stop())
+                thread.stop()
+                self._running = None
             self._closed.set()
 
     def wait(self) -> None:
@@ -262,14 +275,10 @@ class Sandbox(FaultPlan):
                 f"the key of account {chosen.name!r} is not enabled for {method!r}, but for: "
                 f"{enabled}"
             )
-        credential = (
-            {"secret": chosen.secret}
-            if method == "HmacSHA256"
-            else {"privateKey": chosen.private_key}
-        )
+        with_secret = method == "HmacSHA256"
         return {
             "apiKey": chosen.api_key,
-            **credential,
+            **({"secret": chosen.secret} if with_secret else {"privateKey": chosen.private_key}),
             "uid": chosen.uid,
             "urls": {"api": {"rest": self.url, "stream": self.stream_url}},
         }
@@ -288,16 +297,7 @@ class Sandbox(FaultPlan):
             raise RuntimeError("the sandbox was never started: use `with Sandbox() as sandbox:`")
         return self._address
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await self._answer(request)
-        except ConnectionError:
-            raise  # the client has disconnected
-        except Exception:
-            _logger.exception("internal error of the sandbox")
-            raise
-
-    async def _answer(self, http_request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, http_request: web.BaseRequest) -> Delivery | web.StreamResponse:
         now = self._clock()
         headers = http_request.headers
         path, _, query = http_request.raw_path.partition("?")
@@ -310,12 +310,20 @@ class Sandbox(FaultPlan):
         if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
             self._log_request(request, now, _SWITCHING, None)
             return await self._push.serve(http_request)
-        answer, fault = self._responder.answer(request, round(now * 1000)), draw.clock
-        changed = None if draw.fault is None else draw.fault.applied_to(answer, request)
-        if changed is not None:
-            answer, fault = changed, draw.fault
-        self._log_request(request, now, answer, fault)
-        return await respond(answer, fault, headers.get("Accept-Encoding"), venue_now)
+        answer = self._responder.answer(request, round(now * 1000))
+        fault, logged = draw.fault, draw.clocks[0] if draw.clocks else None
+        changed = None if fault is None else fault.applied_to(answer, request)
+        if changed is None:
+            fault = None
+        else:
+            answer, logged = changed, fault
+        self._log_request(request, now, answer, logged)
+        head, body = _encoded(answer, headers.get("Accept-Encoding"), venue_now)
+        if request.method == "HEAD":
+            body = b""
+        if fault is None:
+            return Delivery([head + body], end="keep")
+        return fault.delivered(head, body)
 
     def _log_request(
         self, request: HttpRequest, now: float, answer: HttpAnswer, fault: Fault | None
@@ -335,3 +343,27 @@ class Sandbox(FaultPlan):
             self._log.append(entry)
             self._request_count += 1
         _logger.info("%s", printable(str(entry)))
+
+
+def _encoded(answer: HttpAnswer, accept_encoding: str | None, now: float) -> tuple[bytes, bytes]:
+    """The head and the body of an answer, compressed if the client accepts gzip."""
+    headers = {
+        **answer.headers,
+        "Date": formatdate(now, usegmt=True),
+        "Server": "sunx-adapter-sandbox",
+        "Vary": "Accept-Encoding",
+    }
+    body = answer.body
+    if body and "Content-Encoding" not in headers and accepts_gzip(accept_encoding):
+        headers["Content-Encoding"] = "gzip"
+        body = gzip.compress(body, mtime=0)
+    return http_head(answer.status, {**headers, "Content-Length": str(len(body))}), body
+
+
+def accepts_gzip(header: str | None) -> bool:
+    """Whether an ``Accept-Encoding`` header accepts gzip (RFC 9110, 12.5.3)."""
+    weights: dict[str, bool] = {}
+    for item in (header or "").lower().split(","):
+        coding, _, weight = item.partition(";")
+        weights[coding.strip()] = weight.strip().rstrip("0") not in {"q=", "q=0."}
+    return weights.get("gzip", weights.get("*", False))
