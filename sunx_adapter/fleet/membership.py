@@ -103,6 +103,7 @@ class Membership:
         self._user_of = {name: user for user in self._users for name in user.names}
         self._connect, self._work, self._take = connect, work, take
         self._client: Client
+        self._is_connected = False
         self._members: dict[str, _Member] = {}
         self._generations = itertools.count(1)
         self._looking: asyncio.Task[None] | None = None
@@ -117,11 +118,12 @@ class Membership:
 
     async def join(self, expected: Callable[[], int]) -> None:
         """Connect, and wait for the number of workers that is expected once connected."""
-        while self._looking is None:
+        while not self._is_connected:
             with self._noting_trouble():
                 self._client = await self._connect()
-                self._looking = asyncio.create_task(self._look())
-            await asyncio.sleep(_LOOK_SECONDS if self._looking is None else 0)
+                self._is_connected = True
+            await asyncio.sleep(0 if self._is_connected else _LOOK_SECONDS)
+        self._looking = asyncio.create_task(self._look())
         while len(self.addresses) < expected():
             self._joined.clear()
             await self._joined.wait()
