@@ -1,7 +1,8 @@
 """Thousands of accounts over many processes and machines, on Dask's ``distributed``.
 
-Install ``sunx-adapter[fleet]``. The modules: ``fleet`` (what an application uses), ``worker`` (what
-reads the accounts), ``messages`` (what passes between them), ``accounts`` (the keys file).
+Install ``sunx-adapter[fleet]``. The modules: ``fleet`` (the application's side), ``membership``
+(which worker owns which accounts), ``worker`` (the worker's side), ``messages`` (between the two),
+``accounts`` (which accounts belong to one user).
 """
 
 from sunx_adapter.fleet.fleet import Fleet, FleetError
