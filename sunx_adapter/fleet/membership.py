@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from distributed import Client
 
-from sunx_adapter.fleet import worker
+from sunx_adapter.fleet import plugin
 from sunx_adapter.fleet.messages import (
     LEASE_SECONDS,
     WINDOW_SECONDS,
@@ -140,7 +140,7 @@ class Membership:
         if addresses:
             with contextlib.suppress(Exception):  # without its lease, a worker stops by itself
                 leaving = self._client.run(
-                    worker.leave, self._fleet, workers=addresses, on_error="ignore"
+                    plugin.leave, self._fleet, workers=addresses, on_error="ignore"
                 )
                 await asyncio.wait_for(leaving, LEASE_SECONDS)
 
@@ -244,7 +244,7 @@ class Membership:
             request = replace(member.request, generation=member.assignment.generation)
             report: Report | None = None
             with self._noting_trouble():
-                report = await self._run(member, worker.collect, request)
+                report = await self._run(member, plugin.collect, request)
             if report is None:
                 await asyncio.sleep(_LOOK_SECONDS)
                 continue
@@ -272,7 +272,7 @@ class Membership:
             released: Released | None = None
             with self._noting_trouble():
                 sent = replace(assignment, worker=member.request.worker, owned=waits)
-                released = await self._run(member, worker.assign, sent)
+                released = await self._run(member, plugin.assign, sent)
             if released is None:
                 await asyncio.sleep(_LOOK_SECONDS)
                 member.changed.set()

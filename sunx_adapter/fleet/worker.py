@@ -8,7 +8,6 @@ exchanges call when they sign; between that and writing to the socket, nothing i
 
 import asyncio
 import contextlib
-import logging
 import os
 import random
 import sys
@@ -19,7 +18,6 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from ccxt.base.errors import ExchangeError, NetworkError
-from distributed import Worker, WorkerPlugin
 
 from sunx_adapter.exchange.redaction import cleaned
 from sunx_adapter.exchange.retry import backoff
@@ -46,8 +44,6 @@ _LARGEST_REPORT: Final = 1000
 _REPORT_SECONDS: Final = 0.05
 _READ_REPORT_SECONDS: Final = 0.25
 """The time between two reports, and the same while only one-time reads are under way."""
-_FORGET_SECONDS: Final = 60.0
-_PLUGIN: Final = "sunx-adapter-fleet"
 _DESCRIPTION: Final = (
     "api", "exceptions", "features", "fees", "has", "httpExceptions", "limits",
     "requiredCredentials",
@@ -208,7 +204,7 @@ class FleetAccounts:
         self._new: dict[tuple[int, str], Any] = {}
         self._reported: dict[tuple[int, str], Any] = {}
         self._report = 0
-        self._reported_at = 0.0
+        self._reported_at = time.monotonic()
         self._arrived = asyncio.Event()
         self._all_read = asyncio.Event()
 
@@ -263,9 +259,9 @@ class FleetAccounts:
         balances = [(number, name, packed(v)) for (number, name), v in self._reported.items()]
         return Report(self._worker, self._report, balances)
 
-    def is_abandoned(self) -> bool:
-        """Whether the application has not called for a minute."""
-        return time.monotonic() > max(self.lease_until, self._reported_at) + _FORGET_SECONDS
+    def silence(self) -> float:
+        """Seconds since the last report."""
+        return time.monotonic() - self._reported_at
 
     async def close(self) -> None:
         """Release all accounts."""
@@ -368,69 +364,6 @@ def _start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> N
     task.add_done_callback(tasks.discard)
 
 
-class FleetPlugin(WorkerPlugin):
-    """The accounts of all fleets on this worker, by the fleet's id."""
-
-    def __init__(self) -> None:
-        self.fleets: dict[str, FleetAccounts] = {}
-        self._closing_abandoned: asyncio.Task[None] | None = None
-
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002
-        """Called by the engine at the start."""
-        _raise_file_limit()
-        logging.getLogger("distributed.worker").addFilter(_is_unrelated)
-        self._closing_abandoned = asyncio.create_task(self._close_abandoned())
-
-    async def teardown(self, worker: Worker) -> None:  # noqa: ARG002
-        """Called by the engine at the end."""
-        if self._closing_abandoned is not None:
-            self._closing_abandoned.cancel()
-        while self.fleets:
-            await self.fleets.popitem()[1].close()
-
-    async def _close_abandoned(self) -> None:
-        while True:
-            await asyncio.sleep(_FORGET_SECONDS / 4)
-            for fleet in [each for each, kept in self.fleets.items() if kept.is_abandoned()]:
-                await self.fleets.pop(fleet).close()
-
-
-def _is_unrelated(record: logging.LogRecord) -> bool:
-    """False for the engine's log line about each call of :func:`collect`."""
-    return not record.getMessage().startswith(f"Run out-of-band function {collect.__name__!r}")
-
-
-async def _accounts_of(fleet: str, worker: Worker) -> FleetAccounts:
-    plugin = worker.plugins.get(_PLUGIN)
-    if plugin is None:
-        plugin = FleetPlugin()
-        await worker.plugin_add(plugin=plugin, name=_PLUGIN)
-    assert isinstance(plugin, FleetPlugin)
-    if fleet not in plugin.fleets:
-        plugin.fleets[fleet] = FleetAccounts()
-    return plugin.fleets[fleet]
-
-
-# The engine calls these by name and fills in ``dask_worker``.
-
-
-async def assign(fleet: str, assignment: Assignment, dask_worker: Worker) -> Released:
-    """:meth:`FleetAccounts.assign` on the worker that runs it."""
-    return (await _accounts_of(fleet, dask_worker)).assign(assignment)
-
-
-async def collect(fleet: str, request: Request, dask_worker: Worker) -> Report:
-    """:meth:`FleetAccounts.collect` on the worker that runs it."""
-    return await (await _accounts_of(fleet, dask_worker)).collect(request)
-
-
-async def leave(fleet: str, dask_worker: Worker) -> None:
-    """Release all accounts: the application ends."""
-    plugin = dask_worker.plugins.get(_PLUGIN)
-    if isinstance(plugin, FleetPlugin) and fleet in plugin.fleets:
-        await plugin.fleets.pop(fleet).close()
-
-
 def _file_limit() -> float:
     try:
         import resource  # noqa: PLC0415 - not on every system
@@ -438,12 +371,3 @@ def _file_limit() -> float:
         return float("inf")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return float("inf") if soft == resource.RLIM_INFINITY else soft
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open files as possible: an account may need two."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource  # noqa: PLC0415 - not on every system
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

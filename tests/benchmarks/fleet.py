@@ -268,6 +268,8 @@ async def kills(directory: Path, addresses: tuple[str, str], count: int, times: 
         lost = failed = 0
         start = time.monotonic()
         for turn in range(times):
+            while len(fleet.workers) < WORKERS:  # noqa: ASYNC110 - a nanny ends with a starting worker
+                await asyncio.sleep(0.1)
             seen: set[str] = set()
             async for name, balance in fleet.fetch_balances():
                 assert name not in seen
