@@ -179,6 +179,8 @@ class Fleet:
             # By default each call needs a new connection, and workers profile their threads.
             "distributed.scheduler.reuse-broadcast-comm": True,
             "distributed.worker.profile.enabled": False,
+            # By default a worker that is killed twice within 15 s is never started again.
+            "distributed.deploy.lost-worker-timeout": "1h",
         }
         self._open.enter_context(dask.config.set(settings))
         self._security = Security.temporary()
