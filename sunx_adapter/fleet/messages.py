@@ -1,7 +1,7 @@
-"""What passes between an application and its workers. No key is ever in it."""
+"""The messages between an application and its workers. They never hold a key."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,102 +10,96 @@ from ccxt.base.errors import ExchangeError
 from sunx_adapter.venue import READ_LIMIT
 
 LEASE_SECONDS: Final = 1.5
-"""So long a worker may sign requests after it reported, if the application has the report."""
+"""How long a worker may sign requests after a report that the application received."""
 
 WINDOW_SECONDS: Final = READ_LIMIT.seconds + 0.2
-"""After so long a signed request is out of the venue's window; requests take a moment to arrive."""
+"""After this time the venue no longer counts a request; it may arrive a little after signing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one worker owns, and is to do.
+    """The accounts that one worker owns, and what to do with them.
 
     Attributes:
         generation: a newer assignment has a higher one.
-        worker: the number of the worker that is meant; another process at its address ignores it.
+        worker: the id of the worker; another process at its address ignores the assignment.
         file: the keys file, unless the worker's environment names another.
         number: the type of the balances' figures.
-        owned: for each name the seconds until it may be read first.
+        owned: for each name the seconds until the account may be read.
         watched: for each name the seconds between two reads; 0 for the push channel.
-        reads: the names to be read once, by the number of the request.
+        reads: the names to read once, by the number of the reading.
     """
 
     generation: int
-    file: str
-    number: type
-    owned: Mapping[str, float]
+    worker: str = ""
+    file: str = ""
+    number: type = float
+    owned: Mapping[str, float] = field(default_factory=dict)
     watched: Mapping[str, float] = field(default_factory=dict)
-    reads: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    worker: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The application asks for what is new.
-
-    Attributes:
-        worker: the worker's number of its own, from its last report.
-        generation: of the assignment that the worker should have; another one renews no lease.
-        stamp: of the last report that the application has.
-        taken: the news that the application has.
-    """
-
-    worker: str = ""
-    generation: int = 0
-    stamp: float = 0.0
-    taken: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker has to say.
-
-    Attributes:
-        worker: a number of its own: another process at the same address has another.
-        generation: of its assignment; 0 if it has none.
-        stamp: the worker's own clock.
-        last: the number of the last news in the report.
-        news: of each account that has news the newest: the request's number (0 if it is watched),
-            its name, and the balance or exception, pickled.
-    """
-
-    worker: str
-    generation: int
-    stamp: float
-    last: int
-    news: list[tuple[int, str, bytes]]
+    reads: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A worker has a new assignment.
+    """The confirmation of an assignment.
 
     Attributes:
-        worker: a number of its own.
-        busy: of accounts that it let go lately, the seconds until their reads are out of the
-            venue's window.
+        worker: the worker's id.
+        pending: for accounts that the worker no longer owns, the seconds until their last read
+            leaves the venue's window.
     """
 
     worker: str
-    busy: Mapping[str, float]
+    pending: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request for a report.
+
+    Attributes:
+        worker: the worker's id, from its last report.
+        generation: the newest assignment; the lease is renewed only if the worker has it.
+        received: the number of the last report that the application received.
+    """
+
+    worker: str = ""
+    generation: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The new balances of a worker.
+
+    Attributes:
+        worker: the worker's id, which no other process has.
+        number: counts the worker's reports.
+        balances: the newest of each account: the number of the reading (0 for watched accounts),
+            the name, and the pickled balance or exception.
+    """
+
+    worker: str
+    number: int
+    balances: list[tuple[int, str, bytes]]
 
 
 def packed(value: object) -> bytes:
-    """A balance or exception, pickled; one that cannot be becomes an ExchangeError that says so."""
+    """A pickled balance or exception; if it cannot be pickled, an ``ExchangeError`` instead."""
     try:
         return pickle.dumps(value)
-    except Exception as error:  # noqa: BLE001 - classes of others
-        return pickle.dumps(_unusual(value, error))
+    except Exception as error:  # noqa: BLE001 - classes of other packages
+        return pickle.dumps(_not_transferable(value, error))
 
 
 def unpacked(data: bytes) -> Any:
-    """The balance or exception."""
+    """The balance or exception; an ``ExchangeError`` if it cannot be unpickled."""
     try:
-        return pickle.loads(data)  # noqa: S301 - from a worker of our own
-    except Exception as error:  # noqa: BLE001 - classes of others
-        return _unusual(None, error)
+        return pickle.loads(data)  # noqa: S301 - from our own worker
+    except Exception as error:  # noqa: BLE001 - classes of other packages
+        return _not_transferable(None, error)
 
 
-def _unusual(value: object, error: Exception) -> ExchangeError:
+def _not_transferable(value: object, error: Exception) -> ExchangeError:
     what = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else "a balance"
     return ExchangeError(f"{what} (cannot pass between processes: {type(error).__name__})")

@@ -1,25 +1,23 @@
-"""What a worker does: it owns accounts, reads them, and keeps the newest of each to be collected.
+"""The worker's side: it owns accounts, reads them, and reports the newest balance of each.
 
-It signs a request only while it holds a lease, which the application renews with every report that
-it collects. A worker that hangs, or that the application has lost, reads nothing when it comes
-back: its accounts have another owner by then. ``nonce()``, which ccxt's exchanges call when they
-sign, is where the lease is checked; after it there is nothing to wait for but the socket.
+A worker signs a request only while it holds a lease, which every report that the application
+receives renews. A worker that hung, or that the application lost, therefore reads nothing when it
+resumes: its accounts have another owner by then. The lease is checked in ``nonce()``, which ccxt's
+exchanges call when they sign; between that and writing to the socket, nothing is awaited.
 """
 
 import asyncio
 import contextlib
-import itertools
-import logging
 import os
 import random
 import sys
 import time
 import uuid
-from collections.abc import Set
+from collections import deque
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from ccxt.base.errors import ExchangeError, NetworkError
-from distributed import Worker, WorkerPlugin
 
 from sunx_adapter.exchange.redaction import cleaned
 from sunx_adapter.exchange.retry import backoff
@@ -35,366 +33,341 @@ from sunx_adapter.fleet.messages import (
 )
 from sunx_adapter.host import AsyncExchange, ExchangeHost
 from sunx_adapter.keys import KEYS_FILE_VARIABLE, Account, KeysError, accounts_from_environment
+from sunx_adapter.venue import VENUES
 
 CONCURRENCY: Final = 64
-"""So many accounts are read at the same time; those that take longer than a second come on top."""
+"""How many accounts are read at the same time, not counting those that take over a second."""
 
 _SLOW_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 3.0
-_REPORT_SECONDS: Final = 0.05
-_SILENCE_SECONDS: Final = 0.25
 _LARGEST_REPORT: Final = 1000
-_FORGET_SECONDS: Final = 60.0
-_PLUGIN: Final = "sunx-adapter-fleet"
-
-
-Task = tuple[int, float]
-"""The number of a request for one read; or 0, and the seconds between two reads if polled."""
+_REPORT_SECONDS: Final = 0.05
+_READ_REPORT_SECONDS: Final = 0.25
+"""The time between two reports, and the same while only one-time reads are under way."""
+_DESCRIPTION: Final = (
+    "api", "exceptions", "features", "fees", "has", "httpExceptions", "limits",
+    "requiredCredentials",
+)  # fmt: skip
+"""What ccxt copies into each exchange, 15 KiB in all; equal copies are shared."""
 
 
 class LeaseEndedError(NetworkError):  # type: ignore[misc]
     """This worker may not read the account now."""
 
 
-class Owned:
-    """One account that this worker owns."""
+class OwnedAccount:
+    """One account that this worker owns, with its exchange once it is needed.
 
-    def __init__(self, share: "Share", name: str, wait: float) -> None:
-        self._share, self._name = share, name
-        self._ready_at = time.monotonic() + wait
-        self._signed_at = -WINDOW_SECONDS
+    Attributes:
+        ready_at: when it may be read, on :func:`time.monotonic`'s clock.
+    """
+
+    def __init__(self, fleet: "FleetAccounts", name: str) -> None:
+        self._fleet, self._name = fleet, name
+        self.ready_at = 0.0
         self._released = False
         self._exchange: AsyncExchange | None = None
-        self._tasks: dict[Task, asyncio.Task[None]] = {}
+        self._reads = 0
+        self._every: float | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def read(self) -> Any:
+        """The balance or the exception."""
+        self._reads += 1
+        try:
+            return await self._balance()
+        finally:
+            self._reads -= 1
+            if self._fleet.is_crowded and not self._reads and self._watching is None:
+                await self.close()
+
+    async def _balance(self) -> Any:
+        while True:
+            try:
+                await self._permission()
+                return await (await self._opened()).fetch_balance()
+            except LeaseEndedError as error:
+                if self._released:
+                    return error
+            except Exception as error:  # noqa: BLE001 - the application gets it
+                return self._fleet.redacted(self._name, error)
+
+    def watch(self, every: float | None) -> None:
+        """Watch it from now on, or no longer; ``every`` as in ``Assignment.watched``."""
+        if every != self._every:
+            if self._watching is not None:
+                self._watching.cancel()
+            self._every = every
+            self._watching = None if every is None else asyncio.create_task(self._watch(every))
+
+    def release(self) -> None:
+        """Sign no further request."""
+        self._released = True
+        self.watch(None)
+
+    async def close(self) -> None:
+        """Close the exchange; a later read makes another one."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            with contextlib.suppress(Exception):  # it is not used any more
+                await exchange.close()
 
     def _may_sign(self) -> bool:
         now = time.monotonic()
-        return not self._released and self._ready_at <= now < self._share.lease_until
+        return not self._released and self.ready_at <= now < self._fleet.lease_until
 
-    async def _permitted(self) -> None:
-        """Wait until it may be read."""
-        await asyncio.sleep(self._ready_at - time.monotonic())
+    async def _permission(self) -> None:
         while not self._may_sign():
-            await self._share.renewed.wait()
+            if self._released:
+                raise LeaseEndedError("the account has another owner")
+            delay = self.ready_at - time.monotonic()
+            await (asyncio.sleep(delay) if delay > 0 else self._fleet.renewed.wait())
 
     async def _opened(self) -> AsyncExchange:
-        """The exchange, made when it is needed first, one a turn of the event loop."""
-        async with self._share.making:
+        if self._exchange is not None:
+            return self._exchange
+        async with self._fleet.making:  # one per turn of the event loop: it takes milliseconds
             if self._exchange is None:
-                made = await self._share.make(self._name)
-                nonce = made.nonce
+                exchange = await self._fleet.make(self._name)
+                nonce = exchange.nonce
 
                 def leased_nonce() -> Any:
                     if not self._may_sign():
                         raise LeaseEndedError("the account has another owner, or soon may have")
-                    self._signed_at = time.monotonic()
+                    self._fleet.signed_at[self._name] = time.monotonic()
                     return nonce()
 
-                made.nonce = leased_nonce  # type: ignore[attr-defined]
-                self._exchange = made
+                exchange.nonce = leased_nonce  # type: ignore[attr-defined]
+                self._exchange = exchange
             return self._exchange
 
-    async def _read(self) -> Any:
-        while True:
-            await self._permitted()
-            try:
-                return await (await self._opened()).fetch_balance()
-            except LeaseEndedError:
-                continue
-            except Exception as error:  # noqa: BLE001 - it is what the application gets
-                return self._share.told(self._name, error)
-
-    async def read_once(self, number: int) -> None:
-        """Read it for a request; an account that is slow gives its place to another."""
-        places, loop = self._share.places, asyncio.get_running_loop()
-        await places.acquire()
-        slow = loop.call_later(_SLOW_SECONDS, places.release)
-        try:
-            self._share.publish(number, self._name, await self._read())
-        finally:
-            if slow.when() > loop.time():
-                slow.cancel()
-                places.release()
-        if self._share.is_crowded and len(self._tasks) == 1:
-            await self._close()
-
-    async def watch(self, every: float) -> None:
-        """Publish its balance whenever there is a new one; with ``every``, read so often."""
+    async def _watch(self, every: float) -> None:
         if every:
             await self._poll(every)
         failures = 0
         while True:
-            await self._permitted()
+            await self._permission()
             try:
                 exchange = await self._opened()
                 if not exchange.has.get("watchBalance"):
                     await self._poll(_POLL_SECONDS)
                 async for balance in exchange.watch_balances():
                     failures = 0
-                    self._share.publish(0, self._name, balance)
+                    self._fleet.publish(0, self._name, balance)
             except LeaseEndedError:
                 continue
-            except Exception as error:  # noqa: BLE001 - it is what the application gets
+            except Exception as error:  # noqa: BLE001 - the application gets it
                 failures += 1
-                self._share.publish(0, self._name, self._share.told(self._name, error))
+                self._fleet.publish(0, self._name, self._fleet.redacted(self._name, error))
                 await asyncio.sleep(backoff(failures))
 
     async def _poll(self, every: float) -> None:
-        turn = time.monotonic()
-        phase = random.uniform(0, every)  # noqa: S311 - so that accounts do not come all at once
+        due = time.monotonic()
+        phase = random.uniform(0, every)  # noqa: S311 - spreads the accounts over the interval
         while True:
-            self._share.publish(0, self._name, await self._read())
-            turn = max(turn + every, time.monotonic() + phase)
+            self._fleet.publish(0, self._name, await self.read())
+            due = max(due + every, time.monotonic() + phase)
             phase = 0.0
-            await asyncio.sleep(turn - time.monotonic())
-
-    def do(self, wanted: Set[Task]) -> None:
-        """Have these tasks and no others."""
-        for task in self._tasks.keys() - wanted:
-            self._tasks.pop(task).cancel()
-        for number, every in wanted - self._tasks.keys():
-            work = self.read_once(number) if number else self.watch(every)
-            self._tasks[number, every] = asyncio.ensure_future(work)
-
-    def release(self) -> float:
-        """Read no more; returns the moment at which the last read is out of the window."""
-        self._released = True
-        self.do(set())
-        return max(self._signed_at + WINDOW_SECONDS, self._ready_at)
-
-    async def _close(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            with contextlib.suppress(Exception):  # nothing is asked of it any more
-                await exchange.close()
-
-    async def close(self) -> None:
-        """Close what is open, once released."""
-        await self._close()
+            await asyncio.sleep(due - time.monotonic())
 
 
-class Share:
-    """What one fleet has on this worker."""
+class FleetAccounts:
+    """The accounts of one fleet on this worker.
+
+    Attributes:
+        is_crowded: whether there are too many accounts to keep a connection for each.
+        lease_until: when the lease ends.
+        renewed: set when the lease is renewed, and then replaced.
+        making: held while an exchange is made.
+        signed_at: when each account's last request was signed; older than the window if absent.
+    """
 
     def __init__(self) -> None:
-        self.worker = uuid.uuid4().hex
+        self.is_crowded = False
         self.lease_until = 0.0
         self.renewed = asyncio.Event()
         self.making = asyncio.Lock()
-        self.places = asyncio.Semaphore(CONCURRENCY)
+        self.signed_at: dict[str, float] = {}
+        self._worker = uuid.uuid4().hex
         self._host = ExchangeHost()
+        self._descriptions: dict[tuple[str, str], Any] = {}
         self._accounts: dict[str, Account] = {}
-        self._unreadable: KeysError | None = None
-        self._keys: asyncio.Future[None] | None = None
-        self._assignment = Assignment(0, "", float, {})
-        self._owned: dict[str, Owned] = {}
-        self._free_at: dict[str, float] = {}
-        self._news: dict[tuple[int, str], tuple[int, Any]] = {}
-        self._number = 0
-        self._arrived = asyncio.Event()
-        self._reported_at = 0.0
+        self._keys_error = ""
+        self._keys: asyncio.Task[None] | None = None
+        self._assignment = Assignment(0)
+        self._owned: dict[str, OwnedAccount] = {}
+        self._reads: dict[int, set[str]] = {}
+        self._queue: deque[tuple[int, str]] = deque()
+        self._readers = 0
+        self._reading: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
-
-    # -- for its accounts -------------------------------------------------------------------
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether there are too many accounts to keep a connection for each."""
-        return len(self._owned) > 0.8 * _descriptors()
-
-    async def make(self, name: str) -> AsyncExchange:
-        """The account's exchange."""
-        if self._keys is not None:
-            await asyncio.shield(self._keys)
-        if self._unreadable is not None:
-            raise KeysError(str(self._unreadable))
-        if name not in self._accounts:
-            raise KeysError(f"this worker has no keys for {name!r}")
-        account = self._accounts[name]
-        config = {**account.config, "number": self._assignment.number}
-        exchange = self._host.create(account.exchange, config, asynchronous=True)
-        await asyncio.sleep(0)
-        return exchange
-
-    def told(self, name: str, error: Exception) -> Any:
-        """The error without secrets, which exchanges of others may quote."""
-        config = self._accounts[name].config if name in self._accounts else {}
-        secrets = [config.get("secret"), config.get("privateKey"), config.get("password")]
-        text = cleaned(str(error), api_key=config.get("apiKey"), secrets=secrets)
-        with contextlib.suppress(Exception):  # a class of others that is made otherwise
-            return type(error)(text)
-        return ExchangeError(f"{type(error).__name__}: {text}")
-
-    def publish(self, number: int, name: str, value: Any) -> None:
-        """Keep the newest of an account for the next report."""
-        self._number += 1
-        self._news.pop((number, name), None)
-        self._news[number, name] = self._number, value
-        self._arrived.set()
+        self._new: dict[tuple[int, str], Any] = {}
+        self._reported: dict[tuple[int, str], Any] = {}
+        self._report = 0
+        self._reported_at = time.monotonic()
+        self._arrived = asyncio.Event()
+        self._all_read = asyncio.Event()
 
     # -- for the application ----------------------------------------------------------------
 
     def assign(self, assignment: Assignment) -> Released:
         """Own these accounts from now on; an older assignment is ignored."""
-        is_meant = assignment.worker == self.worker
-        if is_meant and assignment.generation > self._assignment.generation:
+        now = time.monotonic()
+        is_newer = assignment.generation > self._assignment.generation
+        if is_newer and assignment.worker == self._worker:
             self._assignment = assignment
             if self._keys is None or (
                 self._keys.done() and assignment.owned.keys() - self._accounts.keys()
             ):
-                self._keys = asyncio.ensure_future(
-                    asyncio.to_thread(self._read_keys, assignment.file)
-                )
+                self._keys = asyncio.create_task(self._load_keys(assignment.file))
             for name in self._owned.keys() - assignment.owned.keys():
-                gone = self._owned.pop(name)
-                self._free_at[name] = max(gone.release(), self._free_at.get(name, 0.0))
-                self._closing.add(task := asyncio.ensure_future(gone.close()))
-                task.add_done_callback(self._closing.discard)
+                account = self._owned.pop(name)
+                account.release()
+                _start(account.close(), self._closing)
             for name, wait in assignment.owned.items():
-                if name not in self._owned:
-                    self._owned[name] = Owned(self, name, wait)
-            self._begin(assignment)
-        now = time.monotonic()
-        self._free_at = {name: moment for name, moment in self._free_at.items() if moment > now}
-        return Released(self.worker, {name: at - now for name, at in self._free_at.items()})
-
-    def _begin(self, assignment: Assignment) -> None:
-        wanted: dict[str, set[Task]] = {name: set() for name in self._owned}
-        for name, every in assignment.watched.items():
-            wanted[name].add((0, every))
-        for number, names in assignment.reads.items():
-            for name in names:
-                wanted[name].add((number, 0.0))
-        for name, owned in self._owned.items():
-            owned.do(wanted[name])
-        numbers = {name: {number for number, _ in tasks} for name, tasks in wanted.items()}
-        self._news = {
-            (number, name): news
-            for (number, name), news in self._news.items()
-            if number in numbers.get(name, ())
-        }
-
-    def _read_keys(self, file: str) -> None:
-        try:
-            self._accounts = with_uids(
-                accounts_from_environment({KEYS_FILE_VARIABLE: file, **os.environ})
-            )
-            self._unreadable = None
-        except KeysError as error:
-            self._unreadable = error
+                account = self._owned.get(name) or OwnedAccount(self, name)
+                # One that it owns may have had other owners, if the application had lost it.
+                account.ready_at = max(account.ready_at, now + wait)
+                account.watch(assignment.watched.get(name))
+                self._owned[name] = account
+            self.is_crowded = len(self._owned) > 0.8 * _file_limit()
+            self._read_once(assignment)
+            self._wake()
+        ends = {name: moment + WINDOW_SECONDS for name, moment in self.signed_at.items()}
+        self.signed_at = {n: at for n, at in self.signed_at.items() if ends[n] > now}
+        pending = self.signed_at.keys() - self._owned.keys()
+        return Released(self._worker, {name: ends[name] - now for name in pending})
 
     async def collect(self, request: Request) -> Report:
-        """What is new, as soon as there is something, and soon in any case."""
-        mine = request.worker == self.worker
-        if mine and request.generation == self._assignment.generation:
-            self.lease_until = max(self.lease_until, request.stamp + LEASE_SECONDS)
-            self.renewed.set()
-            self.renewed = asyncio.Event()
-        if mine:
-            known = itertools.takewhile(
-                lambda news: news[1][0] <= request.taken, self._news.items()
-            )
-            for key, _ in list(known):
-                del self._news[key]
-        if not self._news:
+        """The new balances; waits for some, but not for long, so that the lease is renewed."""
+        if request.worker == self._worker and request.received == self._report:
+            self._reported = {}
+            if request.generation == self._assignment.generation:
+                self.lease_until = self._reported_at + LEASE_SECONDS
+                self._wake()
+        if not (self._new or self._reported):
             self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), _SILENCE_SECONDS)
-        await asyncio.sleep(self._reported_at + _REPORT_SECONDS - time.monotonic())
+            await _wait_for(self._arrived, _READ_REPORT_SECONDS)
+        interval = _REPORT_SECONDS if self._assignment.watched else _READ_REPORT_SECONDS
+        await _wait_for(self._all_read, self._reported_at + interval - time.monotonic())
+        self._all_read.clear()
+        # Balances of a report that was not received are reported again, unless there are newer.
+        self._new = self._reported | self._new
+        self._reported = {key: self._new.pop(key) for key in list(self._new)[:_LARGEST_REPORT]}
+        self._report += 1
         self._reported_at = time.monotonic()
-        told = list(self._news.items())[:_LARGEST_REPORT]
-        return Report(
-            worker=self.worker,
-            generation=self._assignment.generation,
-            stamp=time.monotonic(),
-            last=told[-1][1][0] if told else 0,
-            news=[(number, name, packed(value)) for (number, name), (_, value) in told],
-        )
+        balances = [(number, name, packed(v)) for (number, name), v in self._reported.items()]
+        return Report(self._worker, self._report, balances)
 
-    def is_forgotten(self) -> bool:
-        """Whether the application has been gone for long."""
-        return time.monotonic() > max(self.lease_until, self._reported_at) + _FORGET_SECONDS
+    def silence(self) -> float:
+        """Seconds since the last report."""
+        return time.monotonic() - self._reported_at
 
     async def close(self) -> None:
-        """Let everything go."""
-        self.assign(Assignment(sys.maxsize, "", float, {}, worker=self.worker))
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        """Release all accounts."""
+        self.assign(Assignment(sys.maxsize, self._worker))
+        for task in self._reading:
+            task.cancel()
+        await asyncio.gather(*self._reading, *self._closing, return_exceptions=True)
+
+    # -- for its accounts -------------------------------------------------------------------
+
+    async def make(self, name: str) -> AsyncExchange:
+        """The account's exchange."""
+        if self._keys is not None:
+            await asyncio.shield(self._keys)
+        if self._keys_error:
+            raise KeysError(self._keys_error)
+        if name not in self._accounts:
+            raise KeysError(f"this worker has no keys for {name!r}")
+        account = self._accounts[name]
+        config = {**account.config, "number": self._assignment.number}
+        exchange = self._host.create(account.exchange, config, asynchronous=True)
+        for attribute in _DESCRIPTION if account.exchange in VENUES else ():
+            value = getattr(exchange, attribute)
+            shared = self._descriptions.setdefault((account.exchange, attribute), value)
+            if shared == value:
+                setattr(exchange, attribute, shared)
+        await asyncio.sleep(0)
+        return exchange
+
+    def redacted(self, name: str, error: Exception) -> Any:
+        """The error without secrets, which exchanges of other packages may quote."""
+        config = self._accounts[name].config if name in self._accounts else {}
+        secrets = [config.get("secret"), config.get("privateKey"), config.get("password")]
+        text = cleaned(str(error), api_key=config.get("apiKey"), secrets=secrets)
+        with contextlib.suppress(Exception):  # the class may need other arguments
+            return type(error)(text)
+        return ExchangeError(f"{type(error).__name__}: {text}")
+
+    def publish(self, number: int, name: str, value: Any) -> None:
+        """Keep the newest of an account for the next report."""
+        self._new[number, name] = value
+        self._arrived.set()
+
+    # -- one-time reads ---------------------------------------------------------------------
+
+    def _read_once(self, assignment: Assignment) -> None:
+        known, self._reads = self._reads, {n: set(names) for n, names in assignment.reads.items()}
+        for number, names in assignment.reads.items():
+            started = known.get(number, set())
+            self._queue += [(number, name) for name in names if name not in started]
+        for _ in range(min(CONCURRENCY - self._readers, len(self._queue))):
+            self._readers += 1
+            _start(self._read_queued(), self._reading)
+
+    async def _read_queued(self) -> None:
+        """Read queued accounts; if one is slow, another task takes this one's place."""
+        loop, replaced = asyncio.get_running_loop(), False
+
+        def replace() -> None:
+            nonlocal replaced
+            replaced = True
+            _start(self._read_queued(), self._reading)
+
+        while self._queue and not replaced:
+            number, name = self._queue.popleft()
+            account = self._owned.get(name)
+            if account is not None and name in self._reads.get(number, ()):
+                timer = loop.call_later(_SLOW_SECONDS, replace)
+                balance = await account.read()
+                timer.cancel()
+                if self._owned.get(name) is account:
+                    self.publish(number, name, balance)
+        if not replaced:
+            self._readers -= 1
+        if not self._readers:
+            self._all_read.set()
+
+    async def _load_keys(self, file: str) -> None:
+        environ = {KEYS_FILE_VARIABLE: file, **os.environ}
+        try:
+            accounts = await asyncio.to_thread(accounts_from_environment, environ)
+        except KeysError as error:
+            self._keys_error = str(error)
+        else:
+            self._accounts, self._keys_error = with_uids(accounts), ""
+
+    def _wake(self) -> None:
+        self.renewed.set()
+        self.renewed = asyncio.Event()
 
 
-class FleetPlugin(WorkerPlugin):
-    """What all fleets have on this worker, by a number of their own."""
-
-    def __init__(self) -> None:
-        self.shares: dict[str, Share] = {}
-        self._forgetting: asyncio.Task[None] | None = None
-
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002
-        """Begin."""
-        _allow_descriptors()
-        logging.getLogger("distributed.worker").addFilter(_is_not_ours)
-        self._forgetting = asyncio.ensure_future(self._forget())
-
-    async def teardown(self, worker: Worker) -> None:  # noqa: ARG002
-        """Let everything go."""
-        if self._forgetting is not None:
-            self._forgetting.cancel()
-        shares, self.shares = self.shares, {}
-        for share in shares.values():
-            await share.close()
-
-    async def _forget(self) -> None:
-        while True:
-            await asyncio.sleep(_FORGET_SECONDS / 4)
-            for number in [each for each, share in self.shares.items() if share.is_forgotten()]:
-                await self.shares.pop(number).close()
+async def _wait_for(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), max(seconds, 0.0))
 
 
-def _is_not_ours(record: logging.LogRecord) -> bool:
-    """Not the engine's line about each call of :func:`collect`, of which there are many."""
-    return not record.getMessage().startswith(f"Run out-of-band function {collect.__name__!r}")
+def _start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
-async def _share(worker: Worker, fleet: str) -> Share:
-    plugin = worker.plugins.get(_PLUGIN)
-    if plugin is None:
-        plugin = FleetPlugin()
-        await worker.plugin_add(plugin=plugin, name=_PLUGIN)
-    assert isinstance(plugin, FleetPlugin)
-    if fleet not in plugin.shares:
-        plugin.shares[fleet] = Share()
-    return plugin.shares[fleet]
-
-
-async def assign(fleet: str, assignment: Assignment, dask_worker: Worker) -> Released:
-    """:meth:`Share.assign` on the worker that runs it."""
-    return (await _share(dask_worker, fleet)).assign(assignment)
-
-
-async def collect(fleet: str, request: Request, dask_worker: Worker) -> Report:
-    """:meth:`Share.collect` on the worker that runs it."""
-    return await (await _share(dask_worker, fleet)).collect(request)
-
-
-async def leave(fleet: str, dask_worker: Worker) -> None:
-    """The application has ended."""
-    plugin = dask_worker.plugins.get(_PLUGIN)
-    if isinstance(plugin, FleetPlugin) and fleet in plugin.shares:
-        await plugin.shares.pop(fleet).close()
-
-
-def _descriptors() -> float:
+def _file_limit() -> float:
     try:
         import resource  # noqa: PLC0415 - not on every system
     except ImportError:
         return float("inf")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return float("inf") if soft == resource.RLIM_INFINITY else soft
-
-
-def _allow_descriptors() -> None:
-    """As many open files as this process may have: an account may need two."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource  # noqa: PLC0415 - not on every system
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

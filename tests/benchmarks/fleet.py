@@ -1,7 +1,7 @@
 """What a fleet costs: ``python -m tests.benchmarks.fleet [once | polled | watched | kills]``.
 
 A venue in a process of its own answers any number of accounts; each balance says when it was sent.
-Two workers read, all on this machine; so the venue takes its share of the cores too.
+Two workers read. Everything runs on this machine, so the venue uses its cores, too.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def venue() -> Iterator[tuple[str, str]]:
 
 
 def keys_file(directory: Path, addresses: tuple[str, str], count: int) -> Path:
-    """A keys file with so many accounts, each of its own user."""
+    """Write a keys file with that number of accounts, each of another user."""
     path = directory / f"{count}.toml"
     with path.open("w", encoding="utf-8") as file:
         for n in range(count):
@@ -142,7 +142,7 @@ def cpu(process: psutil.Process) -> float:
 
 
 def without_engine(count: int, url: str, ready: Connection, together: Barrier) -> None:
-    """The same reading in a process of its own, with nothing around it."""
+    """Read the same accounts without the engine, in one process."""
 
     async def run() -> list[float]:
         config = {"secret": "made-up", "timeout": 60_000, "urls": {"api": {"rest": url}}}
@@ -170,7 +170,7 @@ def without_engine(count: int, url: str, ready: Connection, together: Barrier) -
 
 
 def baseline(count: int, url: str) -> list[float]:
-    """Seconds that two processes take for so many accounts, by round."""
+    """The seconds that two processes take for the accounts, by round."""
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in range(WORKERS)]
     together = context.Barrier(WORKERS)
@@ -187,7 +187,7 @@ def baseline(count: int, url: str) -> list[float]:
 
 
 async def once(directory: Path, addresses: tuple[str, str], count: int) -> None:
-    """All accounts once, and again with the exchanges that are there."""
+    """Read all accounts once, then again with the same exchanges."""
     alone = baseline(count, addresses[0])
     async with Fleet(keys_file(directory, addresses, count), workers=WORKERS) as fleet:
         before = [each.memory_info().rss for each in worker_processes()]
@@ -217,7 +217,7 @@ def _print_memory(before: list[int], after: list[int], count: int) -> None:
 async def steady(
     directory: Path, addresses: tuple[str, str], count: int, every: float | None, seconds: float
 ) -> None:
-    """Balances at one a second and account, for some time; then a worker is killed."""
+    """Watch with one balance a second and account; then kill a worker."""
     async with Fleet(keys_file(directory, addresses, count), workers=WORKERS) as fleet:
         before = [each.memory_info().rss for each in worker_processes()]
         watch = fleet.watch_balances(every=every)
@@ -239,7 +239,7 @@ async def steady(
 
         start = time.monotonic()
         await gather()
-        print(f"{count} {'polled' if every else 'watched'}: all there after "
+        print(f"{count} {'polled' if every else 'watched'}: all arrived after "
               f"{time.monotonic() - start:.1f} s")  # fmt: skip
         await gather(time.monotonic() + 5)
         mine, theirs = psutil.Process(), worker_processes()
@@ -263,11 +263,13 @@ async def steady(
 
 
 async def kills(directory: Path, addresses: tuple[str, str], count: int, times: int) -> None:
-    """Read all accounts once and again, each time with a kill in the middle."""
+    """Read all accounts several times; kill a worker each time."""
     async with Fleet(keys_file(directory, addresses, count), workers=WORKERS) as fleet:
         lost = failed = 0
         start = time.monotonic()
         for turn in range(times):
+            while len(fleet.workers) < WORKERS:  # noqa: ASYNC110 - a nanny ends with a starting worker
+                await asyncio.sleep(0.1)
             seen: set[str] = set()
             async for name, balance in fleet.fetch_balances():
                 assert name not in seen
