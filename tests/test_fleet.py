@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -245,8 +246,9 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
 
         with Client(cluster.address, set_as_default=False) as client:
             ages = asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue))))
-    # Each account is taken every 0.6 s; it is read 20 times a second.
-    assert max(ages[4:]) < 0.4
+    # Each account is taken every 0.6 s; it is read 20 times a second. A queue would give the second
+    # balance of each, all more than 0.5 s old.
+    assert statistics.median(ages[4:]) < 0.4
 
 
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import redis
 from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
 
 from sunx_adapter import AsyncSunx, Sandbox
+from sunx_adapter.exchange.budget import SHARED_WINDOWS
 from tests.conftest import Caller, config_answering, payload
 from tests.ports import free_port
 from tests.test_reliability import arrival_times, most_in_any_window
@@ -110,15 +112,26 @@ def test_four_processes_share_one_budget(redis_uri: str) -> None:
 
 
 def test_budget_is_in_redis(call: Caller, redis_uri: str) -> None:
-    """The reads of one exchange count for the next one too."""
-    config = config_answering(payload("sunx-documented")) | {
-        "uid": f"in redis {call}",
-        "timeout": 2500,
-    }
+    """The reads of one process count for the next one too."""
+    config = config_answering(payload("sunx-documented")) | {"uid": f"in redis {call}"}
     config["options"]["rateLimitStorage"] = redis_uri
-    call.times(72, "sunx", config, "fetch_balance")
+
+    def read_72(exchange: Any) -> Any:
+        """Eight at a time: all must be in one window."""
+        if not call.asynchronous:
+            with ThreadPoolExecutor(8) as threads:
+                return list(threads.map(lambda _: exchange.fetch_balance(), range(72)))
+
+        async def read_9() -> None:
+            for _ in range(9):
+                await exchange.fetch_balance()
+
+        return asyncio.gather(*(read_9() for _ in range(8)))
+
+    call.using("sunx", config, read_72)
+    SHARED_WINDOWS.reset()  # as in another process
     with pytest.raises(RateLimitExceeded):
-        call("sunx", config, "fetch_balance")
+        call("sunx", config | {"timeout": 1000}, "fetch_balance")
 
 
 def config_without_redis(fallback: str | None = None) -> dict[str, Any]:
