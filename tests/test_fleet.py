@@ -256,7 +256,10 @@ def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> N
     venue = Sandbox([account(number, uid=number % 6) for number in range(60)])
 
     async def run(file: Path) -> None:
-        async with Fleet(file, scheduler=cluster.address, number=str) as fleet:
+        async with (
+            asyncio.timeout(60),
+            Fleet(file, scheduler=cluster.address, number=str) as fleet,
+        ):
             await joined(fleet, 3)
             watcher = Watcher(fleet, every=0.05)
             await at_the_limit(venue, 6)

@@ -274,7 +274,8 @@ class Fleet:
                 raise self._no_answer()
             reading.changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reading.changed.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await reading.changed.wait()
 
     def _watches(self) -> list[_Reading]:
         return [each for each in self._readings.values() if each.every is not None]

@@ -135,14 +135,15 @@ class Membership:
         tasks += [] if self._looking is None else [self._looking]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=LEASE_SECONDS)  # the engine may be slow to give up
         self._members = {}
         if addresses:
             with contextlib.suppress(Exception):  # without its lease, a worker stops by itself
-                leaving = self._client.run(
-                    plugin.leave, self._fleet, workers=addresses, on_error="ignore"
-                )
-                await asyncio.wait_for(leaving, LEASE_SECONDS)
+                async with asyncio.timeout(LEASE_SECONDS):
+                    await self._client.run(
+                        plugin.leave, self._fleet, workers=addresses, on_error="ignore"
+                    )
 
     # -- who owns what ----------------------------------------------------------------------
 
@@ -199,7 +200,8 @@ class Membership:
             if time.monotonic() > due + _LATE_SECONDS:
                 continue  # this process was busy: the workers may have answered in time
             with self._noting_trouble():
-                addresses = await asyncio.wait_for(self._client.nthreads(), _LATE_SECONDS)
+                async with asyncio.timeout(_LATE_SECONDS):
+                    addresses = await self._client.nthreads()
                 self._update(set(addresses))
             if self._client.status == "closed":
                 with self._noting_trouble():
