@@ -286,6 +286,28 @@ def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> N
     assert {request.code for request in venue.requests} <= lateness.codes
 
 
+def test_worker_that_hangs_during_a_read(tmp_path: Path) -> None:
+    """A worker that resumes after it was given up reads its accounts again; none is lost."""
+    venue = Sandbox([account(number) for number in range(200)])
+
+    async def run(cluster: Cluster, file: Path) -> dict[str, Any]:
+        async with asyncio.timeout(40), Fleet(file, scheduler=cluster.address) as fleet:
+            await joined(fleet, 2)
+            fetching = asyncio.create_task(fetched(fleet))
+            while venue.request_count < 80:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.01)
+            stop(cluster.workers[0])
+            await joined(fleet, 1)
+            go_on(cluster.workers[0])
+            return await fetching
+
+    with venue, Cluster(tmp_path) as cluster:
+        for _ in range(2):
+            cluster.start_worker()
+        balances = asyncio.run(run(cluster, keys_file(tmp_path / "a.toml", tables(venue))))
+    assert all(isinstance(balance, dict) for balance in balances.values())
+
+
 def test_scheduler_restarts(cluster: Cluster, tmp_path: Path) -> None:
     """After the scheduler was killed and started again, every account is read and watched."""
     with Sandbox([account(n) for n in range(60)], faults=["slow=0.3"]) as venue:

@@ -58,7 +58,7 @@ class Request:
     """A request for a report.
 
     Attributes:
-        worker: the worker's id, from its last report.
+        worker: the worker's id, from its last report; without it the worker starts anew.
         generation: the newest assignment; the lease is renewed only if the worker has it.
         received: the number of the last report that the application received.
     """

@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from typing import Any, Final
 
 from ccxt.base.errors import ExchangeError, NetworkError
@@ -220,10 +220,7 @@ class FleetAccounts:
                 self._keys.done() and assignment.owned.keys() - self._accounts.keys()
             ):
                 self._keys = asyncio.create_task(self._load_keys(assignment.file))
-            for name in self._owned.keys() - assignment.owned.keys():
-                account = self._owned.pop(name)
-                account.release()
-                _start(account.close(), self._closing)
+            self._release(self._owned.keys() - assignment.owned.keys())
             for name, wait in assignment.owned.items():
                 account = self._owned.get(name) or OwnedAccount(self, name)
                 # One that it owns may have had other owners, if the application had lost it.
@@ -240,6 +237,10 @@ class FleetAccounts:
 
     async def collect(self, request: Request) -> Report:
         """The new balances; waits for some, but not for long, so that the lease is renewed."""
+        if not request.worker:  # the application gave up on this worker, or never met it
+            self._release(set(self._owned))
+            self._reads, self._new, self._reported = {}, {}, {}
+            self._queue.clear()
         if request.worker == self._worker and request.received == self._report:
             self._reported = {}
             if request.generation == self._assignment.generation:
@@ -258,6 +259,12 @@ class FleetAccounts:
         self._reported_at = time.monotonic()
         balances = [(number, name, packed(v)) for (number, name), v in self._reported.items()]
         return Report(self._worker, self._report, balances)
+
+    def _release(self, names: Set[str]) -> None:
+        for name in names:
+            account = self._owned.pop(name)
+            account.release()
+            _start(account.close(), self._closing)
 
     def silence(self) -> float:
         """Seconds since the last report."""
