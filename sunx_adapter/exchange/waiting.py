@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ccxt.base.errors import ExchangeClosedByUser
 
-from sunx_adapter.wire.background import Background
+from sunx_adapter.wire.background import Background, for_loop
 
 Result = TypeVar("Result")
 
@@ -123,11 +123,7 @@ class TaskWaiting:
         """The result of a coroutine; raises TimeoutError at the deadline."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        deadlines = self._loops.get(loop)
-        if deadlines is None:
-            for ended in [each for each in list(self._loops) if each.is_closed()]:
-                self._loops.pop(ended, None)
-            deadlines = self._loops[loop] = _LoopDeadlines(loop)
+        deadlines = self._loops.get(loop) or for_loop(self._loops, loop, _LoopDeadlines(loop))
         call = _TimedCall(task, loop.time() + deadline - time.monotonic())
         deadlines.add(call)
         try:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import random
-import sys
 import time
 import uuid
 from collections import deque
@@ -272,7 +271,7 @@ class FleetAccounts:
 
     async def close(self) -> None:
         """Release all accounts."""
-        self.assign(Assignment(sys.maxsize, self._worker))
+        self._release(set(self._owned))
         for task in self._reading:
             task.cancel()
         await asyncio.gather(*self._reading, *self._closing, return_exceptions=True)

@@ -8,7 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 Result = TypeVar("Result")
 
@@ -22,6 +25,17 @@ def seconds_left(deadline: float) -> float:
     if (left := deadline - time.monotonic()) <= 0:
         raise TimeoutError("the deadline has passed")
     return left
+
+
+def for_loop(
+    by_loop: "dict[AbstractEventLoop, Result]", loop: "AbstractEventLoop", new: Result
+) -> Result:
+    """Note what belongs to an event loop, and forget what belonged to closed ones."""
+    # One by one: another thread may note something for its own loop meanwhile.
+    for ended in [each for each in list(by_loop) if each.is_closed()]:
+        by_loop.pop(ended, None)
+    by_loop[loop] = new
+    return new
 
 
 class Background(Generic[Result]):

@@ -5,6 +5,7 @@ import socket
 from typing import Any, Final
 
 from sunx_adapter.wire.answer import WireError
+from sunx_adapter.wire.background import for_loop
 from sunx_adapter.wire.connections import Connections, Pool, Socket
 from sunx_adapter.wire.dial import dialled
 from sunx_adapter.wire.route import Origin
@@ -113,12 +114,7 @@ class TaskConnections(Connections):
     def pool(self) -> Pool:
         """This event loop's pool."""
         loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            for ended in [each for each in list(self._pools) if each.is_closed()]:
-                self._pools.pop(ended, None)
-            pool = self._pools[loop] = Pool()
-        return pool
+        return self._pools.get(loop) or for_loop(self._pools, loop, Pool())
 
     async def turn(self) -> None:
         """Let the other tasks that can run get as far as this one.
