@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 import pluggy
 
 from sunx_adapter import ccxt_plugin, hookspecs
+from sunx_adapter.frames import without_frames
 from sunx_adapter.hookspecs import PROJECT, ExchangeOffer
 
 if TYPE_CHECKING:
@@ -277,18 +278,12 @@ class ExchangeHost:
                 exchange = account
             balance: dict[str, Any] = await exchange.fetch_balance()
         except Exception as error:  # noqa: BLE001 - the caller decides, per account
-            return _without_frames(error)
+            return without_frames(error)  # they hold configurations
         finally:
             if made is not None:
                 with contextlib.suppress(Exception):  # the balance is what was asked for
                     await made.close()
         return balance
-
-
-def _without_frames(error: Exception) -> Exception:
-    # The frames that it went through hold configurations with their secrets.
-    error.__context__ = error.__cause__ = None
-    return error.with_traceback(None)
 
 
 def _checked(offers: Any) -> list[ExchangeOffer]:

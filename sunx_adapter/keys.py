@@ -20,14 +20,16 @@ table's name is the exchange's id, or the table has the key ``exchange``::
     privateKey = "…"
 """
 
+import functools
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
+from sunx_adapter.frames import without_frames
 from sunx_adapter.hints import did_you_mean
 from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
@@ -47,6 +49,9 @@ __all__ = [
     "missing_keys",
     "read_private",
 ]
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 KEYS_FILE_VARIABLE: Final = "SUNX_ADAPTER_KEYS"
 
@@ -93,6 +98,22 @@ def environment_prefix(name: str) -> str:
     return venue.env_prefix if venue else re.sub(r"\W", "_", name).upper()
 
 
+def _without_frames(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Raise the function's exceptions without its frames, which may hold keys."""
+
+    @functools.wraps(function)
+    def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C, too
+            failure = without_frames(error)
+        del args, kwargs  # the environment
+        raise failure
+
+    return called
+
+
+@_without_frames
 def config_from_environment(name: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The configuration of an exchange or a named account, as the command line reads it.
 
@@ -112,39 +133,39 @@ def config_from_environment(name: str, environ: Mapping[str, str] | None = None)
         KeysError: a file is missing, unreadable, readable by others, or invalid; or the name is
             misspelt.
     """
-    account, fault = _account(name, environ)
-    if fault:
-        del account, environ  # an exception's frames hold no keys
-        raise KeysError(fault)
-    return account.config
+    return account_from_environment(name, environ).config
 
 
+@_without_frames
 def account_from_environment(name: str, environ: Mapping[str, str] | None = None) -> Account:
     """One account: its exchange, and the same configuration as :func:`config_from_environment`.
 
     Raises:
         KeysError: as :func:`config_from_environment`.
     """
-    account, fault = _account(name, environ)
-    if fault:
-        del account, environ
-        raise KeysError(fault)
+    environ = os.environ if environ is None else environ
+    listed = _listed(environ, name)
+    account = _with_variables(name, listed.get(name), environ)
+    if name not in listed and not _has_keys(account):
+        hint = did_you_mean(name, [*VENUES, *listed])
+        if hint:
+            raise KeysError(f"no keys for the account {name!r}{hint}")
     return account
 
 
+@_without_frames
 def account_names(environ: Mapping[str, str] | None = None) -> list[str]:
     """The names of all accounts with keys, complete or not.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
     """
-    names, fault = _account_names(environ)
-    if fault:
-        del environ
-        raise KeysError(fault)
-    return names
+    environ = os.environ if environ is None else environ
+    own = [name for name in VENUES if _key_variables(name, environ)]
+    return list(dict.fromkeys((*own, *_listed(environ, None))))
 
 
+@_without_frames
 def accounts_from_environment(environ: Mapping[str, str] | None = None) -> dict[str, Account]:
     """All accounts with keys, by name.
 
@@ -154,13 +175,16 @@ def accounts_from_environment(environ: Mapping[str, str] | None = None) -> dict[
     Raises:
         KeysError: as :func:`config_from_environment`.
     """
-    accounts, fault = _all_accounts(environ)
-    if fault:
-        del accounts, environ
-        raise KeysError(fault)
-    return accounts
+    environ = os.environ if environ is None else environ
+    listed = _listed(environ, None)
+    accounts = {
+        name: _with_variables(name, listed.get(name), environ)
+        for name in dict.fromkeys((*VENUES, *listed))
+    }
+    return {name: account for name, account in accounts.items() if _has_keys(account)}
 
 
+@_without_frames
 def accounts_from_file(path: Path) -> dict[str, Account]:
     """All accounts of a keys file, by name, in the order of the file, which is read once.
 
@@ -168,23 +192,17 @@ def accounts_from_file(path: Path) -> dict[str, Account]:
         KeysError: the file is missing, readable by others, or invalid. The message names tables
             and settings, but never a setting's value.
     """
-    accounts, fault = _read_accounts(path, None)
-    if fault:
-        del accounts
-        raise KeysError(fault)
-    return accounts
+    return _read_accounts(path, None)
 
 
+@_without_frames
 def config_from_file(path: Path, name: str) -> dict[str, Any]:
     """The configuration of one account in a keys file; empty if the file has no such table.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
     """
-    accounts, fault = _read_accounts(path, name)
-    if fault:
-        del accounts
-        raise KeysError(fault)
+    accounts = _read_accounts(path, name)
     return accounts[name].config if name in accounts else {}
 
 
@@ -197,67 +215,29 @@ def missing_keys(name: str, config: Mapping[str, Any]) -> list[str]:
     return missing
 
 
+@_without_frames
 def key_sources(name: str, environ: Mapping[str, str] | None = None) -> list[str]:
     """Where :func:`config_from_environment` finds keys: names of variables and files.
 
     Raises:
         KeysError: as :func:`accounts_from_file`.
     """
-    sources, fault = _key_sources(name, environ)
-    if fault:
-        del environ
-        raise KeysError(fault)
-    return sources
-
-
-# -- without exceptions, so that no traceback shows the environment or a file's content -----
-
-
-def _listed(environ: Mapping[str, str], only: str | None) -> tuple[dict[str, Account], str]:
+    environ = os.environ if environ is None else environ
     file = environ.get(KEYS_FILE_VARIABLE)
-    return _read_accounts(Path(file), only) if file else ({}, "")
-
-
-def _account(name: str, environ: Mapping[str, str] | None) -> tuple[Account, str]:
-    environ = os.environ if environ is None else environ
-    listed, fault = _listed(environ, name)
-    if fault:
-        return Account(name, {}), fault
-    account, fault = _with_variables(name, listed.get(name), environ)
-    if name not in listed and not any(key in account.config for key in _CREDENTIALS):
-        hint = did_you_mean(name, [*VENUES, *listed])
-        fault = fault or (hint and f"no keys for the account {name!r}{hint}")
-    return account, fault
-
-
-def _account_names(environ: Mapping[str, str] | None) -> tuple[list[str], str]:
-    environ = os.environ if environ is None else environ
-    listed, fault = _listed(environ, None)
-    own = [name for name in VENUES if _key_variables(name, environ)]
-    return list(dict.fromkeys((*own, *listed))), fault
-
-
-def _all_accounts(environ: Mapping[str, str] | None) -> tuple[dict[str, Account], str]:
-    environ = os.environ if environ is None else environ
-    listed, fault = _listed(environ, None)
-    accounts: dict[str, Account] = {}
-    for name in dict.fromkeys((*VENUES, *listed)):
-        account, wrong = _with_variables(name, listed.get(name), environ)
-        fault = fault or wrong
-        if any(key in account.config for key in _CREDENTIALS):
-            accounts[name] = account
-    return accounts, fault
-
-
-def _key_sources(name: str, environ: Mapping[str, str] | None) -> tuple[list[str], str]:
-    environ = os.environ if environ is None else environ
-    listed, fault = _listed(environ, name)
-    sources = [f"{KEYS_FILE_VARIABLE} ({environ[KEYS_FILE_VARIABLE]})"] if name in listed else []
-    sources += [
+    sources = [f"{KEYS_FILE_VARIABLE} ({file})"] if name in _listed(environ, name) else []
+    return sources + [
         f"{variable} ({environ[variable]})" if variable.endswith("_FILE") else variable
         for variable in _key_variables(name, environ)
     ]
-    return sources, fault
+
+
+def _listed(environ: Mapping[str, str], only: str | None) -> dict[str, Account]:
+    file = environ.get(KEYS_FILE_VARIABLE)
+    return _read_accounts(Path(file), only) if file else {}
+
+
+def _has_keys(account: Account) -> bool:
+    return any(key in account.config for key in _CREDENTIALS)
 
 
 def _key_variables(name: str, environ: Mapping[str, str]) -> list[str]:
@@ -266,10 +246,8 @@ def _key_variables(name: str, environ: Mapping[str, str]) -> list[str]:
     return [variable for variable in names if environ.get(variable, "").strip()]
 
 
-def _with_variables(
-    name: str, account: Account | None, environ: Mapping[str, str]
-) -> tuple[Account, str]:
-    """The account with the settings of its variables, which override the file; and an error."""
+def _with_variables(name: str, account: Account | None, environ: Mapping[str, str]) -> Account:
+    """The account with the settings of its variables, which override the file."""
     config = dict(account.config) if account else {}
     exchange = account.exchange if account else name
     prefix = environment_prefix(name)
@@ -281,42 +259,37 @@ def _with_variables(
             continue
         if key == "exchange":
             exchange = value
-        elif key == "privateKey":
-            config[key], fault = _read_private(Path(value))
-            if fault:
-                return Account(exchange, {}), fault
         elif key in {"rest", "stream"}:
             addresses[key] = value
         else:
-            config[key] = value
+            config[key] = read_private(Path(value)) if key == "privateKey" else value
     if addresses:
         config["urls"] = {"api": {**config.get("urls", {}).get("api", {}), **addresses}}
-    return Account(exchange, config), ""
+    return Account(exchange, config)
 
 
-def _read_accounts(path: Path, only: str | None) -> tuple[dict[str, Account], str]:
-    """The accounts, and the file's error if it has one."""
+def _read_accounts(path: Path, only: str | None) -> dict[str, Account]:
     import tomllib  # noqa: PLC0415 - most users have no such file
 
-    text, fault = _read_private(path)
-    if fault:
-        return {}, fault
     try:
-        tables = tomllib.loads(text)
+        tables = tomllib.loads(read_private(path))
     except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError
         # Only the position: the rest of the parser's message may quote a key.
         position = re.search(r"\(at .*\)$", str(error))
         where = f" {position[0]}" if position else ""
-        return {}, f"{path} is not a TOML file{where}; it must have tables like [sunx]"
+        raise KeysError(
+            f"{path} is not a TOML file{where}; it must have tables like [sunx]"
+        ) from None
     accounts: dict[str, Account] = {}
     for name, table in tables.items():
-        if fault := _name_fault(name, table):
-            return {}, f"{path}{fault}"
-        if only in {None, name} and (fault := _table_fault(name, table)):
-            return {}, f"{path}{fault}"
+        fault = _name_fault(name, table)
+        if not fault and only in {None, name}:
+            fault = _table_fault(name, table)
+        if fault:
+            raise KeysError(f"{path}{fault}")
         config = {key: value for key, value in table.items() if key != "exchange"}
         accounts[name] = Account(table.get("exchange", name), config)
-    return accounts, ""
+    return accounts
 
 
 def _name_fault(name: str, table: object) -> str:
@@ -364,6 +337,7 @@ def _offered() -> set[str]:
     return {found.offer.id for found in ExchangeHost().offers()}
 
 
+@_without_frames
 def read_private(path: Path) -> str:
     """The text of a file that belongs to this user and that others cannot read.
 
@@ -371,30 +345,23 @@ def read_private(path: Path) -> str:
         KeysError: the file is missing, unreadable, not a regular file, readable by others, or
             belongs to another user; the message has the command that fixes it.
     """
-    text, fault = _read_private(path)
-    if fault:
-        raise KeysError(fault)
-    return text
-
-
-def _read_private(path: Path) -> tuple[str, str]:
-    """The text, and the file's error if it has one."""
     try:
         path = path.expanduser()
         # Without O_NONBLOCK, opening a FIFO would block.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
             if fault := _not_private(os.fstat(descriptor), path):
-                return "", f"{path} {fault}"
-            return file.read().decode("utf-8"), ""
+                raise KeysError(f"{path} {fault}")
+            return file.read().decode("utf-8")
     except OSError as error:
-        return "", f"{path} cannot be read: {error.strerror}"
+        reason = error.strerror
     except RuntimeError:  # "~name" of a user that does not exist
-        return "", f"{path} cannot be read: no such user"
+        reason = "no such user"
     except UnicodeDecodeError:
-        return "", f"{path} cannot be read: not UTF-8 text"
+        reason = "not UTF-8 text"
     except ValueError:
-        return "", f"{printable(str(path))} cannot be read: not a file's name"
+        reason = "not a file's name"
+    raise KeysError(f"{printable(str(path))} cannot be read: {reason}")
 
 
 def _not_private(status: os.stat_result, path: Path) -> str:

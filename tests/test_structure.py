@@ -167,7 +167,7 @@ IMPORTED_BY: Final = {
 }
 """Parts of the package that only these may import."""
 
-HOST_MAY_IMPORT: Final = ("hookspecs", "ccxt_plugin", "hints")
+HOST_MAY_IMPORT: Final = ("hookspecs", "ccxt_plugin", "frames")
 """All that the host may import from the package: it knows plugins, not SunX."""
 
 
