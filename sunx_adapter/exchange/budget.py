@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from ccxt.base.errors import NetworkError, RateLimitExceeded
 
-from sunx_adapter.exchange.redis_windows import MAX_LATE_SECONDS, RedisWindows
+from sunx_adapter.exchange.redis_windows import MAX_LATE_SECONDS, RedisWindows, redis_windows
 from sunx_adapter.exchange.waiting import Waiting
 from sunx_adapter.venue import READ_LIMIT
 
@@ -68,6 +68,11 @@ class _Window:
                 moments.remove(moment)
                 return
 
+    def is_used(self, now: float) -> bool:
+        """Whether one of its reads may still count."""
+        newest = max(self.written[-1:] + self.reserved[-1:], default=0.0)
+        return newest > now - _LONGEST_WINDOW
+
 
 _lock = threading.Lock()
 
@@ -82,140 +87,102 @@ if hasattr(os, "register_at_fork"):
 
 
 class MemoryWindows:
-    """Windows in this process, by :func:`time.monotonic`, which never jumps."""
-
-    def __init__(self) -> None:
-        self._windows: dict[str, _Window] = {}
-        self._crowded = _FEW_USERS
-
-    def reserve(self, key: str, limit: Limit, latest: float) -> float | None:
-        """The first free moment, now or later; ``None`` if it is after ``latest``."""
-        with _lock:
-            now = time.monotonic()
-            window = self._current(key, limit, now)
-            taken, moment = sorted(window.written + window.reserved), now
-            if len(taken) >= limit.requests:
-                moment = max(now, taken[-limit.requests] + limit.seconds)
-            if moment > max(latest, now):
-                return None
-            insort(window.reserved, moment)
-            return moment
-
-    def count(self, key: str, limit: Limit, moment: float) -> tuple[bool, float]:
-        """Count a read with that reserved moment as written now.
-
-        Returns:
-            Whether it was counted; and its moment from now on, or else when to try again.
-        """
-        with _lock:
-            now = time.monotonic()
-            window = self._current(key, limit, now)
-            written = window.written
-            # Earlier reservations have their share; later ones do not matter.
-            excess = len(written) + bisect_left(window.reserved, moment) + 1 - limit.requests
-            if moment in written:  # counted before, and not written after all
-                excess -= 1
-            if excess > 0:
-                return False, (written + window.reserved)[excess - 1] + limit.seconds + _TICK
-            window.forget(moment)
-            written.append(now)
-            return True, now
-
-    def give_back(self, key: str, moment: float) -> None:
-        """Remove a read that is not written after all."""
-        with _lock:
-            if (window := self._windows.get(key)) is not None:
-                window.forget(moment)
-
-    def spend(self, key: str, limit: Limit, remaining: int) -> None:
-        """Leave at most ``remaining`` reads."""
-        with _lock:
-            now = time.monotonic()
-            window = self._current(key, limit, now)
-            left = limit.requests - len(window.written) - len(window.reserved)
-            window.written += [now] * (left - remaining)
-
-    def _current(self, key: str, limit: Limit, now: float) -> _Window:
-        window = self._windows.get(key)
-        if window is None:
-            if len(self._windows) >= self._crowded:
-                self._windows = {k: w for k, w in self._windows.items() if _is_used(w, now)}
-                self._crowded = max(2 * len(self._windows), _FEW_USERS)
-            window = self._windows[key] = _Window()
-        for moments in (window.written, window.reserved):
-            del moments[: bisect_right(moments, now - limit.seconds)]
-        return window
-
-
-def _is_used(window: _Window, now: float) -> bool:
-    newest = max(window.written[-1:] + window.reserved[-1:], default=0.0)
-    return newest > now - _LONGEST_WINDOW
-
-
-class SharedWindows:
-    """The windows that all exchanges of this process share."""
+    """Windows in this process by user, by :func:`time.monotonic`, which never jumps."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forget all reads, for tests: the venue remembers them."""
-        self.memory = MemoryWindows()
-        self._redis: dict[tuple[str, int], RedisWindows] = {}
+        self._windows: dict[str, _Window] = {}
+        self._crowded = _FEW_USERS
 
-    def redis(self, uri: str) -> RedisWindows:
-        """The windows on that Redis. The child of a fork gets connections of its own."""
-        key = uri, os.getpid()
-        if key not in self._redis:
-            self._redis[key] = RedisWindows(uri)
-        return self._redis[key]
+    def current(self, user: str, seconds: float, now: float) -> _Window:
+        """A user's reads of the last ``seconds``. The caller holds the lock."""
+        window = self._windows.get(user)
+        if window is None:
+            if len(self._windows) >= self._crowded:
+                self._windows = {k: w for k, w in self._windows.items() if w.is_used(now)}
+                self._crowded = max(2 * len(self._windows), _FEW_USERS)
+            window = self._windows[user] = _Window()
+        for moments in (window.written, window.reserved):
+            del moments[: bisect_right(moments, now - seconds)]
+        return window
 
 
-SHARED_WINDOWS: Final = SharedWindows()
-
-
-class _UnreachableError(Exception):
-    """The storage does not answer."""
+SHARED_WINDOWS: Final = MemoryWindows()
+"""The windows that all exchanges of this process share."""
 
 
 class _MemoryRead:
-    """One read in a window of this process."""
+    """One read in a window of this process, at a moment that is reserved first."""
 
-    def __init__(self, windows: MemoryWindows, key: str, limit: Limit, waiting: Waiting) -> None:
-        self._windows, self._key, self._limit = windows, key, limit
+    def __init__(self, windows: MemoryWindows, user: str, limit: Limit, waiting: Waiting) -> None:
+        self._windows, self._user, self._limit = windows, user, limit
         self._waiting = waiting
         self._moment: float | None = None
 
     async def reserve(self, deadline: float) -> None:
-        moment = self._moment = self._windows.reserve(self._key, self._limit, deadline)
-        if moment is None:
-            raise _used_up()
+        """Reserve the first free moment, and wait for it."""
+        requests, seconds = self._limit
+        with _lock:
+            window, moment = self._now()
+            taken = sorted(window.written + window.reserved)
+            if len(taken) >= requests:
+                moment = max(moment, taken[-requests] + seconds)
+            if moment > deadline:
+                raise _used_up()
+            insort(window.reserved, moment)
+            self._moment = moment
         await self.wait_until(moment, deadline)
 
     async def take(self, deadline: float) -> None:
+        """Count the read as written now, or as soon as there is room."""
         if self._moment is None:
             await self.reserve(deadline)
-        while True:
+        while full_until := self._count():
+            await self.wait_until(full_until, deadline)
+
+    def _count(self) -> float | None:
+        requests, seconds = self._limit
+        with _lock:
+            window, now = self._now()
+            written, reserved = window.written, window.reserved
             assert self._moment is not None
-            counted, moment = self._windows.count(self._key, self._limit, self._moment)
-            if counted:
-                self._moment = moment
-                return
-            await self.wait_until(moment, deadline)
+            # Earlier reservations have their share; later ones do not matter.
+            excess = len(written) + bisect_left(reserved, self._moment) + 1 - requests
+            if self._moment in written:  # counted before, and not written after all
+                excess -= 1
+            if excess > 0:
+                return (written + reserved)[excess - 1] + seconds + _TICK
+            window.forget(self._moment)
+            written.append(now)
+            self._moment = now
+            return None
 
     async def wait_until(self, moment: float, deadline: float) -> None:
+        """Wait; raises RateLimitExceeded if the moment is after the deadline."""
         if moment > deadline:
             raise _used_up()
         while (wait := moment - time.monotonic()) > 0:
             await self._waiting.pause(wait)
 
     def give_back(self) -> None:
+        """The read is not written."""
         if self._moment is not None:
-            self._windows.give_back(self._key, self._moment)
-            self._moment = None
+            with _lock:
+                self._now()[0].forget(self._moment)
 
     def spend(self, remaining: int) -> None:
-        self._windows.spend(self._key, self._limit, remaining)
+        """Leave at most ``remaining`` reads."""
+        with _lock:
+            window, now = self._now()
+            left = self._limit.requests - len(window.written) - len(window.reserved)
+            window.written += [now] * (left - remaining)
+
+    def _now(self) -> tuple[_Window, float]:
+        now = time.monotonic()
+        return self._windows.current(self._user, self._limit.seconds, now), now
 
 
 class _RedisRead:
@@ -234,18 +201,15 @@ class _RedisRead:
         return time.monotonic() <= self._fresh_until
 
     async def take(self, deadline: float) -> None:
+        """Get a read granted, unless one was just before."""
         windows = self._windows
         while not self.is_fresh:
             asked, late = time.monotonic(), windows.late
             try:
                 wait = await self._ask(deadline, late)
-            except _UnreachableError as error:
+            except NetworkError:
                 if self._fallback is None:
-                    raise NetworkError(
-                        "the storage of the read budget (options['rateLimitStorage']) cannot be "
-                        f"reached: {error}. Start it, or set options['rateLimitFallback'] = "
-                        "'memory' to go on with a quarter of the budget"
-                    ) from None
+                    raise
                 # Reads granted to other processes just before may still be on their way.
                 await self._fallback.wait_until(windows.answered + VENUE_LIMIT.seconds, deadline)
                 await self._fallback.take(deadline)
@@ -261,27 +225,31 @@ class _RedisRead:
             self._fresh_until = asked + late + _FRESH_SECONDS
 
     async def spend(self, remaining: int, deadline: float) -> None:
+        """Leave at most ``remaining`` reads."""
         # Not for long: the answer is there, and the next read will learn the same.
         soon = min(deadline, time.monotonic() + _FRESH_SECONDS)
-        with contextlib.suppress(_UnreachableError, TimeoutError):
+        with contextlib.suppress(NetworkError, TimeoutError):
             await self._ask(soon, 0.0, remaining)
 
     async def _ask(self, deadline: float, late: float, remaining: int = -1) -> float:
-        windows, now = self._windows, time.monotonic()
-        if self._fallback is not None and now < windows.unreachable_until:
-            raise _UnreachableError
+        windows, now, reason = self._windows, time.monotonic(), "no answer just before"
         # The fallback needs some of the time.
         until = deadline if self._fallback is None else now + (deadline - now) / 4
-        try:
-            return await self._waiting.background(
-                lambda: windows.ask(self._user, VENUE_LIMIT, late, remaining), until
-            )
-        except Exception as error:
-            if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
-                raise
-            windows.unreachable_until = time.monotonic() + _UNREACHABLE_SECONDS
-            failure = _UnreachableError(type(error).__name__)
-        raise failure
+        if self._fallback is None or now >= windows.unreachable_until:
+            try:
+                return await self._waiting.background(
+                    lambda: windows.ask(self._user, VENUE_LIMIT, late, remaining), until
+                )
+            except Exception as error:
+                if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
+                    raise
+                windows.unreachable_until = time.monotonic() + _UNREACHABLE_SECONDS
+                reason = type(error).__name__
+        raise NetworkError(
+            "the storage of the read budget (options['rateLimitStorage']) cannot be reached: "
+            f"{reason}. Start it, or set options['rateLimitFallback'] = 'memory' to go on with a "
+            "quarter of the budget"
+        )
 
 
 class ReadBudget:
@@ -310,7 +278,7 @@ class ReadBudget:
         waiting: Waiting,
     ) -> None:
         self._longest = longest
-        venue = _MemoryRead(SHARED_WINDOWS.memory, user, VENUE_LIMIT, waiting)
+        venue = _MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting)
         self._in_memory = [venue]
         if pace is not None:
             self._in_memory.insert(0, _MemoryRead(pace[0], user, pace[1], waiting))
@@ -319,8 +287,8 @@ class ReadBudget:
             less = None
             if fallback:
                 share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
-                less = _MemoryRead(SHARED_WINDOWS.memory, f"{user} less", share, waiting)
-            self._on_redis = _RedisRead(SHARED_WINDOWS.redis(storage), user, less, waiting)
+                less = _MemoryRead(SHARED_WINDOWS, f"{user} less", share, waiting)
+            self._on_redis = _RedisRead(redis_windows(storage, os.getpid()), user, less, waiting)
 
     async def reserve(self, deadline: float) -> None:
         """Reserve a moment and wait for it, before connecting.

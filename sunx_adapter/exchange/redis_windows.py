@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Final
 
@@ -102,3 +103,9 @@ class RedisWindows:
             raise ValueError("Redis gave an unusable answer")
         self.answered = time.monotonic()
         return seconds
+
+
+@lru_cache(maxsize=64)
+def redis_windows(uri: str, _process: int) -> RedisWindows:
+    """The windows on that Redis. The child of a fork gets connections of its own."""
+    return RedisWindows(uri)
