@@ -20,7 +20,7 @@ from sunx_adapter.protocol.push import auth_message
 from sunx_adapter.stream import STREAM_DEFAULTS, StreamSettings, StreamSource, StreamStatus
 from sunx_adapter.stream.cursor import Cursor
 from sunx_adapter.stream.watch import BalanceWatch
-from sunx_adapter.venue import HTX_FUTURES, PATH_VARIANTS, SUNX
+from sunx_adapter.venue import HTX_FUTURES, SUNX
 from sunx_adapter.wire.answer import DeclinedError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
 from sunx_adapter.wire.route import UnsendableError
@@ -59,10 +59,10 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
                 settings=lambda: StreamSettings.of(self.options, self.timeout),
                 connect=self._stream_connect,
                 login=self._stream_login,
-                read=self._account,
+                read=lambda: self._account({}),
                 clock_ahead=lambda venue_time: self.nonce() - venue_time,
                 use_clock=self._use_clock,
-                cleaned=lambda text: self._cleaned(text, *self._signatures),
+                redacted=lambda error: self._redacted(error, "", *self._signatures),
                 warn=lambda text: self._log(logging.WARNING, text, *self._signatures),
             )
         )
@@ -114,14 +114,15 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             raise RuntimeError("an asynchronous exchange is called from within a task")
         self._calls.add(task)
         failure: BaseException
+        where = f"{self.id} {name}(): "
         try:
             return await work
         except asyncio.CancelledError as error:
-            failure = self._failure(ExchangeClosedByUser("closed during the call"), name)
+            failure = self._redacted(ExchangeClosedByUser("closed during the call"), where)
             if task not in self._ended or task.uncancel():
                 failure = without_frames(error)
-        except Exception as error:  # noqa: BLE001 - see _failure()
-            failure = self._failure(error, name)
+        except Exception as error:  # noqa: BLE001 - see _redacted()
+            failure = self._redacted(error, where)
         except BaseException as error:  # noqa: BLE001 - Ctrl-C
             failure = without_frames(error)
         finally:
@@ -192,9 +193,9 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     async def _watched(
         self, params: Mapping[str, Any] | None, cursor: Cursor | None = None
     ) -> dict[str, Any]:
-        call, policy = self._balance_call(params or {})
-        if call.parameters:
-            names = ", ".join(map(repr, call.parameters))
+        parameters, policy = self._parameters(params)
+        if parameters:
+            names = ", ".join(map(repr, parameters))
             raise NotSupported(f"parameter {names} cannot be sent over the push channel")
         return await self._watch.next(lambda answer: self._structure(answer, policy), cursor)
 
@@ -202,16 +203,13 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         """The push connection's state, the age of the newest balance, and what failed last."""
         return self._watch.status()
 
-    def _stream_path(self) -> str:
-        return PATH_VARIANTS[self.options["pathVariant"]].stream
+    def _stream_url(self) -> str:
+        return self._address("stream") + self._paths().stream
 
     def _stream_identity(self) -> object:
         self._check_open()
-        self.check_required_credentials()
-        keys = (self.apiKey, self.secret, self.privateKey)
-        proxies = self.check_ws_proxy_settings()
-        address = self._address("stream") + self._stream_path()
-        return (address, keys, self._connection_settings(), proxies)
+        credentials, settings = self._current_credentials(), self._connection_settings()
+        return self._stream_url(), credentials, settings, self.check_ws_proxy_settings()
 
     async def _stream_connect(self) -> PushSocket:
         if self.options["adjustForTimeDifference"] and not self._clock_measured:
@@ -227,7 +225,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
                 "the push channel cannot go through a SOCKS proxy: set wssProxy to an HTTP proxy, "
                 "or use fetch_balance()"
             )
-        url = self._address("stream") + self._stream_path()
+        url = self._stream_url()
         headers = {
             name: text
             for name, text in self._headers().items()
@@ -248,7 +246,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         message, signature = auth_message(
             self._current_credentials(),
             host=self._signature_host(self._address("stream")),
-            path=self._stream_path(),
+            path=self._paths().stream,
             milliseconds=self.nonce(),
         )
         self._signatures.append(signature)

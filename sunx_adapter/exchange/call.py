@@ -9,8 +9,8 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs
 from weakref import WeakSet
 
 from ccxt.base.errors import (
@@ -41,24 +41,6 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
-
-
-class Target(NamedTuple):
-    """One request, signed each time it is sent.
-
-    Attributes:
-        address: the URL without its query.
-        url: makes the whole URL, signed for now.
-        api_key: the owner of the connections to use.
-        counts: whether it counts against the read limit.
-        headers: in addition to the exchange's own.
-    """
-
-    address: str
-    url: Callable[[], str]
-    api_key: str
-    counts: bool
-    headers: Mapping[str, str] = {}
 
 
 class Reader(Face):
@@ -102,15 +84,14 @@ class Reader(Face):
     # -- the public methods, for both kinds -------------------------------------------------
 
     async def _balance(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
-        call, policy = self._balance_call(params or {})
-        return self._structure(read_account(await self._read(call)), policy)
+        parameters, policy = self._parameters(params)
+        return self._structure(await self._account(parameters), policy)
 
-    async def _account(self, params: Mapping[str, Any] | None = None) -> AccountAnswer:
-        call, _ = self._balance_call(params or {})
-        return read_account(await self._read(call))
+    async def _account(self, parameters: Mapping[str, Any]) -> AccountAnswer:
+        return read_account(await self._read(self._get(self._paths().balance, parameters)))
 
     async def _account_summary(self, params: Mapping[str, Any] | None) -> AccountSummary:
-        return summarize(await self._account(params))
+        return summarize(await self._account(self._parameters(params)[0]))
 
     async def _endpoint(
         self, path: str, api: str | list[str], method: str, params: Mapping[str, Any] | None
@@ -120,24 +101,24 @@ class Reader(Face):
     async def _fetched(
         self, url: str, method: str, headers: Mapping[str, str] | None, body: object
     ) -> Any:
-        check_address(url.partition("?")[0])
+        address, _, query_text = url.partition("?")
+        check_address(address)
         check_reads(method, body)
-        query = parse_qs(urlsplit(url).query)
+        query = parse_qs(query_text.partition("#")[0])
         api_key = query.get("AccessKeyId", [""])[0]
-        target = Target(
-            url.partition("?")[0], lambda: url, api_key, "Signature" in query, headers or {}
-        )
+        call = Call(address, lambda: url, api_key, "Signature" in query, headers or {})
         deadline = self._deadline()
-        return (await self._in_time(target, deadline, self._document(target, deadline))).info
+        return (await self._in_time(call, deadline, self._document(call, deadline))).info
 
     async def _time_difference(self) -> int:
-        target, deadline = self._target(self._time_call()), self._deadline()
-        return await self._in_time(target, deadline, self._measured(target, deadline))
+        deadline = self._deadline()
+        call = self._time_call()
+        return await self._in_time(call, deadline, self._measured(call, deadline))
 
     # -- one read ---------------------------------------------------------------------------
 
     async def _read(self, call: Call) -> Document:
-        target, deadline = self._target(call), self._deadline()
+        deadline = self._deadline()
         retries = Retries(
             deadline,
             self.options["maxRetriesOnFailure"],
@@ -145,12 +126,12 @@ class Reader(Face):
             log=lambda text: self._log(logging.WARNING, text),
         )
         return await self._in_time(
-            target, deadline, self._tried(target, deadline, retries), retries.given_up
+            call, deadline, self._tried(call, deadline, retries), retries.given_up
         )
 
     async def _in_time(
         self,
-        target: Target,
+        call: Call,
         deadline: float,
         work: Coroutine[Any, Any, Result],
         final: Callable[[BaseError], BaseError] = lambda error: error,
@@ -161,16 +142,16 @@ class Reader(Face):
             self._check_open()
         raise final(
             RequestTimeout(
-                f"GET {target.address}: no whole answer within {self.timeout:g} ms (timeout)"
+                f"GET {call.address}: no whole answer within {self.timeout:g} ms (timeout)"
             )
         )
 
-    async def _tried(self, target: Target, deadline: float, retries: Retries) -> Document:
-        if target.counts and self.options["adjustForTimeDifference"] and not self._clock_measured:
-            await self._measured(self._target(self._time_call()), deadline)
+    async def _tried(self, call: Call, deadline: float, retries: Retries) -> Document:
+        if call.private and self.options["adjustForTimeDifference"] and not self._clock_measured:
+            await self._measured(self._time_call(), deadline)
         while True:
             try:
-                return await self._document(target, deadline)
+                return await self._document(call, deadline)
             except TransientError as failure:
                 self._check_open()
                 await self._waiting.pause(retries.after(failure))
@@ -178,28 +159,20 @@ class Reader(Face):
                 self._check_open()
                 raise retries.given_up(error) from None
 
-    def _target(self, call: Call) -> Target:
-        address, api_key, credentials = call.address + call.path, self.apiKey or "", None
-        if call.private:
-            # The present keys: a user may change them while the call waits.
-            self.check_required_credentials()
-            credentials = self._current_credentials()
-        return Target(address, lambda: self._url(call, credentials), api_key, call.private)
-
-    async def _document(self, target: Target, deadline: float) -> Document:
-        answer, url = await self._answer(target, deadline)
-        try:
-            document = read_envelope(answer, self.httpExceptions)
-        except (BaseError, TransientError) as error:
-            raise self._without(url, error) from None
+    async def _document(self, call: Call, deadline: float) -> Document:
+        document = await self._answer(
+            call, deadline, lambda answer: read_envelope(answer, self.httpExceptions)
+        )
         if self.enableLastJsonResponse:
             self.last_json_response = copy.deepcopy(document.info)
         return document
 
-    async def _answer(self, target: Target, deadline: float) -> tuple[HttpAnswer, str]:
-        """The answer, and the signed URL of its request."""
+    async def _answer(
+        self, call: Call, deadline: float, reading: Callable[[HttpAnswer], Result]
+    ) -> Result:
+        """What ``reading`` makes of the answer."""
         limit = self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES)
-        reads = self._read_budget(target)
+        reads = self._read_budget(call)
         url = ""
 
         async def prepare() -> GetRequest:
@@ -207,42 +180,49 @@ class Reader(Face):
             if reads is not None:
                 await reads.take(deadline)
             self._check_open()
-            url = target.url()
+            url = call.url()
             self._record_request(url)
-            return GetRequest(url, {**self._headers(), **target.headers})
+            return GetRequest(url, {**self._headers(), **call.headers})
 
+        failure: BaseError | TransientError
         try:
             if reads is not None:
                 await reads.reserve(deadline)
             answered = await self._sender().fetch(
-                target.address, target.api_key, prepare, deadline=deadline, limit=limit
+                call.address, call.api_key, prepare, deadline=deadline, limit=limit
             )
+            if reads is not None:
+                await reads.follow(answered.headers, deadline)
+            answer = HttpAnswer(answered.status, answered.headers, *answered.content())
+            self._record_answer(answer, url)
+            return reading(answer)
         except TimeoutError:
             raise
         except (OSError, UnsendableError) as error:
-            fault = network_fault(error, f"GET {target.address}")
-            raise self._without(url, fault) from None
+            failure = network_fault(error, f"GET {call.address}")
+        except (BaseError, TransientError) as error:
+            failure = error
         finally:
             if reads is not None and not url:
                 reads.give_back()  # nothing was written
-        if reads is not None:
-            await reads.follow(answered.headers, deadline)
-        answer = HttpAnswer(answered.status, answered.headers, *answered.content())
-        self._record_answer(answer, url)
-        return answer, url
+        # Without this request's signature, which a peer may repeat.
+        clean = self._redacted(failure, "", _signature(url))
+        if isinstance(failure, TransientError):
+            raise TransientError(clean, failure.retry_after, failure.venue_time)
+        raise clean
 
-    def _read_budget(self, target: Target) -> ReadBudget | None:
-        if not target.counts or not self.enableRateLimit:
+    def _read_budget(self, call: Call) -> ReadBudget | None:
+        if not call.private or not self.enableRateLimit:
             return None
         # The UID is the exchange's own; a request signed elsewhere may be for another key.
-        uid = self.uid if target.api_key == self.apiKey else None
+        uid = self.uid if call.api_key == self.apiKey else None
         pace = None
         if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, where it is slower than the venue's
             self._pace = self._pace or MemoryWindows()
             pace = self._pace, Limit(1, self.rateLimit / 1000)
         longest = self.options.get("rateLimitTimeout")
         return ReadBudget(
-            f"{self.venue.id}:{uid or user_of_key(target.api_key)}",
+            f"{self.venue.id}:{uid or user_of_key(call.api_key)}",
             self.options["rateLimitStorage"],
             longest=None if longest is None else longest / 1000,
             fallback=self.options.get("rateLimitFallback") == "memory",
@@ -252,9 +232,8 @@ class Reader(Face):
 
     # -- the clock --------------------------------------------------------------------------
 
-    async def _measured(self, target: Target, deadline: float) -> int:
-        answer, _ = await self._answer(target, deadline)
-        measured = venue_time(answer)
+    async def _measured(self, call: Call, deadline: float) -> int:
+        measured = await self._answer(call, deadline, venue_time)
         if measured is None:
             raise BadResponse("the answer has neither ts nor Date, so the clock cannot be measured")
         self._use_clock(measured)
@@ -277,14 +256,6 @@ class Reader(Face):
     def _deadline(self) -> float:
         self._check_open()
         return time.monotonic() + float(self.timeout) / 1000
-
-    def _without(self, url: str, error: BaseError | TransientError) -> BaseError | TransientError:
-        """A copy of the error without that URL's signature, which a peer may repeat."""
-        original = error.error if isinstance(error, TransientError) else error
-        clean = type(original)(self._cleaned(str(original), _signature(url)))
-        if isinstance(error, TransientError):
-            return TransientError(clean, error.retry_after, error.venue_time)
-        return clean
 
     def _record_request(self, url: str) -> None:
         self.lastRestRequestTimestamp = self.milliseconds()

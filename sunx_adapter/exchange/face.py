@@ -6,13 +6,12 @@
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Never
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Never
 from urllib.parse import urlsplit
 
-import msgspec
 from ccxt.base.errors import AuthenticationError, BadRequest, BaseError, NotSupported
 from ccxt.base.types import Entry
 
@@ -43,7 +42,7 @@ from sunx_adapter.protocol.signing import (
     encode_query,
     signed_query,
 )
-from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, Endpoint, FreePolicy, Venue
+from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, Endpoint, FreePolicy, PathVariant, Venue
 from sunx_adapter.wire.body import ACCEPT_ENCODING
 from sunx_adapter.wire.settings import ConnectionSettings, environment_proxy
 
@@ -60,20 +59,22 @@ RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 _MAX_MESSAGE: Final = 600
 
 
-class Call(msgspec.Struct, frozen=True):
-    """One request, not yet signed.
+class Call(NamedTuple):
+    """One GET, signed each time it is sent.
 
     Attributes:
-        path: with its leading slash.
-        address: scheme and host, perhaps with a gateway's path.
-        parameters: the caller's; they are signed too.
+        address: the URL without its query.
+        url: makes the whole URL, signed for now.
+        api_key: the owner of the connections to use.
         private: whether it is signed and counts against the read limit.
+        headers: in addition to the exchange's own.
     """
 
-    path: str
     address: str
-    parameters: Mapping[str, object] = {}
-    private: bool = True
+    url: Callable[[], str]
+    api_key: str
+    private: bool
+    headers: Mapping[str, str] = {}
 
 
 def _endpoints(venue: Venue) -> list[Endpoint]:
@@ -162,7 +163,8 @@ class Face(CcxtExchange):  # type: ignore[misc]
             return
         except Exception as error:  # noqa: BLE001 - whatever ccxt makes of a configuration
             # Raised below, so that no traceback shows the secrets in this frame's config.
-            config, refusal = None, as_ccxt(error, f"{self.venue.id}: ")
+            failure = as_ccxt(error)
+            config, refusal = None, type(failure)(f"{self.venue.id}: {failure}")
         raise refusal
 
     def __dir__(self) -> Iterable[str]:
@@ -258,8 +260,8 @@ class Face(CcxtExchange):  # type: ignore[misc]
             NotSupported: the method is not GET.
             AuthenticationError: the endpoint is private and keys are missing.
         """
-        call = self._endpoint_call(path, api, method, params)
-        return {"url": self._url(call), "method": "GET", "body": None, "headers": self._headers()}
+        url = self._endpoint_call(path, api, method, params).url()
+        return {"url": url, "method": "GET", "body": None, "headers": self._headers()}
 
     def parse_account_summary(self, info: Mapping[str, Any]) -> AccountSummary:
         """The account's summary from a balance's ``info``, without another request.
@@ -289,20 +291,23 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     # -- the steps of a call that need no network -------------------------------------------
 
-    def _balance_call(self, params: Mapping[str, Any]) -> tuple[Call, FreePolicy]:
-        options = self.options
-        if not isinstance(params, Mapping):
+    def _parameters(self, params: Mapping[str, Any] | None) -> tuple[dict[str, Any], FreePolicy]:
+        """The parameters to send, and the meaning of ``free``."""
+        if not isinstance(params := params or {}, Mapping):
             raise BadRequest("params must be a mapping")
         rest = {key: value for key, value in params.items() if value is not None}
         for name, default, served in _SERVED:
-            value = rest.pop(name, options.get(default))
+            value = rest.pop(name, self.options.get(default))
             if value not in served:
                 check_choice(f"{self.id} {name}", value, served)
-        policy = free_policy(rest.pop("free", options["free"]))
+        policy = free_policy(rest.pop("free", self.options["free"]))
         check_spelling("parameter", rest, _PARAMETERS)
-        check_choice("options['pathVariant']", options["pathVariant"], tuple(PATH_VARIANTS))
-        path = PATH_VARIANTS[options["pathVariant"]].balance
-        return Call(path, self._address(), rest), policy
+        return rest, policy
+
+    def _paths(self) -> PathVariant:
+        chosen = self.options["pathVariant"]
+        check_choice("options['pathVariant']", chosen, tuple(PATH_VARIANTS))
+        return PATH_VARIANTS[chosen]
 
     def _endpoint_call(
         self, path: str, api: str | list[str], method: str, params: Mapping[str, object] | None
@@ -311,14 +316,32 @@ class Face(CcxtExchange):  # type: ignore[misc]
         access = api if isinstance(api, str) else api[0]
         # ccxt's endpoints have no leading slash, and one of HTX's ends with one.
         listed = next((e.path for e in _endpoints(self.venue) if e.path.strip("/") == path), None)
-        return Call(
-            listed or "/" + path.lstrip("/"), self._address(), params or {}, access == "private"
-        )
+        return self._get(listed or "/" + path.lstrip("/"), params or {}, access == "private")
 
     def _time_call(self) -> Call:
         # Any answer has the time: without an endpoint for it, a refusal will do.
         path = self.venue.time or PATH_VARIANTS[self.venue.path_variant].balance
-        return Call(path, self._address(), private=False)
+        return self._get(path, {}, private=False)
+
+    def _get(self, path: str, parameters: Mapping[str, object], private: bool = True) -> Call:
+        address = self._address()
+        # The present keys: a user may change them while the call waits.
+        credentials = self._current_credentials() if private else None
+
+        def url() -> str:
+            if credentials is None:
+                query = encode_query(parameters)
+            else:
+                query = signed_query(
+                    credentials,
+                    host=self._signature_host(address),
+                    path=path,
+                    parameters=parameters,
+                    milliseconds=self.nonce(),
+                )
+            return f"{address}{path}?{query}" if query else address + path
+
+        return Call(address + path, url, self.apiKey or "", private)
 
     def _address(self, kind: str = "rest") -> str:
         address: str = self.urls["api"][kind].replace("{hostname}", self.hostname)
@@ -329,22 +352,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
         host: str = self.options.get("signatureHost") or _host(address)
         return host
 
-    def _url(self, call: Call, credentials: Credentials | None = None) -> str:
-        if call.private:
-            self.check_required_credentials()
-            query = signed_query(
-                credentials or self._current_credentials(),
-                host=self._signature_host(call.address),
-                path=call.path,
-                parameters=call.parameters,
-                milliseconds=self.nonce(),
-            )
-        else:
-            query = encode_query(call.parameters)
-        return f"{call.address}{call.path}?{query}" if query else call.address + call.path
-
     def _current_credentials(self) -> Credentials:
         # As with every ccxt exchange, the user may change keys at any time.
+        self.check_required_credentials()
         keys = (self.apiKey, self.secret, self.privateKey)
         if self._credentials is None or self._credentials[0] != keys:
             signer: Signer
@@ -409,13 +419,13 @@ class Face(CcxtExchange):  # type: ignore[misc]
         lines = "\n".join(self._cleaned(line, signature) for line in map(str, parts))
         self.log(f"\n{title}:", self.id, lines)
 
-    def _failure(self, error: Exception, method: str) -> BaseError:
-        """A copy of the exception for the user: of the same class, without secrets.
+    def _redacted(self, error: Exception, where: str, *signatures: str) -> BaseError:
+        """A copy of the exception for users: one of ccxt's, without secrets.
 
         The traceback of the original leads through frames that hold the signed request.
         """
-        failure = as_ccxt(error, f"{self.id} {method}(): ")
-        text = self._cleaned(str(failure))
+        failure = as_ccxt(error)
+        text = self._cleaned(f"{where}{failure}", *signatures)
         return type(failure)(text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…")
 
 

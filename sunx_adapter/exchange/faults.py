@@ -70,13 +70,13 @@ def connect_fault(
     return TransientError(failure) if temporary else failure
 
 
-def as_ccxt(error: Exception, where: str = "") -> BaseError:
-    """The exception as one of ccxt's, its text preceded by ``where``."""
+def as_ccxt(error: Exception) -> BaseError:
+    """The exception as one of ccxt's."""
     if isinstance(error, TransientError):
-        error = error.error
+        return error.error
     if isinstance(error, BaseError):
-        return type(error)(f"{where}{error}")
-    return ExchangeError(f"{where}unexpected {type(error).__name__}: {error}")
+        return error
+    return ExchangeError(f"unexpected {type(error).__name__}: {error}")
 
 
 def without_frames(error: BaseException) -> BaseException:

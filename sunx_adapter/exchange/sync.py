@@ -73,8 +73,8 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         failure: BaseException
         try:
             return run(work)
-        except Exception as error:  # noqa: BLE001 - see _failure()
-            failure = self._failure(error, name)
+        except Exception as error:  # noqa: BLE001 - see _redacted()
+            failure = self._redacted(error, f"{self.id} {name}(): ")
         except BaseException as error:  # noqa: BLE001 - Ctrl-C
             work.close()
             failure = without_frames(error)

@@ -11,6 +11,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from ccxt.base.errors import BaseError
+
     from sunx_adapter.protocol.account import AccountAnswer
     from sunx_adapter.wire.websocket import PushSocket
 
@@ -98,7 +100,7 @@ class StreamSource:
         read: the account over REST.
         clock_ahead: by how many ms our clock is ahead of a venue's time (ms UTC).
         use_clock: makes a venue's time (ms UTC) the exchange's clock.
-        cleaned: a text without secrets.
+        redacted: a copy of an exception as one of ccxt's, without secrets.
         warn: logs a text at WARNING, without secrets.
     """
 
@@ -109,5 +111,5 @@ class StreamSource:
     read: Callable[[], "Awaitable[AccountAnswer]"]
     clock_ahead: Callable[[int], int]
     use_clock: Callable[[int], object]
-    cleaned: Callable[[str], str]
+    redacted: Callable[[Exception], "BaseError"]
     warn: Callable[[str], None]

@@ -19,7 +19,6 @@ from ccxt.base.errors import (
     BadResponse,
     BaseError,
     ExchangeClosedByUser,
-    ExchangeError,
     ExchangeNotAvailable,
     InvalidNonce,
     NetworkError,
@@ -53,8 +52,6 @@ _MAX_AHEAD_MS: Final = 300_000
 
 _LARGE_MESSAGE: Final = 65_536
 """After a larger message other tasks get their turn, so that a flood does not block them."""
-
-_MAX_REASON: Final = 600
 
 _STABLE_SECONDS: Final = 10.0
 """After a connection that lived for so long, the next wait is the shortest one again."""
@@ -155,7 +152,7 @@ class AccountStream:
     def doubt(self, reason: BaseError | TransientError | None = None) -> None:
         """Mark the newest account as possibly stale."""
         if reason is not None:
-            self._reason = self._cleaned(reason)
+            self._reason = self._source.redacted(reason)
         if self._doubted_since is None:
             self._doubted_since = self.loop.time()
             self._wake()
@@ -248,7 +245,7 @@ class AccountStream:
                 if _is_older(answer.timestamp, self._timestamp):
                     raise NetworkError("the account read over REST is older than the pushed one")
             except Exception as error:  # noqa: BLE001 - the stream goes on
-                self._reason = self._cleaned(error)
+                self._reason = self._source.redacted(error)
                 self._source.warn(f"the account could not be read after a gap: {self._reason}")
                 if isinstance(self._reason, BadResponse):
                     self._complain(self._reason)
@@ -277,7 +274,7 @@ class AccountStream:
             self._wake()
 
     def _end(self, error: BaseError) -> None:
-        failure = self._cleaned(error)
+        failure = self._source.redacted(error)
         if self._key_refused:
             failure = AuthenticationError(f"{failure}; it is not tried again with the same key")
         self.failure = self._reason = failure
@@ -299,7 +296,7 @@ class AccountStream:
                 self._end(error)
                 return
             except Exception as error:  # noqa: BLE001 - no fault of this program ends the stream
-                self._complain(self._cleaned(error))
+                self._complain(self._source.redacted(error))
             failures = 1 if self.loop.time() - began > _STABLE_SECONDS else failures + 1
             if wait is None:
                 first = self._settings.first_wait
@@ -412,15 +409,6 @@ class AccountStream:
             ) from None
         except OSError as error:
             raise TransientError(NetworkError(str(error))) from None
-
-    def _cleaned(self, error: Exception) -> BaseError:
-        """A copy of the error for users: without secrets and without frames."""
-        if isinstance(error, TransientError):
-            error = error.error
-        text = self._source.cleaned(str(error))[:_MAX_REASON]
-        if isinstance(error, BaseError):
-            return type(error)(text)
-        return ExchangeError(f"the stream failed: {type(error).__name__}: {text}")
 
 
 def _is_older(value: int | None, last: int | None) -> bool:
