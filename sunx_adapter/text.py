@@ -1,4 +1,14 @@
-"""Text that may come from others, made printable."""
+"""Text that may come from others, made printable and short."""
+
+from typing import Final
+
+CUT: Final = "…"
+"""The end of a text that was cut. Redaction looks for the beginning of a secret before it."""
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, cut if it is longer than ``length``."""
+    return text if len(text) <= length else text[:length] + CUT
 
 
 def printable(text: str) -> str:

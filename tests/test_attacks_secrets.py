@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
 from sunx_adapter.keys import KeysError, config_from_environment
 from tests.conftest import Caller, config_answering, payload
 from tests.faulty import http
-from tests.test_attacks import venue
+from tests.test_attacks import unlimited, venue
 
 SECRET = "made-up+secret/for=tests"
 API_KEY = "made-up-api-key-for-tests"
@@ -371,6 +372,91 @@ def test_signature_at_the_cut_of_a_long_text(call: Caller, length: int) -> None:
     with pytest.raises(BaseError) as caught:
         call("sunx", {"apiKey": API_KEY, "secret": SECRET, "options": options}, "fetch_balance")
     assert sent[0][:8] not in str(caught.value)
+
+
+def _as_amount(text: str) -> bytes:
+    return json.dumps(
+        {"code": 200, "data": {"details": [{"currency": text, "equity": text}]}}
+    ).encode()
+
+
+def _as_time(text: str) -> bytes:
+    return json.dumps({"code": 200, "ts": text, "data": {"details": []}}).encode()
+
+
+def _as_duplicate_keys(text: str) -> bytes:
+    return f'{{"code": 200, "data": {{"details": [], "{text}": 1, "{text}": 2}}}}'.encode()
+
+
+def _as_code(text: str) -> bytes:
+    return json.dumps({"code": text, "message": text}).encode()
+
+
+@pytest.mark.parametrize("number", [0, 2, 6, 9])
+@pytest.mark.parametrize("before", ["", "x" * 10, "x" * 4060])
+@pytest.mark.parametrize("body", [_as_amount, _as_time, _as_duplicate_keys, _as_code])
+def test_echoed_signature_in_any_field(
+    call: Caller, body: Callable[[str], bytes], before: str, number: int
+) -> None:
+    """A signature where a figure, a time, a name or a code belongs is hidden, also if it is cut."""
+    sent: list[str] = []
+
+    def answer(_: int, request: bytes) -> bytes:
+        sent.append(spellings(signature_of(request))[number])
+        return http(body(before + sent[-1]))
+
+    with venue(answer) as (config, _), pytest.raises(BaseError) as caught:
+        call("sunx", unlimited(config), "fetch_balance")
+    assert sent[0][:30] not in str(caught.value)
+
+
+def test_signature_of_an_earlier_request_is_hidden() -> None:
+    """A venue that repeats the signature of an earlier request does not show it."""
+    sent: list[str] = []
+
+    def answer(number: int, request: bytes) -> bytes:
+        sent.append(signature_of(request))
+        refusal = json.dumps({"code": 9999, "message": f"seen before: {sent[0]}"}).encode()
+        return http(refusal if number else payload("sunx-documented"))
+
+    with venue(answer) as (config, _), Sunx(unlimited(config)) as exchange:
+        exchange.fetch_balance()
+        with pytest.raises(BaseError, match="seen before") as caught:
+            exchange.fetch_balance({"another": "parameter"})
+    assert sent[0] != sent[1]
+    assert sent[0] not in str(caught.value)
+
+
+def test_key_that_was_replaced_during_the_call() -> None:
+    """The key of the request is hidden, even if the exchange has another one by now."""
+    exchanges: list[Sunx] = []
+
+    def answer(_number: int, _request: bytes) -> bytes:
+        exchanges[0].apiKey = "another-made-up-key"
+        return http(json.dumps({"code": 9999, "message": f"{API_KEY} is refused"}).encode())
+
+    with venue(answer) as (config, _), Sunx(unlimited(config, apiKey=API_KEY)) as exchange:
+        exchanges.append(exchange)
+        url = exchange.sign("sapi/v1/account/balance", "private")["url"]
+        for method in (exchange.fetch_balance, lambda: exchange.fetch(url)):
+            with pytest.raises(BaseError, match="is refused") as caught:
+                method()
+            assert API_KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("spelling", ["\\", "%25", "&#0", "Signature=", "Signature ", "a://"])
+def test_text_that_takes_long_to_clean(spelling: str) -> None:
+    """No text of a peer delays the exception beyond the timeout."""
+
+    def answer(_: int, request: bytes) -> bytes:
+        text = signature_of(request) + API_KEY + spelling * (60_000 // len(spelling))
+        return http(b"", f"Location: /{text}", status="302 Found")
+
+    with venue(answer) as (config, _), Sunx(unlimited(config, apiKey=API_KEY)) as exchange:
+        start = time.monotonic()
+        with pytest.raises(BaseError, match="redirect"):
+            exchange.fetch_balance()
+        assert time.monotonic() - start < exchange.timeout / 1000
 
 
 @pytest.mark.parametrize("command", [["balance", "--verbose"], ["balance", "--json"], ["doctor"]])

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -51,19 +50,17 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
 
     def _complete(self) -> None:
         super()._complete()
-        # The signatures of the latest logins, which a peer may repeat.
-        self._signatures: deque[str] = deque(maxlen=8)
         self._watch = BalanceWatch(
             StreamSource(
                 identity=self._stream_identity,
                 settings=lambda: StreamSettings.of(self.options, self.timeout),
                 connect=self._stream_connect,
                 login=self._stream_login,
-                read=lambda: self._account({}),
+                read=lambda: self._account({}, lambda answer: answer),
                 clock_ahead=lambda venue_time: self.nonce() - venue_time,
                 use_clock=self._use_clock,
-                redacted=lambda error: self._redacted(error, "", *self._signatures),
-                warn=lambda text: self._log(logging.WARNING, text, *self._signatures),
+                redacted=lambda error: self._redacted(error, ""),
+                warn=lambda text: self._log(logging.WARNING, text),
             )
         )
 

@@ -85,18 +85,22 @@ class Reader(Face):
 
     async def _balance(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
         parameters, policy = self._parameters(params)
-        return self._structure(await self._account(parameters), policy)
-
-    async def _account(self, parameters: Mapping[str, Any]) -> AccountAnswer:
-        return read_account(await self._read(self._get(self._paths().balance, parameters)))
+        return await self._account(parameters, lambda answer: self._structure(answer, policy))
 
     async def _account_summary(self, params: Mapping[str, Any] | None) -> AccountSummary:
-        return summarize(await self._account(self._parameters(params)[0]))
+        return await self._account(self._parameters(params)[0], summarize)
+
+    async def _account(
+        self, parameters: Mapping[str, Any], mapping: Callable[[AccountAnswer], Result]
+    ) -> Result:
+        call = self._get(self._paths().balance, parameters)
+        return await self._read(call, lambda document: mapping(read_account(document)))
 
     async def _endpoint(
         self, path: str, api: str | list[str], method: str, params: Mapping[str, Any] | None
     ) -> Any:
-        return (await self._read(self._endpoint_call(path, api, method, params))).info
+        call = self._endpoint_call(path, api, method, params)
+        return await self._read(call, lambda document: document.info)
 
     async def _fetched(
         self, url: str, method: str, headers: Mapping[str, str] | None, body: object
@@ -108,7 +112,8 @@ class Reader(Face):
         api_key = query.get("AccessKeyId", [""])[0]
         call = Call(address, lambda: url, api_key, "Signature" in query, headers or {})
         deadline = self._deadline()
-        return (await self._in_time(call, deadline, self._document(call, deadline))).info
+        work = self._mapped(call, deadline, lambda document: document.info)
+        return await self._in_time(call, deadline, work)
 
     async def _time_difference(self) -> int:
         deadline = self._deadline()
@@ -117,7 +122,8 @@ class Reader(Face):
 
     # -- one read ---------------------------------------------------------------------------
 
-    async def _read(self, call: Call) -> Document:
+    async def _read(self, call: Call, mapping: Callable[[Document], Result]) -> Result:
+        """What ``mapping`` makes of the answer."""
         deadline = self._deadline()
         retries = Retries(
             deadline,
@@ -126,7 +132,7 @@ class Reader(Face):
             log=lambda text: self._log(logging.WARNING, text),
         )
         return await self._in_time(
-            call, deadline, self._tried(call, deadline, retries), retries.given_up
+            call, deadline, self._tried(call, deadline, mapping, retries), retries.given_up
         )
 
     async def _in_time(
@@ -146,12 +152,18 @@ class Reader(Face):
             )
         )
 
-    async def _tried(self, call: Call, deadline: float, retries: Retries) -> Document:
+    async def _tried(
+        self,
+        call: Call,
+        deadline: float,
+        mapping: Callable[[Document], Result],
+        retries: Retries,
+    ) -> Result:
         if call.private and self.options["adjustForTimeDifference"] and not self._clock_measured:
             await self._measured(self._time_call(), deadline)
         while True:
             try:
-                return await self._document(call, deadline)
+                return await self._mapped(call, deadline, mapping)
             except TransientError as failure:
                 self._check_open()
                 await self._waiting.pause(retries.after(failure))
@@ -159,13 +171,16 @@ class Reader(Face):
                 self._check_open()
                 raise retries.given_up(error) from None
 
-    async def _document(self, call: Call, deadline: float) -> Document:
-        document = await self._answer(
-            call, deadline, lambda answer: read_envelope(answer, self.httpExceptions)
-        )
-        if self.enableLastJsonResponse:
-            self.last_json_response = copy.deepcopy(document.info)
-        return document
+    async def _mapped(
+        self, call: Call, deadline: float, mapping: Callable[[Document], Result]
+    ) -> Result:
+        def reading(answer: HttpAnswer) -> Result:
+            document = read_envelope(answer, self.httpExceptions)
+            if self.enableLastJsonResponse:
+                self.last_json_response = copy.deepcopy(document.info)
+            return mapping(document)
+
+        return await self._answer(call, deadline, reading)
 
     async def _answer(
         self, call: Call, deadline: float, reading: Callable[[HttpAnswer], Result]
@@ -184,13 +199,18 @@ class Reader(Face):
             self._record_request(url)
             return GetRequest(url, {**self._headers(), **call.headers})
 
-        failure: BaseError | TransientError
+        failure: Exception
         try:
             if reads is not None:
                 await reads.reserve(deadline)
-            answered = await self._sender().fetch(
-                call.address, call.api_key, prepare, deadline=deadline, limit=limit
-            )
+            try:
+                answered = await self._sender().fetch(
+                    call.address, call.api_key, prepare, deadline=deadline, limit=limit
+                )
+            except TimeoutError:
+                raise
+            except (OSError, UnsendableError) as error:
+                raise network_fault(error, f"GET {call.address}") from None
             if reads is not None:
                 await reads.follow(answered.headers, deadline)
             answer = HttpAnswer(answered.status, answered.headers, *answered.content())
@@ -198,15 +218,13 @@ class Reader(Face):
             return reading(answer)
         except TimeoutError:
             raise
-        except (OSError, UnsendableError) as error:
-            failure = network_fault(error, f"GET {call.address}")
-        except (BaseError, TransientError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may quote the answer
             failure = error
         finally:
             if reads is not None and not url:
                 reads.give_back()  # nothing was written
-        # Without this request's signature, which a peer may repeat.
-        clean = self._redacted(failure, "", _signature(url))
+        # Here, where this request's key and signature are known: a peer may repeat them.
+        clean = self._redacted(failure, "", url)
         if isinstance(failure, TransientError):
             raise TransientError(clean, failure.retry_after, failure.venue_time)
         raise clean
@@ -261,8 +279,11 @@ class Reader(Face):
         self.lastRestRequestTimestamp = self.milliseconds()
         # Without the query: it holds the key and the signature.
         self.last_request_url = url.partition("?")[0]
+        _, signed, signature = url.rpartition("Signature=")
+        if signed:
+            self._signatures.append(signature.partition("&")[0])
         if self.verbose:
-            self._print("fetch Request", f"GET {url}", signature=_signature(url))
+            self._print("fetch Request", f"GET {url}", url=url)
         self._log(logging.DEBUG, f"GET {self.last_request_url}")
 
     def _record_answer(self, answer: HttpAnswer, url: str) -> None:
@@ -272,9 +293,5 @@ class Reader(Face):
             self.last_response_headers = answer.headers
         if self.verbose:
             text = answer.body.decode("utf-8", "replace")
-            self._print("fetch Response", answer.status, text, signature=_signature(url))
+            self._print("fetch Response", answer.status, text, url=url)
         self._log(logging.DEBUG, f"HTTP {answer.status}, {len(answer.body)} bytes")
-
-
-def _signature(url: str) -> str:
-    return parse_qs(url.partition("?")[2]).get("Signature", [""])[0]

@@ -6,11 +6,12 @@
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Never
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ccxt.base.errors import AuthenticationError, BadRequest, BaseError, NotSupported
 from ccxt.base.types import Entry
@@ -29,7 +30,7 @@ from sunx_adapter.exchange.config import (
 )
 from sunx_adapter.exchange.faults import as_ccxt
 from sunx_adapter.exchange.methods import name_methods, refuse_unserved
-from sunx_adapter.exchange.redaction import cleaned, passwords
+from sunx_adapter.exchange.redaction import MAX_TEXT, cleaned, passwords
 from sunx_adapter.exchange.retry import DEFAULT_RETRIES
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
 from sunx_adapter.protocol.document import document_of
@@ -42,6 +43,7 @@ from sunx_adapter.protocol.signing import (
     encode_query,
     signed_query,
 )
+from sunx_adapter.text import shortened
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, Endpoint, FreePolicy, PathVariant, Venue
 from sunx_adapter.wire.body import ACCEPT_ENCODING
 from sunx_adapter.wire.settings import ConnectionSettings, environment_proxy
@@ -57,6 +59,9 @@ RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 """The venue's limit in ccxt's terms: ms between two requests. Bursts are allowed nevertheless."""
 
 _MAX_MESSAGE: Final = 600
+_MAX_PRINTED: Final = 200_000
+_KEPT_SIGNATURES: Final = 16
+_SECRET_PARAMETER: Final = re.compile(r"[?&](?:Signature|AccessKeyId)=([^&#]*)")
 
 
 class Call(NamedTuple):
@@ -152,6 +157,8 @@ class Face(CcxtExchange):  # type: ignore[misc]
             raise TypeError(f"{kind} takes its settings in a dict: {kind}({{{name!r}: …}})")
         if not isinstance(config, Mapping | None):
             raise BadRequest(f"{self.venue.id}: settings must be in a dict")
+        # Of the latest requests and logins: a peer may repeat them.
+        self._signatures: deque[str] = deque(maxlen=_KEPT_SIGNATURES)
         self._codes = _Codes(self)
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         self._settings: tuple[object, ConnectionSettings] | None = None
@@ -405,28 +412,32 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     # -- redaction: all text that leaves passes here ----------------------------------------
 
-    def _cleaned(self, text: str, *signatures: str) -> str:
+    def _cleaned(self, text: str, url: str = "", length: int = MAX_TEXT) -> str:
+        """A text without secrets: the exchange's, the latest signatures, and those of that URL.
+
+        The URL's key may be another one than the exchange's present one.
+        """
         urls = (self.options.get("rateLimitStorage"), *(getattr(self, p, None) for p in _PROXIES))
-        secrets = (self.secret, self.privateKey, *passwords(*urls), *signatures)
-        return cleaned(text, api_key=self.apiKey, secrets=secrets)
+        sent = {unquote(text) for text in (*_SECRET_PARAMETER.findall(url), *self._signatures)}
+        secrets = (self.secret, self.privateKey, *passwords(*urls), *(sent - {self.apiKey}))
+        return cleaned(text, api_key=self.apiKey, secrets=secrets, length=length)
 
-    def _log(self, level: int, text: str, *signatures: str) -> None:
+    def _log(self, level: int, text: str) -> None:
         if self.logger.isEnabledFor(level):
-            self.logger.log(level, "%s", self._cleaned(f"{self.id}: {text}", *signatures))
+            self.logger.log(level, "%s", self._cleaned(f"{self.id}: {text}"))
 
-    def _print(self, title: str, *parts: object, signature: str = "") -> None:
+    def _print(self, title: str, *parts: object, url: str) -> None:
         """Print for ``verbose``, as ccxt does."""
-        lines = "\n".join(self._cleaned(line, signature) for line in map(str, parts))
+        lines = "\n".join(self._cleaned(part, url, _MAX_PRINTED) for part in map(str, parts))
         self.log(f"\n{title}:", self.id, lines)
 
-    def _redacted(self, error: Exception, where: str, *signatures: str) -> BaseError:
+    def _redacted(self, error: Exception, where: str, url: str = "") -> BaseError:
         """A copy of the exception for users: one of ccxt's, without secrets.
 
         The traceback of the original leads through frames that hold the signed request.
         """
         failure = as_ccxt(error)
-        text = self._cleaned(f"{where}{failure}", *signatures)
-        return type(failure)(text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…")
+        return type(failure)(shortened(self._cleaned(f"{where}{failure}", url), _MAX_MESSAGE))
 
 
 _PROXIES: Final = (*PROXIES, "ws_proxy", "wss_proxy", "wsProxy", "wssProxy")

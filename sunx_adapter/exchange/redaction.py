@@ -2,6 +2,8 @@
 
 That is text in exceptions, logs, statuses and on the command line. It loses its secrets, in any
 encoding that a peer may repeat them in, and the control characters that would steer a terminal.
+A text that was cut (:func:`sunx_adapter.text.shortened`) also loses the beginning of a secret at
+its end.
 """
 
 import base64
@@ -14,9 +16,12 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from sunx_adapter.protocol.signing import mask
-from sunx_adapter.text import printable
+from sunx_adapter.text import CUT, printable, shortened
 
 HIDDEN: Final = "***"
+
+MAX_TEXT: Final = 8192
+"""A longer text is cut: a peer's text must not take long to clean."""
 
 # Anything shorter is no venue's key or secret, and may be part of any word.
 _SHORTEST_SECRET: Final = 6
@@ -26,20 +31,37 @@ _NAMED: Final = r"""\b%s(?:\\?["'])?\s*(?:=|%%3D|:)\s*(?:\\?["'])?"""
 _WORDS: Final = re.compile(r"[A-Za-z0-9]+")
 _SIGNATURE: Final = re.compile(rf"""({_NAMED % "Signature"})[^&\s"'<>\\]+""", re.I)
 _ACCESS_KEY: Final = re.compile(rf"""({_NAMED % "AccessKeyId"})([^&\s"'<>\\]+)""", re.I)
-_ALSO: Final = {"+": "|-|&plus;", "/": r"|_|\\+/|&sol;", "=": "|&equals;", "&": "|&amp;"}
+_BACKSLASHES: Final = r"(?<!\\)\\+"  # from the first one on: else each would be tried
+_ALSO: Final = {
+    "+": "|-|&plus;",
+    "/": rf"|_|{_BACKSLASHES}/|&sol;",
+    "=": "|&equals;",
+    "&": "|&amp;",
+}
 """Other spellings: of Base64 in URLs, in JSON with escaped slashes, in HTML."""
+
+_AT_CUT: Final = rf"(?=(?:[%&\\][^\s{CUT}]{{0,40}})?{CUT})"
+"""The end of a cut text, perhaps in the middle of an escaped letter."""
 
 _USER_IN_URL: Final = re.compile(r"(\w://)[^/@\s]*@")
 
 
-def cleaned(text: str, *, api_key: str | None = None, secrets: Iterable[str | None] = ()) -> str:
+def cleaned(
+    text: str,
+    *,
+    api_key: str | None = None,
+    secrets: Iterable[str | None] = (),
+    length: int = MAX_TEXT,
+) -> str:
     """The text on one line, without secrets and signatures, with API keys masked.
 
     Args:
         text: any text.
         api_key: the key to mask, besides any value of ``AccessKeyId``.
         secrets: values to remove in every encoding.
+        length: how many characters of the text to clean; the rest is cut.
     """
+    text = shortened(text, length)
     for secret in secrets:
         for part in _parts(secret or ""):
             if _may_hold(text, part):
@@ -80,9 +102,10 @@ def _parts(secret: str) -> list[str]:
 
 def _may_hold(text: str, secret: str) -> bool:
     # A pattern takes milliseconds to compile; most encodings leave letters and digits alone.
-    longest = max(_WORDS.findall(secret), key=len, default="")
+    digest, length = _hexadecimal(secret), _SHORTEST_SECRET if CUT in text else len(secret)
+    longest = max(_WORDS.findall(secret[:length]), key=len, default="")
     escaped = sum(map(text.count, ("%", "&#", "\\u")))
-    return longest in text or escaped >= len(secret) // 2 or _hexadecimal(secret) in text.lower()
+    return longest in text or escaped >= length // 2 or digest[:length] in text.lower()
 
 
 def _hexadecimal(secret: str) -> str:
@@ -97,8 +120,16 @@ def _hexadecimal(secret: str) -> str:
 def _spellings(secret: str) -> re.Pattern[str]:
     """A secret: plain, percent-encoded once or twice, escaped for JSON or HTML, or as hex."""
     bare = secret.rstrip("=")
-    written = "".join(map(_letter, bare)) + f"(?:{_letter('=')})*" * (bare != secret)
-    return re.compile(f"{written}|(?i:{re.escape(_hexadecimal(secret))})")
+    written = _cuttable(map(_letter, bare)) + f"(?:{_letter('=')})*" * (bare != secret)
+    return re.compile(f"{written}|(?i:{_cuttable(map(re.escape, _hexadecimal(secret)))})")
+
+
+def _cuttable(letters: Iterable[str]) -> str:
+    """The pattern of these letters, or of so many of them as come before a cut."""
+    return "".join(
+        letter if index < _SHORTEST_SECRET else f"(?:{letter}|{_AT_CUT})"
+        for index, letter in enumerate(letters)
+    )
 
 
 @cache
@@ -106,7 +137,7 @@ def _letter(letter: str) -> str:
     spelled = "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode("utf-8", "replace"))
     number = ord(letter)
     also = _ALSO.get(letter, "")
-    codes = rf"\\+u{number:04x}|&#0*{number};|&#x0*{number:x};"
+    codes = rf"{_BACKSLASHES}u{number:04x}|&#0*{number};|&#x0*{number:x};"
     return f"(?:{re.escape(letter)}{also}|(?i:{spelled}|{codes}))"
 
 

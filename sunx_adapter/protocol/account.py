@@ -14,6 +14,7 @@ import msgspec
 from ccxt.base.errors import BadResponse
 
 from sunx_adapter.protocol.document import Document, refuse_duplicate_keys, whole_number
+from sunx_adapter.text import shortened
 
 MAX_DIGITS: Final = 100
 """An amount with more digits before or after the point is refused."""
@@ -21,6 +22,7 @@ MAX_DIGITS: Final = 100
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
+_MAX_QUOTED: Final = 50
 _OBJECTS: Final = frozenset((dict,))
 
 UNSET: Any = msgspec.UNSET
@@ -301,5 +303,4 @@ def _what(value: object) -> str:
         return "is blank"
     if isinstance(value, dict | list):
         return f"is {'an object' if isinstance(value, dict) else 'a list'}"
-    text = repr(value)
-    return f"is {text if len(text) <= 50 else text[:50] + '…'}"  # noqa: PLR2004
+    return f"is {shortened(repr(value), _MAX_QUOTED)}"

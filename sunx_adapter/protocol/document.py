@@ -9,6 +9,8 @@ from typing import Any, Final
 import msgspec
 from ccxt.base.errors import BadResponse
 
+from sunx_adapter.text import shortened
+
 MAX_REASON: Final = 120
 LATEST_TIME: Final = 4_102_444_800_000
 """The year 2100, in ms UTC. No venue's clock shows a later time."""
@@ -86,7 +88,7 @@ def _reason(error: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
-    return str(error)[:MAX_REASON]
+    return shortened(str(error), MAX_REASON)
 
 
 def whole_number(value: object) -> int | None:
@@ -131,4 +133,4 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
     if len(dict(pairs)) < len(pairs):
         counted = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counted.items() if count > 1)
-        raise BadResponse(f"duplicate key {twice!r}")
+        raise BadResponse(f"duplicate key {shortened(twice, MAX_REASON)!r}")

@@ -16,10 +16,11 @@ from ccxt.base.errors import BadResponse, BaseError, ExchangeError, InvalidNonce
 
 from sunx_adapter.protocol.document import Document, clock, decode_json
 from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
+from sunx_adapter.text import shortened
 
 SUCCESS_CODE: Final = "200"
 _SUCCESS_NUMBER: Final = int(SUCCESS_CODE)
-EXCERPT_BYTES: Final = 4096
+MAX_EXCERPT: Final = 4096
 
 _REDIRECTS: Final = range(300, 400)
 _FAILURES: Final = range(400, 1000)
@@ -142,7 +143,7 @@ def outcome(content: Any) -> tuple[str, str]:
     failures += ["error" for key in _ERROR_KEYS if content.get(key)]
     if failures:
         message = next((content[key] for key in _MESSAGE_KEYS if content.get(key)), "")
-        return str(failures[0])[:EXCERPT_BYTES], str(message)[:EXCERPT_BYTES]
+        return shortened(str(failures[0]), MAX_EXCERPT), shortened(str(message), MAX_EXCERPT)
     if code is None and status is None:
         raise BadResponse("the answer has neither code nor status")
     return SUCCESS_CODE, ""
@@ -161,6 +162,6 @@ def redirect_text(status: int, location: str) -> str:
 
 
 def _excerpt(answer: HttpAnswer) -> str:
-    # Not cut short yet: a key in it must stay whole until it is masked.
-    text = " ".join(answer.body[:EXCERPT_BYTES].decode("utf-8", "replace").split())
-    return text or "no body"
+    # Longer than what is shown: keys in it become shorter when they are masked.
+    text = shortened(answer.body.decode("utf-8", "replace"), MAX_EXCERPT)
+    return " ".join(text.split()) or "no body"

@@ -34,6 +34,7 @@ from sunx_adapter.protocol.signing import (
     encode_query,
     signature_text,
 )
+from sunx_adapter.text import shortened
 
 TOPIC: Final = "account"
 SUCCESS: Final = "0"
@@ -94,6 +95,7 @@ PUSH_RULE_BY_CODE: Final[dict[str, ErrorRule]] = {
 }
 
 _MAX_MESSAGE: Final = 160
+_MAX_QUOTED: Final = 40
 _MAX_PING: Final = 64
 
 
@@ -221,7 +223,9 @@ def _message(document: Document) -> Message:
         case "close":
             return Closing()
         case op:
-            raise BadResponse(f"the message has no known op but {str(op)[:40]!r}")
+            raise BadResponse(
+                f"the message has no known op but {shortened(str(op), _MAX_QUOTED)!r}"
+            )
 
 
 def _repeatable(ts: object) -> str | int | float | None:
@@ -250,7 +254,7 @@ def _refusal(op: str, message: dict[str, Any]) -> Refusal | None:
         raise BadResponse(f"the answer to {op} has no err-code")
     if str(code) == SUCCESS and op != "error":
         return None
-    said = str(message.get("err-msg", message.get("err_msg", "")))[:_MAX_MESSAGE]
+    said = shortened(str(message.get("err-msg", message.get("err_msg", ""))), _MAX_MESSAGE)
     rule = PUSH_RULE_BY_CODE.get(str(code)) or RULE_BY_CODE.get(str(code))
     if rule is None:
         # The next connection may have no internal error; an unknown refusal is permanent.
@@ -264,7 +268,9 @@ def _version(value: object) -> int | None:
         return None
     number = whole_number(value)
     if number is None:
-        raise BadResponse(f"data.version is {str(value)[:40]!r}; a whole number was expected")
+        raise BadResponse(
+            f"data.version is {shortened(str(value), _MAX_QUOTED)!r}; a whole number was expected"
+        )
     return number
 
 

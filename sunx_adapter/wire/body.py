@@ -3,10 +3,13 @@
 import zlib
 from typing import Final
 
+from sunx_adapter.text import shortened
+
 ACCEPT_ENCODING: Final = "gzip"
 MAX_RESPONSE_BYTES: Final = 1024 * 1024
 """The largest answer, after decompression; 200 currencies are about 100 kB."""
 
+_MAX_QUOTED: Final = 40
 _ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32
 
 
@@ -27,7 +30,8 @@ def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes,
     if encoding in ("", "identity"):
         return (body, None) if len(body) <= limit else (b"", too_large_text(limit))
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        return body, f"the answer is encoded as {encoding[:40]!r}, which was not asked for"
+        quoted = shortened(content_encoding.strip(), _MAX_QUOTED)
+        return body, f"the answer is encoded as {quoted!r}, which was not asked for"
     if not body:
         return body, None
     inflate = zlib.decompressobj(_ZLIB_OR_GZIP)
