@@ -438,9 +438,9 @@ def test_key_that_was_replaced_during_the_call() -> None:
     with venue(answer) as (config, _), Sunx(unlimited(config, apiKey=API_KEY)) as exchange:
         exchanges.append(exchange)
         url = exchange.sign("sapi/v1/account/balance", "private")["url"]
-        for method in (exchange.fetch_balance, lambda: exchange.fetch(url)):
+        for method, argument in (("fetch_balance", {}), ("fetch", url)):
             with pytest.raises(BaseError, match="is refused") as caught:
-                method()
+                getattr(exchange, method)(argument)
             assert API_KEY not in str(caught.value)
 
 

@@ -32,12 +32,14 @@ local wait, spent = 0, 1
 if remaining >= 0 then
     spent = limit - count - remaining
 elseif count >= limit then
-    wait, spent = tonumber(taken[2 * (count - limit) + 2]) + window - now, 0
+    -- Never 0, which means granted.
+    wait, spent = math.max(tonumber(taken[2 * (count - limit) + 2]) + window - now, 0.001), 0
 end
 for each = 1, spent do
     redis.call('ZADD', key, string.format('%.6f', now + late), name .. '/' .. each)
 end
-redis.call('PEXPIRE', key, math.ceil((window + late) * 1000))
+-- Not before the reads of a process that counts them as later than this one.
+redis.call('PEXPIRE', key, math.ceil((window + max_late) * 1000))
 return string.format('%.6f', wait)
 """
 

@@ -13,11 +13,10 @@ import math
 import select
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from sunx_adapter.wire.answer import RawAnswer, WireError
 from sunx_adapter.wire.route import (
@@ -32,6 +31,7 @@ from sunx_adapter.wire.route import (
 from sunx_adapter.wire.settings import IDLE_SECONDS, ConnectionSettings
 
 CHUNK: Final = 65_536
+_RECORD_HEAD: Final = 5
 
 PoolKey = tuple[Origin, str]
 """Where a connection leads, and its owner."""
@@ -91,6 +91,7 @@ class Tls:
         self._below = below
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
+        self._record = b""  # what has arrived of a record that is not whole yet
 
     async def handshake(self) -> None:
         """Perform the TLS handshake.
@@ -118,15 +119,21 @@ class Tls:
         return data
 
     def arrived(self) -> bytes | None:
-        """The bytes that have arrived, without waiting; ``None`` if there are none."""
+        """The bytes that have arrived, without waiting; ``None`` if there are none.
+
+        Records without data, such as session tickets, do not count unless they are many. Part of a
+        record does: the rest may be an answer.
+        """
+        length = 0
         try:
-            while (data := self._decrypted()) is None:
+            while (data := self._decrypted()) is None and length <= CHUNK:
                 if not (encrypted := self._below.arrived()):
-                    return encrypted
-                self._in.write(encrypted)
+                    return b"" if self._record else encrypted
+                self._feed(encrypted)
+                length += len(encrypted)
         except ssl.SSLError:
             return b""
-        return data
+        return data or b""
 
     def _decrypted(self) -> bytes | None:
         if not (self._in.pending or self._in.eof or self._tls.pending()):
@@ -141,9 +148,19 @@ class Tls:
     async def _take_turns(self) -> None:
         await self._flush()
         if data := await self._below.receive():
-            self._in.write(data)
+            self._feed(data)
         else:
             self._in.write_eof()
+
+    def _feed(self, encrypted: bytes) -> None:
+        self._in.write(encrypted)
+        self._record += encrypted
+        while len(self._record) >= _RECORD_HEAD:
+            # The head ends with the length of what follows it (RFC 8446, 5.1).
+            end = _RECORD_HEAD + int.from_bytes(self._record[_RECORD_HEAD - 2 : _RECORD_HEAD])
+            if len(self._record) < end:
+                break
+            self._record = self._record[end:]
 
     async def _flush(self) -> None:
         if data := self._out.read():
@@ -198,25 +215,28 @@ class Connection:
 
 
 class Pool:
-    """The connections of one process or event loop. Its lock is never held across a wait."""
+    """The connections of one process or event loop.
+
+    It has no lock: each step on a list or dict is atomic. A lock would hang for ever when a signal
+    handler closes or uses the exchange while the interrupted code holds it.
+    """
 
     def __init__(self) -> None:
         # Weakly: what is closed or was left by an interrupted user needs no more care.
-        self._open: WeakSet[Any] = WeakSet()
+        self._open: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._idle: dict[PoolKey, list[Connection]] = {}
-        self._lock = threading.Lock()
 
     def add(self, opened: Any) -> None:
         """Remember a socket, or a dialling that is under way."""
-        with self._lock:
-            self._open.add(opened)
+        self._open[id(opened)] = opened
 
     def take(self, key: PoolKey) -> Connection | None:
         """Take the connection that was used last, for the caller alone."""
-        with self._lock:
-            idle = self._idle.get(key)
-            connection = idle.pop() if idle else None
-        if connection is not None and connection.is_old():
+        try:
+            connection = self._idle[key].pop()
+        except (KeyError, IndexError):
+            return None
+        if connection.is_old():
             connection.tcp.close()
             return None
         return connection
@@ -224,27 +244,23 @@ class Pool:
     def give_back(self, key: PoolKey, connection: Connection) -> None:
         """Keep a connection for its owner's next request."""
         connection.rest()
-        with self._lock:
-            self._idle.setdefault(key, []).append(connection)
+        self._idle.setdefault(key, []).append(connection)
 
     def drop_idle(self, *, only_old: bool = False) -> None:
         """Close the idle connections, perhaps only those that were idle for too long."""
-        dropped = []
-        with self._lock:
-            idle, self._idle = self._idle, {}
-            for key, kept in idle.items():
-                for each in kept:
-                    if only_old and not each.is_old():
-                        self._idle.setdefault(key, []).append(each)
-                    else:
-                        dropped.append(each)
-        for each in dropped:
-            each.tcp.close()
+        for key, kept in list(self._idle.items()):
+            for each in list(kept):
+                if not only_old or each.is_old():
+                    with contextlib.suppress(ValueError):  # another thread has just taken it
+                        kept.remove(each)
+                        each.tcp.close()
+            if not kept:
+                # What another thread is just giving back is closed with its last reference.
+                self._idle.pop(key, None)
 
     def abort(self) -> list[Any]:
         """Close the idle connections and make the use of the others fail; returns all of them."""
-        with self._lock:
-            ended = list(self._open)
+        ended = self._all()
         self.drop_idle()
         for used in ended:
             used.abort()
@@ -252,8 +268,11 @@ class Pool:
 
     def forget(self) -> None:
         """Close a forked child's copies; the parent's connections stay open."""
-        for inherited in list(self._open):
+        for inherited in self._all():
             inherited.close()
+
+    def _all(self) -> list[Any]:
+        return [opened for each in self._open.valuerefs() if (opened := each()) is not None]
 
 
 class Connections:
@@ -303,7 +322,8 @@ class Connections:
         while True:
             self._check_open()
             pool = self.pool()
-            connection = pool.take(key) or await self._connect(pool, origin, deadline)
+            kept = pool.take(key)
+            connection = kept or await self._connect(pool, origin, deadline)
             connection.tcp.deadline = deadline
             reusable = False
             try:
@@ -313,6 +333,8 @@ class Connections:
                     answer = await connection.answer(text, limit)
                     reusable = answer.reusable
                     return answer
+                if kept is None:
+                    raise WireError("the peer closed the connection or sent something before the request")
             finally:
                 if reusable and not self.closed:
                     pool.give_back(key, connection)
