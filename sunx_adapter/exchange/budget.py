@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -74,12 +74,13 @@ class _Window:
         return newest > now - _LONGEST_WINDOW
 
 
-_lock = threading.Lock()
+# Reentrant: a signal handler may read, too, in the middle of what is locked.
+_lock = threading.RLock()
 
 
 def _unlock() -> None:
     global _lock  # noqa: PLW0603 - another thread may hold it, and the child of a fork has no other
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -102,7 +103,9 @@ class MemoryWindows:
         window = self._windows.get(user)
         if window is None:
             if len(self._windows) >= self._crowded:
-                self._windows = {k: w for k, w in self._windows.items() if w.is_used(now)}
+                for other, used in list(self._windows.items()):
+                    if not used.is_used(now):
+                        self._windows.pop(other, None)
                 self._crowded = max(2 * len(self._windows), _FEW_USERS)
             window = self._windows[user] = _Window()
         for moments in (window.written, window.reserved):
@@ -147,18 +150,19 @@ class _MemoryRead:
         requests, seconds = self._limit
         with _lock:
             window, now = self._now()
-            written, reserved = window.written, window.reserved
-            assert self._moment is not None
+            written, reserved, moment = window.written, window.reserved, self._moment
+            assert moment is not None
+            window.forget(moment)  # also if it was counted before, and not written after all
+            # Counted first, then judged: a signal handler may count a read in between.
+            insort(written, now)
             # Earlier reservations have their share; later ones do not matter.
-            excess = len(written) + bisect_left(reserved, self._moment) + 1 - requests
-            if self._moment in written:  # counted before, and not written after all
-                excess -= 1
-            if excess > 0:
-                return (written + reserved)[excess - 1] + seconds + _TICK
-            window.forget(self._moment)
-            written.append(now)
-            self._moment = now
-            return None
+            excess = len(written) + bisect_left(reserved, moment) - requests
+            if excess <= 0:
+                self._moment = now
+                return None
+            written.remove(now)
+            insort(reserved, moment)
+            return (written + reserved)[excess - 1] + seconds + _TICK
 
     async def wait_until(self, moment: float, deadline: float) -> None:
         """Wait; raises RateLimitExceeded if the moment is after the deadline."""
@@ -256,7 +260,8 @@ class ReadBudget:
     """One read of one call, in every window that counts it.
 
     Args:
-        user: whose budget it is.
+        users: names of the user whose budget it is. Each has a window in memory, because other
+            exchanges may know only one of them; the last one has the window on Redis.
         storage: ``options["rateLimitStorage"]``.
         longest: how many seconds to wait at most; ``None``: until the deadline.
         fallback: whether to go on with a part of the budget if the storage is unreachable.
@@ -269,7 +274,7 @@ class ReadBudget:
 
     def __init__(
         self,
-        user: str,
+        users: Sequence[str],
         storage: str,
         *,
         longest: float | None,
@@ -278,10 +283,11 @@ class ReadBudget:
         waiting: Waiting,
     ) -> None:
         self._longest = longest
-        venue = _MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting)
-        self._in_memory = [venue]
-        if pace is not None:
-            self._in_memory.insert(0, _MemoryRead(pace[0], user, pace[1], waiting))
+        user = users[-1]
+        self._in_memory = [] if pace is None else [_MemoryRead(pace[0], user, pace[1], waiting)]
+        self._in_memory += [
+            _MemoryRead(SHARED_WINDOWS, each, VENUE_LIMIT, waiting) for each in users
+        ]
         self._on_redis: _RedisRead | None = None
         if storage != MEMORY:
             less = None
@@ -303,7 +309,7 @@ class ReadBudget:
             await read.reserve(self._latest(deadline))
 
     async def take(self, deadline: float) -> None:
-        """Count the read, which is to be written at once.
+        """Count the read, which is to be written at once; again, if it was counted before.
 
         Raises:
             RateLimitExceeded: no read is left before the deadline.

@@ -188,15 +188,18 @@ class Reader(Face):
         """What ``reading`` makes of the answer."""
         limit = self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES)
         reads = self._read_budget(call)
-        url = ""
+        url, written = "", False
 
         async def prepare() -> GetRequest:
-            nonlocal url
+            nonlocal url, written
             if reads is not None:
                 await reads.take(deadline)
             self._check_open()
             url = call.url()
             self._record_request(url)
+            if reads is not None:
+                await reads.take(deadline)  # logging may have taken long
+            written = True
             return GetRequest(url, {**self._headers(), **call.headers})
 
         failure: Exception
@@ -221,8 +224,8 @@ class Reader(Face):
         except Exception as error:  # noqa: BLE001 - whatever it is, it may quote the answer
             failure = error
         finally:
-            if reads is not None and not url:
-                reads.give_back()  # nothing was written
+            if reads is not None and not written:
+                reads.give_back()
         # Here, where this request's key and signature are known: a peer may repeat them.
         clean = self._redacted(failure, "", url)
         if isinstance(failure, TransientError):
@@ -232,15 +235,17 @@ class Reader(Face):
     def _read_budget(self, call: Call) -> ReadBudget | None:
         if not call.private or not self.enableRateLimit:
             return None
+        users = [user_of_key(call.api_key)]
         # The UID is the exchange's own; a request signed elsewhere may be for another key.
-        uid = self.uid if call.api_key == self.apiKey else None
+        if self.uid and call.api_key == self.apiKey:
+            users.append(self.uid)
         pace = None
         if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, where it is slower than the venue's
             self._pace = self._pace or MemoryWindows()
             pace = self._pace, Limit(1, self.rateLimit / 1000)
         longest = self.options.get("rateLimitTimeout")
         return ReadBudget(
-            f"{self.venue.id}:{uid or user_of_key(call.api_key)}",
+            [f"{self.venue.id}:{user}" for user in users],
             self.options["rateLimitStorage"],
             longest=None if longest is None else longest / 1000,
             fallback=self.options.get("rateLimitFallback") == "memory",

@@ -49,7 +49,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         if self._closed:
             self._connections = self._new_connections()
             self._closed = False
-            self._waiting.closing.clear()
+            self._waiting.open()
         return self
 
     def __exit__(self, *_: object) -> None:

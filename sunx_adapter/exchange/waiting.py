@@ -1,10 +1,12 @@
 """How a call waits: everything in which threads and tasks differ."""
 
 import asyncio
+import contextlib
 import os
-import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ccxt.base.errors import ExchangeClosedByUser
@@ -15,45 +17,49 @@ Result = TypeVar("Result")
 
 
 class ThreadWaiting:
-    """Waiting in threads. Every wait ends at its deadline, or when the exchange is closed."""
+    """Waiting in threads. Every wait ends at its deadline, or when the exchange is closed.
+
+    It uses nothing with a lock that a signal handler could find locked.
+    """
 
     def __init__(self) -> None:
-        self._process = os.getpid()
-        self._closing = threading.Event()
-        self._working: set[Background[Any]] = set()
+        self._closed = False
+        # What ends each wait, by process: a forked child has none of its parent's.
+        self._ends: defaultdict[int, set[Callable[[], object]]] = defaultdict(set)
 
-    @property
-    def closing(self) -> threading.Event:
-        """Set once the exchange is closed.
-
-        A forked child gets its own: a thread of the parent may hold the lock inside this one.
-        """
-        if self._process != os.getpid():
-            self._closing, self._working = threading.Event(), set()
-            self._process = os.getpid()  # last: another thread may look
-        return self._closing
+    def open(self) -> None:
+        """Wait again, after :meth:`close`."""
+        self._closed = False
 
     def close(self) -> None:
         """End all waits."""
-        self.closing.set()
-        for working in list(self._working):
-            working.abort()
+        self._closed = True
+        for end in list(self._ends[os.getpid()]):
+            end()
+
+    @contextlib.contextmanager
+    def _ended_by(self, end: Callable[[], object]) -> Iterator[None]:
+        ends = self._ends[os.getpid()]
+        ends.add(end)
+        try:
+            if self._closed:
+                end()
+            yield
+        finally:
+            ends.discard(end)
 
     async def pause(self, seconds: float) -> None:
         """Wait; raises ``ExchangeClosedByUser`` if the exchange is closed meanwhile."""
-        if self.closing.wait(seconds):
+        closed: SimpleQueue[None] = SimpleQueue()
+        with self._ended_by(lambda: closed.put(None)), contextlib.suppress(Empty):
+            closed.get(timeout=seconds)
             raise ExchangeClosedByUser("the exchange was closed during the call")
 
     async def background(self, work: Callable[[], Result], deadline: float) -> Result:
         """The result of a blocking function; raises TimeoutError at the deadline."""
         working = Background(work)
-        self._working.add(working)
-        try:
-            if self.closing.is_set():
-                working.abort()
+        with self._ended_by(working.abort):
             return working.wait(deadline)
-        finally:
-            self._working.discard(working)
 
     async def within(self, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
         """The result of a coroutine; raises TimeoutError at the deadline."""
@@ -85,12 +91,13 @@ class _LoopDeadlines:
     def add(self, call: _TimedCall) -> None:
         """End this call at its deadline."""
         self.calls.add(call)
-        if self._timer is None or call.moment < self._timer.when():
-            self._look()
-
-    def _look(self) -> None:
-        if self._timer is not None:
+        if self._timer is not None and call.moment < self._timer.when():
             self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(call.moment, self._expire)
+
+    def _expire(self) -> None:
         now, self._timer = self._loop.time(), None
         for call in [call for call in self.calls if call.moment <= now]:
             self.calls.discard(call)
@@ -98,7 +105,7 @@ class _LoopDeadlines:
             call.task.cancel()
         if self.calls:
             first = min(call.moment for call in self.calls)
-            self._timer = self._loop.call_at(first, self._look)
+            self._timer = self._loop.call_at(first, self._expire)
 
 
 class TaskWaiting:
@@ -123,6 +130,9 @@ class TaskWaiting:
         """The result of a coroutine; raises TimeoutError at the deadline."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+        if time.monotonic() > deadline:
+            work.close()
+            raise TimeoutError
         deadlines = self._loops.get(loop) or for_loop(self._loops, loop, _LoopDeadlines(loop))
         call = _TimedCall(task, loop.time() + deadline - time.monotonic())
         deadlines.add(call)

@@ -19,6 +19,9 @@ from sunx_adapter.text import shortened
 MAX_DIGITS: Final = 100
 """An amount with more digits before or after the point is refused."""
 
+MAX_ROWS: Final = 2000
+"""An account with more currencies is refused: mapping it would take longer than a call may."""
+
 MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
@@ -172,6 +175,8 @@ def read_account(document: Document) -> AccountAnswer:
         details = [details[key] for key in keys] if details.keys() == set(keys) else details
     if not isinstance(details, list):
         raise BadResponse(f"data.details {_what(details)}; a list was expected")
+    if len(details) > MAX_ROWS:
+        raise BadResponse(f"data.details has {len(details)} rows; at most {MAX_ROWS} were expected")
     if not _OBJECTS.issuperset(map(type, details)):
         index, row = next((i, row) for i, row in enumerate(details) if not isinstance(row, dict))
         raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")

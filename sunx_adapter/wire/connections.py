@@ -334,7 +334,9 @@ class Connections:
                     reusable = answer.reusable
                     return answer
                 if kept is None:
-                    raise WireError("the peer closed the connection or sent something before the request")
+                    raise WireError(
+                        "the peer closed the connection or sent something before the request"
+                    )
             finally:
                 if reusable and not self.closed:
                     pool.give_back(key, connection)
