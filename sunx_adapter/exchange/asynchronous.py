@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 import ccxt.async_support
 from ccxt.base.errors import BadResponse, ExchangeClosedByUser, NetworkError, NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
+from sunx_adapter.exchange.config import check_choice
 from sunx_adapter.exchange.faults import connect_fault, without_frames
 from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountSummary
@@ -53,7 +54,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         self._watch = BalanceWatch(
             StreamSource(
                 identity=self._stream_identity,
-                settings=lambda: StreamSettings.of(self.options, self.timeout),
+                settings=lambda: StreamSettings.of(self.options, self._milliseconds()),
                 connect=self._stream_connect,
                 login=self._stream_login,
                 read=lambda: self._account({}, lambda answer: answer),
@@ -113,15 +114,15 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         failure: BaseException
         where = f"{self.id} {name}(): "
         try:
-            return await work
-        except asyncio.CancelledError as error:
-            failure = self._redacted(ExchangeClosedByUser("closed during the call"), where)
-            if task not in self._ended or task.uncancel():
-                failure = without_frames(error)
-        except Exception as error:  # noqa: BLE001 - see _redacted()
-            failure = self._redacted(error, where)
-        except BaseException as error:  # noqa: BLE001 - Ctrl-C
+            try:
+                return await work
+            except Exception as error:  # noqa: BLE001 - see _redacted()
+                failure = self._redacted(error, where)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C, perhaps during the redaction
             failure = without_frames(error)
+            cancelled = isinstance(failure, asyncio.CancelledError)
+            if cancelled and task in self._ended and not task.uncancel():
+                failure = ExchangeClosedByUser(f"{where}closed during the call")
         finally:
             self._calls.discard(task)
             self._ended.discard(task)
@@ -135,6 +136,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         self, part: View, params: Mapping[str, Any] | None = None
     ) -> Amounts:
         """One view of the balance by currency; parameters as in ``fetch_balance``."""
+        check_choice(f"{self.id} part", part, get_args(View))
         amounts: Any = await self.fetch_balance(params)
         return amounts[part]  # type: ignore[no-any-return]
 
@@ -229,7 +231,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             if not name.lower().startswith("accept")
         }
         try:
-            async with asyncio.timeout(self.timeout / 1000):
+            async with asyncio.timeout(self._milliseconds() / 1000):
                 return await connect(
                     url,
                     settings=replace(settings, proxy=proxy),
@@ -237,7 +239,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
                     max_bytes=self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
                 )
         except (OSError, DeclinedError, UnsendableError) as error:
-            raise connect_fault(error, url, self.timeout, self.httpExceptions) from None
+            raise connect_fault(error, url, self._milliseconds(), self.httpExceptions) from None
 
     def _stream_login(self) -> str:
         message, signature = auth_message(

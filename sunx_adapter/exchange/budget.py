@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -97,6 +97,23 @@ class MemoryWindows:
         """Forget all reads, for tests: the venue remembers them."""
         self._windows: dict[str, _Window] = {}
         self._crowded = _FEW_USERS
+        self._uids: dict[str, str] = {}
+
+    def user_of(self, api_key: str, *, own: bool, uid: str | None) -> str:
+        """The name of a user; the API key cannot be read from it.
+
+        Args:
+            api_key: of the request.
+            own: whether it is the exchange's own key.
+            uid: the exchange's; a request that was signed elsewhere counts for the UID that its
+                key was used with last.
+        """
+        name = _name_of(api_key)
+        if not own:
+            return self._uids.get(name, name)
+        if uid:
+            self._uids[name] = uid
+        return uid or name
 
     def current(self, user: str, seconds: float, now: float) -> _Window:
         """A user's reads of the last ``seconds``. The caller holds the lock."""
@@ -260,8 +277,7 @@ class ReadBudget:
     """One read of one call, in every window that counts it.
 
     Args:
-        users: names of the user whose budget it is. Each has a window in memory, because other
-            exchanges may know only one of them; the last one has the window on Redis.
+        user: whose budget it is.
         storage: ``options["rateLimitStorage"]``.
         longest: how many seconds to wait at most; ``None``: until the deadline.
         fallback: whether to go on with a part of the budget if the storage is unreachable.
@@ -274,7 +290,7 @@ class ReadBudget:
 
     def __init__(
         self,
-        users: Sequence[str],
+        user: str,
         storage: str,
         *,
         longest: float | None,
@@ -283,11 +299,8 @@ class ReadBudget:
         waiting: Waiting,
     ) -> None:
         self._longest = longest
-        user = users[-1]
         self._in_memory = [] if pace is None else [_MemoryRead(pace[0], user, pace[1], waiting)]
-        self._in_memory += [
-            _MemoryRead(SHARED_WINDOWS, each, VENUE_LIMIT, waiting) for each in users
-        ]
+        self._in_memory.append(_MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting))
         self._on_redis: _RedisRead | None = None
         if storage != MEMORY:
             less = None
@@ -352,6 +365,5 @@ def _used_up() -> RateLimitExceeded:
 
 
 @lru_cache(maxsize=4096)
-def user_of_key(api_key: str) -> str:
-    """A name for the user of a key whose UID is unknown; the key cannot be read from it."""
+def _name_of(api_key: str) -> str:
     return "key:" + hashlib.sha256(api_key.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ threads neither ever suspends, so a call ends at its first step
 (:func:`sunx_adapter.wire.threads.run`).
 """
 
+import contextlib
 import copy
 import logging
 import time
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs
 from weakref import WeakSet
 
 from ccxt.base.errors import (
+    BadRequest,
     BadResponse,
     BaseError,
     ExchangeClosedByUser,
@@ -21,8 +23,8 @@ from ccxt.base.errors import (
     RequestTimeout,
 )
 
-from sunx_adapter.exchange.budget import Limit, MemoryWindows, ReadBudget, user_of_key
-from sunx_adapter.exchange.config import check_address
+from sunx_adapter.exchange.budget import SHARED_WINDOWS, Limit, MemoryWindows, ReadBudget
+from sunx_adapter.exchange.config import MAX_TIMEOUT_MS, check_address
 from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, check_reads
 from sunx_adapter.exchange.faults import network_fault
 from sunx_adapter.exchange.redaction import redact_logs
@@ -148,7 +150,7 @@ class Reader(Face):
             self._check_open()
         raise final(
             RequestTimeout(
-                f"GET {call.address}: no whole answer within {self.timeout:g} ms (timeout)"
+                f"GET {call.address}: no whole answer within {self._milliseconds():g} ms (timeout)"
             )
         )
 
@@ -235,17 +237,14 @@ class Reader(Face):
     def _read_budget(self, call: Call) -> ReadBudget | None:
         if not call.private or not self.enableRateLimit:
             return None
-        users = [user_of_key(call.api_key)]
-        # The UID is the exchange's own; a request signed elsewhere may be for another key.
-        if self.uid and call.api_key == self.apiKey:
-            users.append(self.uid)
+        user = SHARED_WINDOWS.user_of(call.api_key, own=call.api_key == self.apiKey, uid=self.uid)
         pace = None
         if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, where it is slower than the venue's
             self._pace = self._pace or MemoryWindows()
             pace = self._pace, Limit(1, self.rateLimit / 1000)
         longest = self.options.get("rateLimitTimeout")
         return ReadBudget(
-            [f"{self.venue.id}:{user}" for user in users],
+            f"{self.venue.id}:{user}",
             self.options["rateLimitStorage"],
             longest=None if longest is None else longest / 1000,
             fallback=self.options.get("rateLimitFallback") == "memory",
@@ -278,7 +277,14 @@ class Reader(Face):
 
     def _deadline(self) -> float:
         self._check_open()
-        return time.monotonic() + float(self.timeout) / 1000
+        return time.monotonic() + self._milliseconds() / 1000
+
+    def _milliseconds(self) -> float:
+        """The timeout, which a user may set at any time."""
+        with contextlib.suppress(TypeError, ValueError):
+            if 0 < (milliseconds := float(self.timeout)) <= MAX_TIMEOUT_MS:
+                return milliseconds
+        raise BadRequest(f"timeout = {self.timeout!r} is no positive number of milliseconds")
 
     def _record_request(self, url: str) -> None:
         self.lastRestRequestTimestamp = self.milliseconds()

@@ -62,7 +62,8 @@ _MISSPELT_AS: Final = _CONNECTION | _CREDENTIALS | _INSTEAD.keys()
 
 _LONGEST_SOCKS_WORD: Final = 255
 
-_Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+MAX_TIMEOUT_MS: Final = 1e9
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_MS)]
 
 
 class _Addresses(TypedDict, total=False):

@@ -1,13 +1,14 @@
 """The synchronous exchanges."""
 
 from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar, get_args
 
 import ccxt
 from ccxt.base.errors import NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
+from sunx_adapter.exchange.config import check_choice
 from sunx_adapter.exchange.faults import without_frames
 from sunx_adapter.exchange.waiting import ThreadWaiting
 from sunx_adapter.protocol.account import AccountSummary
@@ -72,10 +73,11 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         """The result of a call; all its exceptions are redacted copies."""
         failure: BaseException
         try:
-            return run(work)
-        except Exception as error:  # noqa: BLE001 - see _redacted()
-            failure = self._redacted(error, f"{self.id} {name}(): ")
-        except BaseException as error:  # noqa: BLE001 - Ctrl-C
+            try:
+                return run(work)
+            except Exception as error:  # noqa: BLE001 - see _redacted()
+                failure = self._redacted(error, f"{self.id} {name}(): ")
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C, perhaps during the redaction
             work.close()
             failure = without_frames(error)
         raise failure
@@ -98,6 +100,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
 
     def fetch_partial_balance(self, part: View, params: Mapping[str, Any] | None = None) -> Amounts:
         """One view of the balance by currency; parameters as in :meth:`fetch_balance`."""
+        check_choice(f"{self.id} part", part, get_args(View))
         amounts: Any = self.fetch_balance(params)
         return amounts[part]  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_FRAMING_BYTES: Final = 65_536
 """The longest head, and the longest framing between two pieces of a body."""
 
-_STATUSES: Final = range(100, 600)
+_STATUSES: Final = range(200, 600)
 _INTERIM: Final = range(100, 200)
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
@@ -149,17 +149,24 @@ class RawAnswer:
         if self.ended or self._parser is None:
             return
         status = self._parser.get_status_code()
-        if status not in _STATUSES:
-            raise WireError(f"the answer has the status {status}")
         if status in _INTERIM:
             self.raw_headers.clear()
             return
-        self.status = status
         headers: dict[str, str] = {}
         for raw_name, raw_value in self.raw_headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        self.headers = headers
+        self.begin(status, headers)
+
+    def begin(self, status: int, headers: "Mapping[str, str]") -> None:
+        """The final head has arrived.
+
+        Raises:
+            WireError: no answer has this status.
+        """
+        if status not in _STATUSES:
+            raise WireError(f"the answer has the status {status}")
+        self.status, self.headers = status, headers
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""

@@ -154,13 +154,13 @@ class Tls:
 
     def _feed(self, encrypted: bytes) -> None:
         self._in.write(encrypted)
-        self._record += encrypted
-        while len(self._record) >= _RECORD_HEAD:
-            # The head ends with the length of what follows it (RFC 8446, 5.1).
-            end = _RECORD_HEAD + int.from_bytes(self._record[_RECORD_HEAD - 2 : _RECORD_HEAD])
-            if len(self._record) < end:
-                break
-            self._record = self._record[end:]
+        records, end, begin = self._record + encrypted, 0, 0
+        while end <= len(records):
+            begin = end
+            # A record's head ends with the length of what follows it (RFC 8446, 5.1).
+            length = int.from_bytes(records[begin + _RECORD_HEAD - 2 : begin + _RECORD_HEAD])
+            end = begin + _RECORD_HEAD + length
+        self._record = records[begin:]
 
     async def _flush(self) -> None:
         if data := self._out.read():

@@ -158,7 +158,7 @@ class GivenTransport:
                             break
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _failure(error) from error
-        answer.status, answer.headers = response.status_code, response.headers
+        answer.begin(response.status_code, response.headers)
         return answer
 
 

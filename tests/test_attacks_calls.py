@@ -1,0 +1,397 @@
+"""Attacks on single calls from outside: TLS records, deadlines, the read limit, signals."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from ccxt.base.errors import BaseError, NetworkError, RequestTimeout
+
+from sunx_adapter import AsyncSunx, Sunx
+from tests.certificates import make_certificate
+from tests.conftest import KEYS, Caller, new_user, payload
+from tests.faulty import http, tcp_server
+from tests.test_attacks import TOTAL, good, unlimited, venue
+from tests.test_attacks_secrets import API_KEY, SECRET, frames_of, signature_of
+from tests.test_reliability import most_in_any_window
+
+BODY = payload("sunx-documented")
+EMPTY = b'{"code":200,"data":{"details":[]}}'
+
+
+def longest_part(secret: str, text: str) -> int:
+    """Return the length of the longest part of the secret that is in the text."""
+    ends = range(1, len(secret) + 1)
+    return max(end - start for end in ends for start in range(end) if secret[start:end] in text)
+
+
+# -- secrets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["200 OK", "502 Bad Gateway"])
+def test_a_text_is_cut_after_it_was_cleaned(call: Caller, status: str) -> None:
+    """A signature that is repeated until the text is cut is hidden to its last character."""
+    sent: list[str] = []
+
+    def answer(_: int, request: bytes) -> bytes:
+        sent.append(signature_of(request))
+        count, rest = divmod(4096 - 42, len(sent[-1]) + 1)
+        text = "p" * rest + (sent[-1] + " ") * (count + 2)
+        is_page = status.startswith("502")
+        body = text if is_page else json.dumps({"code": 9999, "message": text})
+        return http(body.encode(), status=status)
+
+    with venue(answer) as (config, _), pytest.raises(BaseError) as caught:
+        call("sunx", unlimited(config, apiKey=API_KEY, secret=SECRET), "fetch_balance")
+    assert longest_part(sent[-1], str(caught.value)) < 12
+
+
+class NoTextError(Exception):
+    """Its text cannot be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_an_exception_without_text_is_ccxts() -> None:
+    """An exception of a user's transport whose text cannot be made ends in one of ccxt's."""
+
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise NoTextError
+
+    config = {**KEYS, "enableRateLimit": False}
+    config["options"] = {"transport": httpx.MockTransport(fail)}
+    with Sunx(config) as exchange, pytest.raises(BaseError):
+        exchange.fetch_balance()
+
+
+@pytest.mark.parametrize("occurrence", [1, 2, 3])
+def test_an_interrupted_redaction_shows_no_secret(occurrence: int) -> None:
+    """Ctrl-C while an error is redacted shows no signature and no secret in its traceback."""
+    sent: list[str] = []
+    seen: list[str] = []
+
+    def answer(_: int, request: bytes) -> bytes:
+        sent.append(quote(signature_of(request), safe=""))
+        return http(b'{"code":9999,"message":"no"}')
+
+    def interrupt(frame: Any, *_: object) -> None:
+        if frame.f_code.co_name == "cleaned" and "sunx_adapter" in frame.f_code.co_filename:
+            seen.append("cleaned")
+            if len(seen) == occurrence:
+                raise KeyboardInterrupt
+
+    with venue(answer) as (config, _), Sunx(unlimited(config, secret=SECRET)) as exchange:
+        sys.settrace(interrupt)
+        try:
+            exchange.fetch_balance()
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C, or the redacted error
+            failure = error
+        finally:
+            sys.settrace(None)
+    frames = frames_of(failure)
+    assert sent[0] not in frames
+    assert SECRET not in frames
+
+
+# -- time -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [float, str])
+def test_mapping_ends_in_time(call: Caller, number: type) -> None:
+    """A large answer that takes long to map ends the call at its timeout."""
+    rows = ",".join(
+        f'{{"currency":"{row:X}Z","equity":1e-99,"available":-1e-99,"initial_margin":1e99}}'
+        for row in range(13_000)
+    )
+    body = f'{{"code":200,"data":{{"details":[{rows}]}}}}'.encode()
+
+    def timed(exchange: Any) -> Any:
+        started = time.monotonic()
+        if isinstance(exchange, Sunx):
+            with pytest.raises(BaseError):
+                exchange.fetch_balance()
+            return time.monotonic() - started
+
+        async def run() -> float:
+            with pytest.raises(BaseError):
+                await exchange.fetch_balance()
+            return time.monotonic() - started
+
+        return run()
+
+    with venue(lambda *_: http(body)) as (config, _):
+        settings = unlimited(config, timeout=500, number=number)
+        assert call.using("sunx", settings, timed) < 0.75
+
+
+def test_an_expired_deadline_cancels_nothing_later() -> None:
+    """A call that fails at once, its deadline expired, does not cancel its task's next wait."""
+
+    async def run(config: dict[str, Any]) -> None:
+        async with AsyncSunx({**config, "timeout": 5000}) as exchange:
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(72)))
+            exchange.timeout = 1e-6
+            with pytest.raises(BaseError):
+                await exchange.fetch_balance()
+            await asyncio.sleep(0)
+
+    with venue(good) as (config, _):
+        asyncio.run(run(config))
+
+
+def test_a_timeout_may_be_text() -> None:
+    """A timeout that is set as text ends the call with RequestTimeout too."""
+
+    def silent(connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(65536):
+                pass
+
+    with tcp_server(silent) as port:
+        address = f"http://127.0.0.1:{port}"
+        with Sunx({**KEYS, "urls": {"api": {"rest": address}}, "uid": new_user()}) as exchange:
+            exchange.timeout = "200"
+            with pytest.raises(RequestTimeout):
+                exchange.fetch_balance()
+
+
+# -- TLS ------------------------------------------------------------------------------------
+
+
+class TlsPeer:
+    """A server's end of TLS that decides which bytes are sent when."""
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        self.connection = connection
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._in, self._out, server_side=True)
+
+    def encrypted(self, data: bytes = b"") -> bytes:
+        """Return what is to be sent, with this data in its last record."""
+        if data:
+            self.tls.write(data)
+        return self._out.read()
+
+    def do(self, step: Callable[[], Any], *, flush: bool = True) -> Any:
+        """Return the step's result; receive as long as it needs more."""
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self.connection.sendall(self.encrypted())
+                if not (data := self.connection.recv(65536)):
+                    raise ConnectionError from None
+                self._in.write(data)
+            else:
+                if flush:
+                    self.connection.sendall(self.encrypted())
+                return result
+
+    def request(self) -> None:
+        """Receive a request."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (data := self.do(lambda: self.tls.read(65536))):
+                raise ConnectionError
+            head += data
+
+
+Play = Callable[[TlsPeer, int], None]
+
+
+@contextmanager
+def tls_venue(directory: Path, play: Play) -> Iterator[dict[str, Any]]:
+    """Run a venue over TLS 1.2, yield a configuration; ``play`` serves a connection by number."""
+    file = make_certificate(directory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    made: list[socket.socket] = []
+
+    def serve(connection: socket.socket) -> None:
+        made.append(connection)
+        with connection, contextlib.suppress(OSError):  # the client may disconnect
+            play(TlsPeer(connection, context), len(made))
+
+    with tcp_server(serve) as port:
+        address = {"rest": f"https://127.0.0.1:{port}"}
+        yield {**KEYS, "uid": new_user(), "cafile": str(file), "urls": {"api": address}}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_half_a_record_before_the_request_is_no_answer(
+    call: Caller, tmp_path: Path, cut: int
+) -> None:
+    """An unasked answer whose TLS record began to arrive before the request never becomes one."""
+    half_sent = threading.Event()
+
+    def play(peer: TlsPeer, number: int) -> None:
+        peer.do(peer.tls.do_handshake)
+        peer.request()
+        peer.connection.sendall(peer.encrypted(http(BODY)))
+        if number == 1:
+            record = peer.encrypted(http(EMPTY))
+            time.sleep(0.05)  # until the answer was read
+            peer.connection.sendall(record[:cut])
+            time.sleep(0.05)  # until these bytes have arrived
+            half_sent.set()
+            peer.request()
+            peer.connection.sendall(record[cut:])
+        while True:
+            peer.request()
+            peer.connection.sendall(peer.encrypted(http(BODY)))
+
+    def read_twice(exchange: Any) -> Any:
+        if isinstance(exchange, Sunx):
+            first = exchange.fetch_balance()
+            half_sent.wait()
+            return [first["total"], exchange.fetch_balance()["total"]]
+
+        async def run() -> list[Any]:
+            first = await exchange.fetch_balance()
+            await asyncio.to_thread(half_sent.wait)
+            return [first["total"], (await exchange.fetch_balance())["total"]]
+
+        return run()
+
+    with tls_venue(tmp_path, play) as config:
+        assert call.using("sunx", unlimited(config), read_twice) == [{"USDT": TOTAL}] * 2
+
+
+def test_connections_that_are_closed_at_once_are_tried_a_few_times(
+    call: Caller, tmp_path: Path
+) -> None:
+    """A peer that closes each connection after the handshake gets as many as there are retries."""
+    numbers: list[int] = []
+
+    def play(peer: TlsPeer, number: int) -> None:
+        numbers.append(number)
+        peer.do(peer.tls.do_handshake, flush=False)
+        with suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        peer.connection.sendall(peer.encrypted())
+
+    with tls_venue(tmp_path, play) as config, pytest.raises(NetworkError) as caught:
+        call("sunx", {**config, "timeout": 2000}, "fetch_balance")
+    assert not isinstance(caught.value, RequestTimeout)
+    assert len(numbers) == 3
+
+
+# -- the read limit -------------------------------------------------------------------------
+
+
+def test_a_slow_log_does_not_hold_up_counted_reads() -> None:
+    """A read is counted after it was logged, however long the handler takes."""
+    go_on = threading.Event()
+
+    class SlowHandler(logging.Handler):
+        def createLock(self) -> None:  # noqa: N802 - logging's name
+            self.lock = None
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if ": GET " in record.getMessage():
+                go_on.wait()
+
+    logger, handler = logging.getLogger("sunx_adapter.made-up"), SlowHandler()
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    with venue(good) as (config, recorder):
+        with Sunx({**config, "timeout": 6000, "logger": logger}) as exchange:
+
+            def read() -> None:
+                with suppress(BaseError):
+                    exchange.fetch_balance()
+
+            threads = [threading.Thread(target=read) for _ in range(144)]
+            for thread in threads:
+                thread.start()
+            time.sleep(3.5)
+            go_on.set()
+            for thread in threads:
+                thread.join()
+        assert most_in_any_window(recorder.moments, 3) <= 72
+
+
+@pytest.mark.parametrize("way", ["another key", "another exchange"])
+def test_signed_requests_count_for_their_key(way: str) -> None:
+    """Requests of a key count together, whichever key or exchange fetches them."""
+    key, other = new_user(), new_user()
+    with venue(good) as (config, recorder):
+        config |= {"timeout": 500}
+        with Sunx({**config, "apiKey": key}) as one, Sunx({**config, "apiKey": other}) as two:
+            urls = [one.sign("sapi/v1/account/balance", "private")["url"] for _ in range(80)]
+            for url in urls[:72]:
+                one.fetch(url)
+            if way == "another key":
+                one.apiKey = other
+            sender = one if way == "another key" else two
+            for url in urls[72:]:
+                with suppress(BaseError):
+                    sender.fetch(url)
+        assert most_in_any_window(recorder.moments, 3) <= 72
+
+
+# -- signals --------------------------------------------------------------------------------
+
+_HANDLER = """
+import itertools, sys
+import ccxt
+from sunx_adapter import Sunx
+
+action, port = sys.argv[1:]
+for number in itertools.count(1):
+    lines = itertools.count(1)
+
+    def handler(frame, event, _):
+        if event == "line" and next(lines) == number:
+            sys.settrace(None)
+            try:
+                exchange.close() if action == "close" else exchange.fetch_balance()
+            except ccxt.BaseError:
+                pass
+        return handler
+
+    def trace(frame, event, _):
+        return handler if "sunx_adapter" in frame.f_code.co_filename else None
+
+    address = {"rest": f"http://127.0.0.1:{port}"}
+    keys = {"apiKey": f"made-up-key-{number}", "secret": "made-up-secret"}
+    exchange = Sunx({**keys, "urls": {"api": address}})
+    exchange.fetch_balance()
+    sys.settrace(trace)
+    try:
+        exchange.fetch_balance()
+    except ccxt.BaseError:
+        pass
+    sys.settrace(None)
+    exchange.close()
+    if next(lines) <= number:
+        break
+print(number)
+"""
+
+
+@pytest.mark.parametrize("action", ["close", "read"])
+def test_a_signal_handler_may_close_and_read(action: str) -> None:
+    """A signal handler may close the exchange or read at any line of a call that it interrupts."""
+    with venue(good) as (config, _):
+        port = config["urls"]["api"]["rest"].rpartition(":")[2]
+        done = subprocess.run(
+            [sys.executable, "-c", _HANDLER, action, port],
+            timeout=60, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    assert int(done.stdout) > 100
