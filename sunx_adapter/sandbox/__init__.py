@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from sunx_adapter.sandbox.accounts import DEFAULT_ACCOUNTS, AccountRefusal, SandboxAccount
 from sunx_adapter.sandbox.accounts_file import AccountsFileError, dump_accounts, load_accounts
 from sunx_adapter.sandbox.balances import Holding, balance_data
-from sunx_adapter.sandbox.fault_table import FaultRule
-from sunx_adapter.sandbox.faults import Fault, FaultError, fault_kinds, parse_fault
+from sunx_adapter.sandbox.fault_table import FaultError, FaultRule
+from sunx_adapter.sandbox.faults import Fault, fault_kinds, parse_fault
 
 if TYPE_CHECKING:
     from sunx_adapter.sandbox.server import Sandbox, SandboxRequest

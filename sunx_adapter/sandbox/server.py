@@ -21,7 +21,7 @@ from sunx_adapter.sandbox.accounts import (
     SignatureMethod,
     numbered_accounts,
 )
-from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest
+from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest, page
 from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
 from sunx_adapter.sandbox.delivery import Delivery, http_head
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
@@ -308,9 +308,12 @@ class Sandbox(FaultPlan):
         # The push channel itself applies the faults that refuse a login.
         opens_channel = draw.fault is None or draw.fault.rule.login is not None
         if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
-            self._log_request(request, now, _SWITCHING, None)
-            return await self._push.serve(http_request)
-        answer = self._responder.answer(request, round(now * 1000))
+            if self._push.accepts(http_request):
+                self._log_request(request, now, _SWITCHING, None)
+                return await self._push.serve(http_request)
+            answer = page(HTTPStatus.BAD_REQUEST)
+        else:
+            answer = self._responder.answer(request, round(now * 1000))
         fault, logged = draw.fault, draw.clocks[0] if draw.clocks else None
         changed = None if fault is None else fault.applied_to(answer, request)
         if changed is None:
