@@ -237,7 +237,7 @@ def test_protocol_errors(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"Sec-WebSocket-Key": "no key"}, {"Sec-WebSocket-Version": "7"}, {"Upgrade": "h2c"}]
+    "wrong", [{"Sec-WebSocket-Key": "no key"}, {"Sec-WebSocket-Version": "6"}, {"Upgrade": "h2c"}]
 )
 def test_invalid_handshakes(
     venue: Sandbox, caplog: pytest.LogCaptureFixture, wrong: dict[str, str]

@@ -1,7 +1,6 @@
 """The sandbox's accounts: their keys, settings and balances, all made up."""
 
 import base64
-import binascii
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -70,7 +69,7 @@ class SandboxAccount:
                 raise ValueError(f"{attribute}: must not be empty")
         if not self.signature_methods:
             raise ValueError("secret: a key needs a secret, a private_key or both")
-        if self.private_key is not None and raw_private_key(self.private_key) is None:
+        if self.private_key is not None and not _is_private_key(self.private_key):
             raise ValueError("private_key: must be Base64 of the raw 32 bytes of an Ed25519 key")
         if self.asset_mode not in (0, 1, 2):
             raise ValueError("asset_mode: must be 0, 1 or 2")
@@ -82,13 +81,11 @@ class SandboxAccount:
         return (*hmac, "Ed25519") if self.private_key else hmac
 
 
-def raw_private_key(text: str) -> bytes | None:
-    """The 32 bytes of an Ed25519 key from Base64; ``None`` if the text is not such a key."""
+def _is_private_key(text: str) -> bool:
     try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw if len(raw) == _ED25519_KEY_BYTES else None
+        return len(base64.b64decode(text, validate=True)) == _ED25519_KEY_BYTES
+    except ValueError:
+        return False
 
 
 class AccountBook:
