@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from sunx_adapter.sandbox.delivery import status_phrase
+from sunx_adapter.sandbox.delivery import PHRASES
 
 SUCCESS_CODE: Final = 200
 SUCCESS_STATUS: Final = "ok"
@@ -110,7 +110,7 @@ def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> H
 
 def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     """An HTML error page of the web server in front of a venue."""
-    title = f"{status:d} {status_phrase(status)}"
+    title = f"{status:d} {PHRASES.get(status, '')}"
     body = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n"
         f"<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"

@@ -28,6 +28,8 @@ _LIQUIDATING: Final = "liquidating"
 _NO_TRANSFERS_OUT: Final = frozenset({_LIQUIDATING, "3", "adl", "5", "open_limit", "6"})
 """From the table of states on the venues' pages; a state is sent as a name or as a number."""
 
+Row = Mapping[str, Any]
+
 _EXACT: Final = Context(prec=80, rounding=ROUND_DOWN)
 _PLACES: Final = Decimal("1e-18")
 _WALK_PLACES: Final = Decimal("1e-12")
@@ -135,10 +137,16 @@ def _text(value: Decimal) -> str:
     return format(cut.normalize(), "f") if cut else "0"
 
 
-def without(row: object, *names: str) -> object:
-    """A row without these fields. A test may set rows that no venue would send, of any type."""
-    if not isinstance(row, Mapping):
-        return row
+def with_rows(balance: Mapping[str, Any], change: Callable[[Row], Row]) -> Mapping[str, Any]:
+    """A balance with changed rows. What is not a row stays: a test may set any balance."""
+    if not isinstance(rows := balance.get("details"), list):
+        return balance
+    changed = [change(row) if isinstance(row, dict) else row for row in rows]
+    return {**balance, "details": changed}
+
+
+def without(row: Row, *names: str) -> Row:
+    """A row without these fields."""
     return {name: value for name, value in row.items() if name not in names}
 
 

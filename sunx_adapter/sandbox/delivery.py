@@ -16,6 +16,10 @@ from typing import Final, Literal
 _LINGER_ZERO: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
+PHRASES: Final[dict[int, str]] = {status: status.phrase for status in HTTPStatus}
+"""By status, like ``"Bad Gateway"``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Bytes and how they are sent.
@@ -34,6 +38,11 @@ class Delivery:
     delay: float = 0.0
 
 
+def whole(data: bytes) -> Delivery:
+    """One piece, after which the connection serves the next request."""
+    return Delivery([data], end="keep")
+
+
 def in_pieces(data: bytes, size: int) -> list[bytes]:
     """The data in pieces of ``size`` bytes."""
     return [data[start : start + size] for start in range(0, len(data), size)]
@@ -41,17 +50,9 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
 
 def http_head(status: int, headers: Mapping[str, str]) -> bytes:
     """The head of an HTTP answer."""
-    lines = [f"HTTP/1.1 {status} {status_phrase(status)}"]
+    lines = [f"HTTP/1.1 {status} {PHRASES.get(status, '')}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def status_phrase(status: int) -> str:
-    """The reason phrase, ``"Bad Gateway"``; empty for an unknown status."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
 
 
 def reset_when_closed(connection: socket.socket) -> None:

@@ -28,7 +28,7 @@ from sunx_adapter.sandbox.answers import (
     refusal_answer,
     too_many_reads,
 )
-from sunx_adapter.sandbox.delivery import Delivery, in_pieces
+from sunx_adapter.sandbox.delivery import Delivery, in_pieces, whole
 from sunx_adapter.venue import PATH_VARIANTS
 
 EVERY_PATH: Final = "*"
@@ -96,7 +96,11 @@ def _unchanged(_request: HttpRequest, normal: HttpAnswer, _value: object) -> Htt
 
 
 def _whole(head: bytes, body: bytes, _value: object) -> Delivery:
-    return Delivery([head + body], end="keep")
+    return whole(head + body)
+
+
+def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
+    return Delivery([head + body], end="keep", delay=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +203,6 @@ def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnsw
     return refusal_answer(Refused(int(code) if code.isdecimal() else code, meaning, shape), request)
 
 
-def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: object) -> HttpAnswer:
-    return replace(normal, body=normal.body[: len(normal.body) // 2])
-
-
 class _Mebibyte:
     """A mebibyte of blanks: a compressed block that can be repeated, and its effect on a CRC-32."""
 
@@ -257,8 +257,12 @@ def _field_fault(
     return FaultRule(kind, effect, _FIELD, default, accepted_only=True, answer=answer)
 
 
+def _push_fault(kind: str, effect: str, instead: Delivery) -> FaultRule:
+    """A fault that replaces an account message."""
+    return FaultRule(f"push-{kind}", f"push: {effect}", paths=_PUSH, instead=instead)
+
+
 _EVERYWHERE: Final = frozenset({EVERY_PATH})
-_LOGIN: Final = frozenset({PUSH_LOGIN})
 _PUSH: Final = frozenset({PUSH_ACCOUNT})
 _RESET: Final = Delivery(end="reset")
 _STALL: Final = Delivery(end="stall")
@@ -268,13 +272,7 @@ _RULES: Final = (
     FaultRule("refuse", "closes the connection without sending a byte", instead=Delivery()),
     FaultRule("reset", "resets the connection (RST) instead of answering", instead=_RESET),
     FaultRule("silence", "never answers and keeps the connection open", instead=_STALL),
-    FaultRule(
-        "slow",
-        "answers normally after SECONDS",
-        _SECONDS,
-        "0.5",
-        delivery=lambda head, body, seconds: Delivery([head + body], end="keep", delay=seconds),
-    ),
+    FaultRule("slow", "answers normally after SECONDS", _SECONDS, "0.5", delivery=_slow),
     FaultRule(
         "drip",
         "sends the answer's head and body byte by byte, SECONDS apart",
@@ -339,7 +337,11 @@ _RULES: Final = (
         accepted_only=True,
         answer=_error_code,
     ),
-    FaultRule("truncated", "sends half of the JSON as a complete HTTP answer", answer=_truncated),
+    FaultRule(
+        "truncated",
+        "sends half of the JSON as a complete HTTP answer",
+        answer=lambda _, normal, _value: replace(normal, body=normal.body[: len(normal.body) // 2]),
+    ),
     FaultRule(
         "bomb",
         "sends MIB mebibytes of blanks before the JSON, as gzip",
@@ -360,27 +362,12 @@ _RULES: Final = (
         "push: refuses the login with CODE",
         _PUSH_CODE,
         "2003",
-        paths=_LOGIN,
+        paths=frozenset({PUSH_LOGIN}),
         login=lambda code: Refused(code, "refused on purpose"),
     ),
-    FaultRule(
-        "push-reset",
-        "push: resets the connection instead of sending a change",
-        paths=_PUSH,
-        instead=_RESET,
-    ),
-    FaultRule(
-        "push-silence",
-        "push: stops sending at a change, heartbeats included",
-        paths=_PUSH,
-        instead=_STALL,
-    ),
-    FaultRule(
-        "push-garbage",
-        "push: sends garbage instead of a change",
-        paths=_PUSH,
-        instead=Delivery([_GARBAGE], end="keep"),
-    ),
+    _push_fault("reset", "resets the connection instead of sending a change", _RESET),
+    _push_fault("silence", "stops sending at a change, heartbeats included", _STALL),
+    _push_fault("garbage", "sends garbage instead of a change", whole(_GARBAGE)),
     FaultRule(
         "push-order",
         "push: sends a change, then the previous state again",

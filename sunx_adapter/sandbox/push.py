@@ -14,8 +14,8 @@ from aiohttp import WSMsgType, web
 
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
-from sunx_adapter.sandbox.balances import without
-from sunx_adapter.sandbox.delivery import Delivery, deliver
+from sunx_adapter.sandbox.balances import Row, with_rows, without
+from sunx_adapter.sandbox.delivery import Delivery, deliver, whole
 from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
 from sunx_adapter.sandbox.responder import check_multi_assets
@@ -39,21 +39,13 @@ _SIGNED: Final = ("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timesta
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
 
-def _pushed_data(balance: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """The ``data`` of an account message.
-
-    As seen live, times are text, a version number increases, and rows have no ``available_margin``.
-    """
-    data = {**_with_text_times(balance), "version": version}
-    if isinstance(rows := data.get("details"), list):
-        rows = [without(row, "available_margin") for row in rows]
-        data["details"] = [_with_text_times(r) if isinstance(r, dict) else r for r in rows]
-    return data
-
-
 def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
     times = {name: str(values[name]) for name in _TIMES if isinstance(values.get(name), int)}
     return {**values, **times}
+
+
+def _pushed_row(row: Row) -> Row:
+    return _with_text_times(without(row, "available_margin"))
 
 
 @dataclass(eq=False)
@@ -71,7 +63,7 @@ class _Connection:
     outgoing: "asyncio.Queue[Delivery]" = field(default_factory=asyncio.Queue)
 
     def send(self, content: Mapping[str, object]) -> None:
-        self.outgoing.put_nowait(Delivery([_packed(content)], end="keep"))
+        self.outgoing.put_nowait(whole(_packed(content)))
 
     async def send_outgoing(self) -> None:
         """Send messages in their order, until a fault ends or silences the connection."""
@@ -233,7 +225,7 @@ class PushChannel:
     def _notify(self, connection: _Connection, message: bytes) -> None:
         if not connection.subscribed:
             return
-        delivery = Delivery([message], end="keep")
+        delivery = whole(message)
         fault = self._plan.draw(PUSH_ACCOUNT).fault
         if fault is not None and PUSH_ACCOUNT in fault.rule.paths:
             _logger.info("push: a message (fault: %s)", fault)
@@ -242,6 +234,8 @@ class PushChannel:
         connection.outgoing.put_nowait(delivery)
 
     def _notification(self, account: SandboxAccount) -> bytes:
+        # As seen live: times are text, rows have no available margin, a version number increases.
+        balance = with_rows(_with_text_times(account.balance), _pushed_row)
         return _packed(
             {
                 "op": "notify",
@@ -250,7 +244,7 @@ class PushChannel:
                 "ts": self._now_ms(PUSH_ACCOUNT),
                 "uid": account.uid,
                 "event": "snapshot",
-                "data": _pushed_data(account.balance, self._versions[account.name]),
+                "data": {**balance, "version": self._versions[account.name]},
             }
         )
 

@@ -22,7 +22,7 @@ from sunx_adapter.sandbox.answers import (
     refusal_answer,
     too_many_reads,
 )
-from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, without
+from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows, without
 from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
 
@@ -77,10 +77,9 @@ def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> Non
 
 def _balance(account: SandboxAccount, variant: PathVariantName) -> object:
     check_multi_assets(account, variant)
-    rows = account.balance.get("details")
-    if (variant == "v5" and account.extra_row_fields) or not isinstance(rows, list):
+    if variant == "v5" and account.extra_row_fields:
         return account.balance
-    return {**account.balance, "details": [without(row, *EXTRA_ROW_FIELDS) for row in rows]}
+    return with_rows(account.balance, lambda row: without(row, *EXTRA_ROW_FIELDS))
 
 
 _Data = Callable[[SandboxAccount, PathVariantName], object]

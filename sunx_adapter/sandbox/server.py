@@ -23,7 +23,7 @@ from sunx_adapter.sandbox.accounts import (
 )
 from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest, page
 from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
-from sunx_adapter.sandbox.delivery import Delivery, http_head
+from sunx_adapter.sandbox.delivery import Delivery, http_head, whole
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
 from sunx_adapter.sandbox.http_server import HttpServer, LoopThread, listen
 from sunx_adapter.sandbox.push import HEARTBEAT_SECONDS, STREAM_VARIANTS, PushChannel
@@ -324,9 +324,7 @@ class Sandbox(FaultPlan):
         head, body = _encoded(answer, headers.get("Accept-Encoding"), venue_now)
         if request.method == "HEAD":
             body = b""
-        if fault is None:
-            return Delivery([head + body], end="keep")
-        return fault.delivered(head, body)
+        return whole(head + body) if fault is None else fault.delivered(head, body)
 
     def _log_request(
         self, request: HttpRequest, now: float, answer: HttpAnswer, fault: Fault | None
