@@ -1,7 +1,6 @@
-"""Sends bytes in pieces, with delays, and ends the connection in different ways.
+"""How bytes are sent: in pieces, with delays, and with different ends of the connection.
 
-Every answer is a :class:`Delivery`: a whole one, half of one, one byte at a time, a reset. It is
-plain data; :func:`deliver` sends it over an asyncio transport.
+Every answer is a :class:`Delivery`: a whole one, half of one, one byte at a time, a reset.
 """
 
 import asyncio
@@ -60,16 +59,7 @@ def reset_when_closed(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
 
-async def deliver(delivery: Delivery, transport: asyncio.WriteTransport) -> None:
-    """Send the bytes, and reset the connection if so asked; the caller closes it or stalls."""
-    if delivery.delay:
-        await asyncio.sleep(delivery.delay)
-    for number, piece in enumerate(delivery.pieces):
-        if number and delivery.pause:
-            await asyncio.sleep(delivery.pause)
-        if transport.is_closing():
-            return
-        transport.write(piece)
-    if delivery.end == "reset":
-        reset_when_closed(transport.get_extra_info("socket"))
-        transport.abort()
+def reset(transport: asyncio.WriteTransport) -> None:
+    """Reset a connection (RST)."""
+    reset_when_closed(transport.get_extra_info("socket"))
+    transport.abort()

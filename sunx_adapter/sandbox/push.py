@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
 from sunx_adapter.sandbox.balances import Row, with_rows, without
-from sunx_adapter.sandbox.delivery import Delivery, deliver, whole
+from sunx_adapter.sandbox.delivery import Delivery, reset, whole
 from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
 from sunx_adapter.sandbox.responder import check_multi_assets
@@ -75,7 +75,7 @@ class _Connection:
                     await self.socket.send_bytes(piece)
                 end = delivery.end
             if end == "reset":
-                await deliver(Delivery(end="reset"), self.transport)
+                reset(self.transport)
 
     def checked_account(self, topic: object) -> SandboxAccount:
         """The account that has logged in, which may subscribe to that topic only."""
