@@ -4,7 +4,6 @@ import base64
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, Final, Literal
 
 from sunx_adapter.sandbox.balances import PRICES, Holding, RandomWalk, balance_data
@@ -91,9 +90,8 @@ def _is_private_key(text: str) -> bool:
 class AccountBook:
     """The current accounts, by name and by API key. Thread-safe.
 
-    Attributes:
-        random_walk: changes accounts when they are read or watched; ``None`` for no changes.
-        on_change: called with each changed account; calls never overlap.
+    ``random_walk`` changes accounts when they are read or watched. ``on_change`` is called with
+    each changed account; calls never overlap.
 
     Raises:
         ValueError: there is no account, or two share a name or an API key.
@@ -140,7 +138,7 @@ class AccountBook:
     def names(self) -> str:
         """The names, for messages; of many accounts the first ones."""
         more = len(self._by_name) - _MAX_NAMES
-        known = ", ".join(islice(self._by_name, _MAX_NAMES))
+        known = ", ".join([*self._by_name][:_MAX_NAMES])
         return f"{known} and {more} more" if more > 0 else known
 
     def update(self, name: str, balance: Mapping[str, Any] | None = None) -> SandboxAccount:
@@ -217,10 +215,6 @@ def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
     The cash of ``account-7`` is 1007 USDT, so a balance identifies its account.
     """
     return tuple(
-        _account(
-            1000 + number,
-            f"account-{number}",
-            Holding("USDT", str(1000 + number), "12.5", "100", "20"),
-        )
-        for number in range(1, count + 1)
+        _account(1000 + n, f"account-{n}", Holding("USDT", str(1000 + n), "12.5", "100", "20"))
+        for n in range(1, count + 1)
     )

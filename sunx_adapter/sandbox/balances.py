@@ -154,21 +154,15 @@ class RandomWalk:
     """Decides when and how an account changes.
 
     An account begins to change when it is first read or watched, so unused accounts cost nothing.
-    Only accounts that are then in the normal state and have a currency change.
-
-    Args:
-        seconds: the minimum time between two changes of an account.
-        seed: for the random numbers, which differ per account; ``None`` gives different ones each
-            time.
-        clock: seconds UTC, for the balances' ``updated_time``.
+    Only accounts that are then in the normal state and have a currency change, at most once in
+    ``seconds`` seconds. ``clock`` gives seconds UTC, for the balances' ``updated_time``.
     """
 
     def __init__(self, seconds: float, seed: int | None, clock: Callable[[], float]) -> None:
         self.seconds = seconds
         self._seed = os.urandom(8) if seed is None else seed
         self._clock = clock
-        # Each account's random numbers and the earliest time of its next change; an account that
-        # does not change has an infinite time.
+        # Each account's random numbers, and the earliest time of its next change, if it changes.
         self._accounts: dict[str, tuple[random.Random, float]] = {}
 
     def next(self, name: str, balance: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -176,8 +170,7 @@ class RandomWalk:
         now = time.monotonic()
         if name not in self._accounts:
             changes = balance.get("state") == _NORMAL and balance.get("details")
-            # Not used for secrets.
-            numbers = random.Random(f"{self._seed!r} {name}")  # noqa: S311
+            numbers = random.Random(f"{self._seed!r} {name}")  # noqa: S311 - makes no secrets
             self._accounts[name] = numbers, now + self.seconds if changes else float("inf")
         numbers, due = self._accounts[name]
         if now < due:

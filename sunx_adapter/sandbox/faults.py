@@ -229,7 +229,7 @@ class FaultPlan:
         """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
             clocks = self.clocks(path).clocks
-            fault = self._next_step(path) or self._drawn(path)
+            fault = self._drawn(path)
         if fault is not None and fault.kind == "clock":
             return Draw(None, [fault])
         return Draw(None if fault is not None and fault.kind == "ok" else fault, clocks)
@@ -238,13 +238,11 @@ class FaultPlan:
         """The faults of every request for that path: only clocks can be wrong all the time."""
         return Draw(None, [f for f in self._permanent if f.is_steady and f.is_for(path)])
 
-    def _next_step(self, path: str) -> Fault | None:
-        step = next((step for step in self._steps if step.is_for(path)), None)
-        if step is not None:
-            self._steps.remove(step)
-        return step
-
     def _drawn(self, path: str) -> Fault | None:
+        for step in self._steps:
+            if step.is_for(path):
+                self._steps.remove(step)
+                return step
         faults = [f for f in self._permanent if f.is_for(path) and not f.is_steady]
         if not faults:
             return None

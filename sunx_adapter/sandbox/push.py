@@ -77,25 +77,26 @@ class _Connection:
             if end == "reset":
                 reset(self.transport)
 
-    def checked_account(self, topic: object) -> SandboxAccount:
-        """The account that has logged in, which may subscribe to that topic only."""
+    def subscribe(self, topic: object, wanted: bool) -> None:
+        """Begin or end a subscription."""
         if self.account is None:
             raise Refused(2002, "Authentication required")
         if not topic:
             raise Refused(2040, "Missing required parameter: topic")
         if topic != _TOPIC:
             raise Refused(2010, "Topic error")
-        return self.account
+        if self.subscribed == wanted:
+            code, text = (2014, "Repeated subscription") if wanted else (2012, "Not subscribed")
+            raise Refused(code, text)
+        if wanted:
+            check_multi_assets(self.account, STREAM_VARIANTS[self.path])
+        self.subscribed = wanted
 
 
 class PushChannel:
     """Serves the push channel of both venues, in the server's event loop.
 
-    Args:
-        accounts: the current accounts.
-        plan: the faults.
-        clock: seconds UTC.
-        heartbeat: seconds between two pings.
+    ``clock`` gives seconds UTC, ``heartbeat`` is the number of seconds between two pings.
     """
 
     def __init__(
@@ -141,10 +142,9 @@ class PushChannel:
     # -- messages from clients --------------------------------------------------------------
 
     def _answer(self, connection: _Connection, text: str) -> None:
-        try:
+        message: dict[str, Any] = {}
+        with contextlib.suppress(msgspec.DecodeError):
             message = msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.DecodeError:
-            message = {}
         answer: dict[str, object] = {"op": "error", "err-code": 0}
         try:
             match message.get("op"):
@@ -157,7 +157,7 @@ class PushChannel:
                 case "sub" | "unsub" as op:
                     topic = message.get("topic")
                     answer |= {"op": op, "cid": message.get("cid"), "topic": topic}
-                    self._subscribe(connection, op == "sub", connection.checked_account(topic))
+                    connection.subscribe(topic, op == "sub")
                 case _:
                     raise Refused(2040, "Missing required parameter: op")
         except Refused as refusal:
@@ -192,16 +192,6 @@ class PushChannel:
         self._users[account.uid].add(connection)
         connection.account = account
         return account.uid
-
-    @staticmethod
-    def _subscribe(connection: _Connection, wanted: bool, account: SandboxAccount) -> None:
-        """Begin or end a subscription."""
-        if connection.subscribed == wanted:
-            code, text = (2014, "Repeated subscription") if wanted else (2012, "Not subscribed")
-            raise Refused(code, text)
-        if wanted:
-            check_multi_assets(account, STREAM_VARIANTS[connection.path])
-        connection.subscribed = wanted
 
     # -- messages to clients ----------------------------------------------------------------
 

@@ -39,38 +39,30 @@ class ReadLimiter:
         self._reads: defaultdict[str, deque[int]] = defaultdict(deque)
 
     def take(self, uid: str, now_ms: int) -> None:
-        """Count one read.
-
-        Raises:
-            Refused: the limit is reached.
-        """
-        if not self._left(uid, now_ms):
+        """Count one read, or raise the refusal if the limit is reached."""
+        if len(self._current(uid, now_ms)) == READ_LIMIT.requests:
             raise too_many_reads()
         self._reads[uid].append(now_ms)
 
     def headers(self, uid: str, now_ms: int) -> dict[str, str]:
         """The user's remaining reads, in the headers of the older futures manual."""
-        left, reads = self._left(uid, now_ms), self._reads[uid]
+        reads = self._current(uid, now_ms)
         return {
             "ratelimit-limit": str(READ_LIMIT.requests),
             "ratelimit-interval": str(_WINDOW_MS),
-            "ratelimit-remaining": str(left),
+            "ratelimit-remaining": str(READ_LIMIT.requests - len(reads)),
             "ratelimit-reset": str(reads[0] + _WINDOW_MS - now_ms if reads else 0),
         }
 
-    def _left(self, uid: str, now_ms: int) -> int:
+    def _current(self, uid: str, now_ms: int) -> deque[int]:
         reads = self._reads[uid]
         while reads and now_ms - reads[0] >= _WINDOW_MS:
             reads.popleft()
-        return READ_LIMIT.requests - len(reads)
+        return reads
 
 
 def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> None:
-    """Refuse v5 reads of an account in the old single-asset mode; SunX has no such mode.
-
-    Raises:
-        Refused: the account is in that mode and the variant is v5.
-    """
+    """Raise the refusal of v5 for accounts in the old single-asset mode; SunX has no such mode."""
     if variant == "v5" and account.asset_mode == SINGLE_ASSET_MODE:
         raise Refused(4002, "The account is not in the multi-assets collateral mode", "msg")
 
