@@ -7,14 +7,10 @@ and messages, and it simulates faults on demand::
         with Sunx(sandbox.config("sunx")) as exchange:
             exchange.fetch_balance()
 
-The modules:
-
-- ``accounts``: keys and settings, the default accounts; ``accounts_file`` reads them from JSON,
-  ``balances`` computes consistent amounts and changes them at random
-- ``signatures``: authenticates requests; ``responder`` answers them, ``answers`` has the formats
-- ``fault_table``: every kind of fault; ``faults`` parses faults and draws them
-- ``delivery``: sends bytes, also faulty ones; ``http_server``: a port whose answers are deliveries
-- ``push``: the push channel; ``server``: the whole sandbox
+``balances`` computes amounts, ``accounts`` has the accounts; ``answers`` has the formats,
+``signatures`` authenticates requests, ``responder`` answers them; ``fault_table`` has every kind of
+fault, ``faults`` draws them; ``push`` is the push channel, ``delivery`` and ``http_server`` send any
+bytes, and ``server`` is the whole sandbox.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -79,27 +79,26 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
         self.message = message
         self.shape: RefusalShape = shape
 
+    @classmethod
+    def too_many_reads(cls) -> Self:
+        """The refusal of a read above the limit."""
+        return cls(TOO_MANY_READS, "The number of access exceeded limit")
 
-def too_many_reads() -> Refused:
-    """The refusal of a read above the limit."""
-    return Refused(TOO_MANY_READS, "The number of access exceeded limit")
-
-
-def refusal_answer(refusal: Refused, request: HttpRequest) -> HttpAnswer:
-    """A refusal in its shape, with HTTP status 429 for too many reads, else 200."""
-    code, message, time_ms = refusal.code, refusal.message, request.time_ms
-    body: dict[str, object]
-    match refusal.shape:
-        case "status":
-            body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
-        case "hyphen":
-            body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
-        case "msg":
-            body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
-        case "message":
-            body = {"code": code, "message": message}
-    status = HTTPStatus.TOO_MANY_REQUESTS if code == TOO_MANY_READS else HTTPStatus.OK
-    return json_answer(body, code, status)
+    def answer(self, request: HttpRequest) -> HttpAnswer:
+        """The refusal in its shape, with HTTP status 429 for too many reads, else 200."""
+        code, message, time_ms = self.code, self.message, request.time_ms
+        body: dict[str, object]
+        match self.shape:
+            case "status":
+                body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
+            case "hyphen":
+                body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
+            case "msg":
+                body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
+            case "message":
+                body = {"code": code, "message": message}
+        status = HTTPStatus.TOO_MANY_REQUESTS if code == TOO_MANY_READS else HTTPStatus.OK
+        return json_answer(body, code, status)
 
 
 def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> HttpAnswer:

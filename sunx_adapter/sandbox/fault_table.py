@@ -18,16 +18,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from sunx_adapter.sandbox.answers import (
-    HttpAnswer,
-    HttpRequest,
-    RefusalShape,
-    Refused,
-    json_answer,
-    page,
-    refusal_answer,
-    too_many_reads,
-)
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
 from sunx_adapter.sandbox.delivery import Delivery, in_pieces, whole
 from sunx_adapter.venue import PATH_VARIANTS
 
@@ -182,7 +173,7 @@ def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpA
         "ratelimit-reset": str(math.ceil(seconds * 1000)),
         "Retry-After": str(math.ceil(seconds)),
     }
-    return replace(refusal_answer(too_many_reads(), request), headers=headers)
+    return replace(Refused.too_many_reads().answer(request), headers=headers)
 
 
 def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnswer:
@@ -191,16 +182,16 @@ def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnsw
 
     if code == "maintain":
         return _maintenance(request, normal, code)
-    shape: RefusalShape
-    if not code.isdecimal():
-        shape = "hyphen"
-    elif request.path.startswith("/v5/") and code != "403":
-        shape = "message" if code in _SIGNATURE_CODES else "msg"
-    else:
-        # All other paths belong to the older API.
-        shape = "message" if request.path.startswith("/sapi/") and code != "403" else "status"
     meaning = RULE_BY_CODE[code].meaning if code in RULE_BY_CODE else "unknown error"
-    return refusal_answer(Refused(int(code) if code.isdecimal() else code, meaning, shape), request)
+    if not code.isdecimal():
+        refused = Refused(code, meaning, "hyphen")
+    elif code == "403" or not request.path.startswith(("/v5/", "/sapi/")):
+        refused = Refused(int(code), meaning, "status")  # other paths belong to the older API
+    elif request.path.startswith("/v5/") and code not in _SIGNATURE_CODES:
+        refused = Refused(int(code), meaning, "msg")
+    else:
+        refused = Refused(int(code), meaning)
+    return refused.answer(request)
 
 
 class _Mebibyte:

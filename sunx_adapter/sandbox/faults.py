@@ -202,12 +202,10 @@ class FaultPlan:
                 self._random.seed(seed)
 
     def schedule(self, steps: Iterable[Fault | str]) -> None:
-        """Add steps to the schedule. Each request takes the first step for its path.
+        """Add steps to the schedule, like ``["reset", "ok", "code=1004"]``.
 
-        ``"ok"`` is a normal answer. When no step is left, the permanent faults apply again.
-
-        Args:
-            steps: faults without a probability, or their texts: ``["reset", "ok", "code=1004"]``.
+        Each request takes the first step for its path; ``"ok"`` is a normal answer. When no step is
+        left, the permanent faults apply again. A step has no probability.
 
         Raises:
             FaultError: a step is invalid; then none is added.

@@ -64,9 +64,7 @@ class LoopThread:
 class HttpServer:
     """An HTTP server on a listening socket, which it closes in the end.
 
-    Args:
-        handler: makes the answer to a request; cancelled when the client disconnects.
-        listener: the socket.
+    The handler makes the answer to a request; it is cancelled when the client disconnects.
     """
 
     def __init__(self, handler: Handler, listener: socket.socket) -> None:

@@ -15,12 +15,9 @@ from sunx_adapter.sandbox.answers import (
     SUCCESS_STATUS,
     HttpAnswer,
     HttpRequest,
-    RefusalShape,
     Refused,
     json_answer,
     page,
-    refusal_answer,
-    too_many_reads,
 )
 from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows, without
 from sunx_adapter.sandbox.signatures import authenticate
@@ -41,7 +38,7 @@ class ReadLimiter:
     def take(self, uid: str, now_ms: int) -> None:
         """Count one read, or raise the refusal if the limit is reached."""
         if len(self._current(uid, now_ms)) == READ_LIMIT.requests:
-            raise too_many_reads()
+            raise Refused.too_many_reads()
         self._reads[uid].append(now_ms)
 
     def headers(self, uid: str, now_ms: int) -> dict[str, str]:
@@ -120,8 +117,8 @@ class Responder:
             account = authenticate(request, self._accounts.with_key, variant)
             uid = account.uid
             if account.refusal is not None:
-                shape: RefusalShape = "msg" if variant == "v5" else "message"
-                raise Refused(account.refusal.code, account.refusal.message, shape)
+                code, text = account.refusal.code, account.refusal.message
+                raise Refused(code, text, "msg" if variant == "v5" else "message")
             data = data_of(self._accounts.update(account.name), variant)
             self._limiter.take(uid, now_ms)
             # The order of keys differs between the venues' pages.
@@ -129,7 +126,7 @@ class Responder:
             content = {"data": data, **message} if variant == "v5" else {**message, "data": data}
             answer = json_answer({**code, **content, "ts": request.time_ms}, SUCCESS_CODE)
         except Refused as refusal:
-            answer = refusal_answer(refusal, request)
+            answer = refusal.answer(request)
         if uid is not None:
             limit = self._limiter.headers(uid, now_ms)
         return replace(answer, uid=uid, headers={**answer.headers, **limit})

@@ -272,10 +272,10 @@ class Sandbox(FaultPlan):
                 f"the key of account {chosen.name!r} is not enabled for {method!r}, but for: "
                 f"{enabled}"
             )
-        hmac = method == "HmacSHA256"
+        with_secret = method == "HmacSHA256"
         return {
             "apiKey": chosen.api_key,
-            **({"secret": chosen.secret} if hmac else {"privateKey": chosen.private_key}),
+            **({"secret": chosen.secret} if with_secret else {"privateKey": chosen.private_key}),
             "uid": chosen.uid,
             "urls": {"api": {"rest": self.url, "stream": self.stream_url}},
         }
