@@ -7,10 +7,10 @@ and messages, and it simulates faults on demand::
         with Sunx(sandbox.config("sunx")) as exchange:
             exchange.fetch_balance()
 
-``balances`` computes amounts, ``accounts`` has the accounts; ``answers`` has the formats,
-``signatures`` authenticates requests, ``responder`` answers them; ``fault_table`` has every kind of
-fault, ``faults`` draws them; ``push`` is the push channel, ``delivery`` and ``http_server`` send any
-bytes, and ``server`` is the whole sandbox.
+``balances`` computes amounts, ``accounts`` has the accounts, ``accounts_file`` reads them.
+``answers`` has the formats, ``signatures`` authenticates requests, ``responder`` answers them.
+``fault_table`` has every kind of fault, ``faults`` draws them. ``delivery`` and ``http_server``
+send any bytes, ``push`` is the push channel, and ``server`` is the whole sandbox.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -116,9 +116,10 @@ class Responder:
         try:
             account = authenticate(request, self._accounts.with_key, variant)
             uid = account.uid
-            if account.refusal is not None:
-                code, text = account.refusal.code, account.refusal.message
-                raise Refused(code, text, "msg" if variant == "v5" else "message")
+            if (refused := account.refusal) is not None:
+                raise Refused(
+                    refused.code, refused.message, "msg" if variant == "v5" else "message"
+                )
             data = data_of(self._accounts.update(account.name), variant)
             self._limiter.take(uid, now_ms)
             # The order of keys differs between the venues' pages.
