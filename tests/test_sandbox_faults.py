@@ -579,6 +579,16 @@ def test_bomb(reader: Reader) -> None:
         assert json.loads(text)["data"]["details"]
 
 
+def test_a_large_bomb_delays_no_other_answer(reader: Reader) -> None:
+    """The largest bomb is answered at once, and so is everyone else."""
+    reader.sandbox.schedule(["bomb=4096"])
+    with connect(reader) as connection:
+        connection.settimeout(3)
+        connection.sendall(request_bytes(reader))
+        assert connection.recv(9) == b"HTTP/1.1 "
+        assert reader.client.get(f"{reader.sandbox.url}/heartbeat/", timeout=3).status_code == 200
+
+
 def test_truncated(reader: Reader) -> None:
     """Half of the JSON is sent with a matching length."""
     whole = reader.read().content

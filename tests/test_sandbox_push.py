@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 from ccxt.base.errors import (
     AccountNotEnabled,
@@ -233,6 +234,27 @@ def test_protocol_errors(
             assert reply["err-code"] == code
 
     talk()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"Sec-WebSocket-Key": "no key"}, {"Sec-WebSocket-Version": "6"}, {"Upgrade": "h2c"}]
+)
+def test_invalid_handshakes(
+    venue: Sandbox, caplog: pytest.LogCaptureFixture, wrong: dict[str, str]
+) -> None:
+    """An invalid WebSocket handshake is answered with 400 and logged as a request, not an error."""
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    path = "/ws/v5/notification"
+    with httpx.Client(base_url=venue.url, trust_env=False) as client:
+        for answer in (client.get(path, headers=headers | wrong) for _ in range(2)):
+            assert (answer.status_code, answer.headers["Content-Type"]) == (400, "text/html")
+    assert [(r.path, r.status, r.code) for r in venue.requests] == [(path, 400, 400)] * 2
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 # -- faults ---------------------------------------------------------------------------------

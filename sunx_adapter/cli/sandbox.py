@@ -24,8 +24,7 @@ def _faults_help() -> str:
 
 
 def _kinds(incomplete: str) -> list[str]:
-    kinds = (rule.usage.partition("[")[0].partition("=")[0] for rule in fault_kinds())
-    return [kind for kind in kinds if kind.startswith(incomplete)]
+    return [rule.kind for rule in fault_kinds() if rule.kind.startswith(incomplete)]
 
 
 EPILOG = "\n\n".join(

@@ -7,14 +7,10 @@ and messages, and it simulates faults on demand::
         with Sunx(sandbox.config("sunx")) as exchange:
             exchange.fetch_balance()
 
-The modules:
-
-- ``accounts``: keys and settings, the default accounts; ``accounts_file`` reads them from JSON,
-  ``balances`` computes consistent amounts and changes them at random
-- ``signatures``: authenticates requests; ``responder`` answers them, ``answers`` has the formats
-- ``fault_table``: every kind of fault; ``faults`` parses faults and draws them
-- ``delivery``: sends bytes, also faulty ones; ``http_server``: a port whose answers are deliveries
-- ``push``: the push channel; ``server``: the whole sandbox
+``balances`` computes amounts, ``accounts`` has the accounts, ``accounts_file`` reads them.
+``answers`` has the formats, ``signatures`` authenticates requests, ``responder`` answers them.
+``fault_table`` has every kind of fault, ``faults`` draws them. ``delivery`` and ``http_server``
+send any bytes, ``push`` is the push channel, and ``server`` is the whole sandbox.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sunx_adapter.sandbox.accounts import DEFAULT_ACCOUNTS, AccountRefusal, SandboxAccount
 from sunx_adapter.sandbox.accounts_file import AccountsFileError, dump_accounts, load_accounts
 from sunx_adapter.sandbox.balances import Holding, balance_data
-from sunx_adapter.sandbox.fault_table import FaultRule
-from sunx_adapter.sandbox.faults import Fault, FaultError, fault_kinds, parse_fault
+from sunx_adapter.sandbox.fault_table import FaultError, FaultRule
+from sunx_adapter.sandbox.faults import Fault, fault_kinds, parse_fault
 
 if TYPE_CHECKING:
     from sunx_adapter.sandbox.server import Sandbox, SandboxRequest

@@ -1,11 +1,9 @@
 """The sandbox's accounts: their keys, settings and balances, all made up."""
 
 import base64
-import binascii
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, Final, Literal
 
 from sunx_adapter.sandbox.balances import PRICES, Holding, RandomWalk, balance_data
@@ -70,7 +68,7 @@ class SandboxAccount:
                 raise ValueError(f"{attribute}: must not be empty")
         if not self.signature_methods:
             raise ValueError("secret: a key needs a secret, a private_key or both")
-        if self.private_key is not None and raw_private_key(self.private_key) is None:
+        if self.private_key is not None and not _is_private_key(self.private_key):
             raise ValueError("private_key: must be Base64 of the raw 32 bytes of an Ed25519 key")
         if self.asset_mode not in (0, 1, 2):
             raise ValueError("asset_mode: must be 0, 1 or 2")
@@ -82,21 +80,18 @@ class SandboxAccount:
         return (*hmac, "Ed25519") if self.private_key else hmac
 
 
-def raw_private_key(text: str) -> bytes | None:
-    """The 32 bytes of an Ed25519 key from Base64; ``None`` if the text is not such a key."""
+def _is_private_key(text: str) -> bool:
     try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw if len(raw) == _ED25519_KEY_BYTES else None
+        return len(base64.b64decode(text, validate=True)) == _ED25519_KEY_BYTES
+    except ValueError:
+        return False
 
 
 class AccountBook:
     """The current accounts, by name and by API key. Thread-safe.
 
-    Attributes:
-        random_walk: changes accounts when they are read or watched; ``None`` for no changes.
-        on_change: called with each changed account; calls never overlap.
+    ``random_walk`` changes accounts when they are read or watched. ``on_change`` is called with
+    each changed account; calls never overlap.
 
     Raises:
         ValueError: there is no account, or two share a name or an API key.
@@ -143,7 +138,7 @@ class AccountBook:
     def names(self) -> str:
         """The names, for messages; of many accounts the first ones."""
         more = len(self._by_name) - _MAX_NAMES
-        known = ", ".join(islice(self._by_name, _MAX_NAMES))
+        known = ", ".join([*self._by_name][:_MAX_NAMES])
         return f"{known} and {more} more" if more > 0 else known
 
     def update(self, name: str, balance: Mapping[str, Any] | None = None) -> SandboxAccount:
@@ -220,10 +215,6 @@ def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
     The cash of ``account-7`` is 1007 USDT, so a balance identifies its account.
     """
     return tuple(
-        _account(
-            1000 + number,
-            f"account-{number}",
-            Holding("USDT", str(1000 + number), "12.5", "100", "20"),
-        )
-        for number in range(1, count + 1)
+        _account(1000 + n, f"account-{n}", Holding("USDT", str(1000 + n), "12.5", "100", "20"))
+        for n in range(1, count + 1)
     )

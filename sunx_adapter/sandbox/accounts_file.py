@@ -1,21 +1,8 @@
-"""Reads accounts from a JSON file, and writes such a file.
+"""Reads accounts from a JSON file, and writes such a file: ``{"accounts": [{…}, …]}``.
 
-::
-
-    {"accounts": [{
-      "name": "mine",                       the argument of Sandbox.config()
-      "uid": "100000001",
-      "api_key": "made-up-key",
-      "secret": "made-up-secret",           for HmacSHA256   } at least one
-      "private_key": "Base64 of 32 bytes",  for Ed25519      } of these two
-      "balance": {…},                       optional: `data` of a balance answer
-      "asset_mode": 1,                      optional: 0, 1 or 2
-      "extra_row_fields": true,             optional: v5 answers include undocumented row fields
-      "refusal": {"code": 12009, "message": "…"}   optional: the answer to every signed request
-    }]}
-
-Amounts are decimal text of up to 18 places (vouchers may be ``""``). A balance may have further
-fields; it is sent unchanged.
+Each account has the attributes of :class:`SandboxAccount` as fields; those with a default are
+optional. Amounts are decimal text of up to 18 places (vouchers may be ``""``). A balance may have
+further fields; it is sent unchanged.
 """
 
 from collections.abc import Iterable
@@ -30,7 +17,7 @@ from sunx_adapter.sandbox.accounts import DEFAULT_ACCOUNTS, AccountBook, Sandbox
 
 T = TypeVar("T")
 
-_FIELDS: Final = tuple(field.name for field in fields(SandboxAccount))
+_FIELDS: Final = {field.name for field in fields(SandboxAccount)}
 _Amount = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]+(\.[0-9]{1,18})?$")]
 
 
@@ -89,11 +76,12 @@ def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
 
 def dump_accounts(accounts: Iterable[SandboxAccount] = DEFAULT_ACCOUNTS) -> str:
     """The accounts as the text of such a file, with keys and secrets."""
-    entries = msgspec.to_builtins({"accounts": AccountBook(accounts).all()})
-    for entry in entries["accounts"]:
-        for name in [name for name, value in entry.items() if value is None]:
-            del entry[name]
-    return msgspec.json.format(msgspec.json.encode(entries), indent=2).decode() + "\n"
+    entries = [
+        {name: value for name, value in msgspec.to_builtins(account).items() if value is not None}
+        for account in AccountBook(accounts).all()
+    ]
+    document = msgspec.json.encode({"accounts": entries})
+    return msgspec.json.format(document, indent=2).decode() + "\n"
 
 
 def _accounts(document: Any) -> list[SandboxAccount]:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import msgspec
 
-from sunx_adapter.sandbox.delivery import status_phrase
+from sunx_adapter.sandbox.delivery import PHRASES
 
 SUCCESS_CODE: Final = 200
 SUCCESS_STATUS: Final = "ok"
@@ -79,27 +79,26 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
         self.message = message
         self.shape: RefusalShape = shape
 
+    @classmethod
+    def too_many_reads(cls) -> Self:
+        """The refusal of a read above the limit."""
+        return cls(TOO_MANY_READS, "The number of access exceeded limit")
 
-def too_many_reads() -> Refused:
-    """The refusal of a read above the limit."""
-    return Refused(TOO_MANY_READS, "The number of access exceeded limit")
-
-
-def refusal_answer(refusal: Refused, request: HttpRequest) -> HttpAnswer:
-    """A refusal in its shape, with HTTP status 429 for too many reads, else 200."""
-    code, message, time_ms = refusal.code, refusal.message, request.time_ms
-    body: dict[str, object]
-    match refusal.shape:
-        case "status":
-            body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
-        case "hyphen":
-            body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
-        case "msg":
-            body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
-        case "message":
-            body = {"code": code, "message": message}
-    status = HTTPStatus.TOO_MANY_REQUESTS if code == TOO_MANY_READS else HTTPStatus.OK
-    return json_answer(body, code, status)
+    def answer(self, request: HttpRequest) -> HttpAnswer:
+        """The refusal in its shape, with HTTP status 429 for too many reads, else 200."""
+        code, message, time_ms = self.code, self.message, request.time_ms
+        body: dict[str, object]
+        match self.shape:
+            case "status":
+                body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
+            case "hyphen":
+                body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
+            case "msg":
+                body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
+            case "message":
+                body = {"code": code, "message": message}
+        status = HTTPStatus.TOO_MANY_REQUESTS if code == TOO_MANY_READS else HTTPStatus.OK
+        return json_answer(body, code, status)
 
 
 def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> HttpAnswer:
@@ -110,7 +109,7 @@ def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> H
 
 def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     """An HTML error page of the web server in front of a venue."""
-    title = f"{status:d} {status_phrase(status)}"
+    title = f"{status:d} {PHRASES.get(status, '')}"
     body = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n"
         f"<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"

@@ -28,6 +28,8 @@ _LIQUIDATING: Final = "liquidating"
 _NO_TRANSFERS_OUT: Final = frozenset({_LIQUIDATING, "3", "adl", "5", "open_limit", "6"})
 """From the table of states on the venues' pages; a state is sent as a name or as a number."""
 
+Row = Mapping[str, Any]
+
 _EXACT: Final = Context(prec=80, rounding=ROUND_DOWN)
 _PLACES: Final = Decimal("1e-18")
 _WALK_PLACES: Final = Decimal("1e-12")
@@ -135,10 +137,16 @@ def _text(value: Decimal) -> str:
     return format(cut.normalize(), "f") if cut else "0"
 
 
-def without(row: object, *names: str) -> object:
-    """A row without these fields. A test may set rows that no venue would send, of any type."""
-    if not isinstance(row, Mapping):
-        return row
+def with_rows(balance: Mapping[str, Any], change: Callable[[Row], Row]) -> Mapping[str, Any]:
+    """A balance with changed rows. What is not a row stays: a test may set any balance."""
+    if not isinstance(rows := balance.get("details"), list):
+        return balance
+    changed = [change(row) if isinstance(row, dict) else row for row in rows]
+    return {**balance, "details": changed}
+
+
+def without(row: Row, *names: str) -> Row:
+    """A row without these fields."""
     return {name: value for name, value in row.items() if name not in names}
 
 
@@ -146,21 +154,15 @@ class RandomWalk:
     """Decides when and how an account changes.
 
     An account begins to change when it is first read or watched, so unused accounts cost nothing.
-    Only accounts that are then in the normal state and have a currency change.
-
-    Args:
-        seconds: the minimum time between two changes of an account.
-        seed: for the random numbers, which differ per account; ``None`` gives different ones each
-            time.
-        clock: seconds UTC, for the balances' ``updated_time``.
+    Only accounts that are then in the normal state and have a currency change, at most once in
+    ``seconds`` seconds. ``clock`` gives seconds UTC, for the balances' ``updated_time``.
     """
 
     def __init__(self, seconds: float, seed: int | None, clock: Callable[[], float]) -> None:
         self.seconds = seconds
         self._seed = os.urandom(8) if seed is None else seed
         self._clock = clock
-        # Each account's random numbers and the earliest time of its next change; an account that
-        # does not change has an infinite time.
+        # Each account's random numbers, and the earliest time of its next change, if it changes.
         self._accounts: dict[str, tuple[random.Random, float]] = {}
 
     def next(self, name: str, balance: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -168,8 +170,7 @@ class RandomWalk:
         now = time.monotonic()
         if name not in self._accounts:
             changes = balance.get("state") == _NORMAL and balance.get("details")
-            # Not used for secrets.
-            numbers = random.Random(f"{self._seed!r} {name}")  # noqa: S311
+            numbers = random.Random(f"{self._seed!r} {name}")  # noqa: S311 - makes no secrets
             self._accounts[name] = numbers, now + self.seconds if changes else float("inf")
         numbers, due = self._accounts[name]
         if now < due:

@@ -1,7 +1,6 @@
-"""Sends bytes in pieces, with delays, and ends the connection in different ways.
+"""How bytes are sent: in pieces, with delays, and with different ends of the connection.
 
-Every answer is a :class:`Delivery`: a whole one, half of one, one byte at a time, a reset. It is
-plain data; :func:`deliver` sends it over an asyncio transport.
+Every answer is a :class:`Delivery`: a whole one, half of one, one byte at a time, a reset.
 """
 
 import asyncio
@@ -14,6 +13,10 @@ from http import HTTPStatus
 from typing import Final, Literal
 
 _LINGER_ZERO: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+
+
+PHRASES: Final[dict[int, str]] = {status: status.phrase for status in HTTPStatus}
+"""By status, like ``"Bad Gateway"``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,11 @@ class Delivery:
     delay: float = 0.0
 
 
+def whole(data: bytes) -> Delivery:
+    """One piece, after which the connection serves the next request."""
+    return Delivery([data], end="keep")
+
+
 def in_pieces(data: bytes, size: int) -> list[bytes]:
     """The data in pieces of ``size`` bytes."""
     return [data[start : start + size] for start in range(0, len(data), size)]
@@ -41,17 +49,9 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
 
 def http_head(status: int, headers: Mapping[str, str]) -> bytes:
     """The head of an HTTP answer."""
-    lines = [f"HTTP/1.1 {status} {status_phrase(status)}"]
+    lines = [f"HTTP/1.1 {status} {PHRASES.get(status, '')}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def status_phrase(status: int) -> str:
-    """The reason phrase, ``"Bad Gateway"``; empty for an unknown status."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
 
 
 def reset_when_closed(connection: socket.socket) -> None:
@@ -59,16 +59,7 @@ def reset_when_closed(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
 
-async def deliver(delivery: Delivery, transport: asyncio.WriteTransport) -> None:
-    """Send the bytes, and reset the connection if so asked; the caller closes it or stalls."""
-    if delivery.delay:
-        await asyncio.sleep(delivery.delay)
-    for number, piece in enumerate(delivery.pieces):
-        if number and delivery.pause:
-            await asyncio.sleep(delivery.pause)
-        if transport.is_closing():
-            return
-        transport.write(piece)
-    if delivery.end == "reset":
-        reset_when_closed(transport.get_extra_info("socket"))
-        transport.abort()
+def reset(transport: asyncio.WriteTransport) -> None:
+    """Reset a connection (RST)."""
+    reset_when_closed(transport.get_extra_info("socket"))
+    transport.abort()

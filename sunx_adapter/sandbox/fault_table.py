@@ -6,27 +6,20 @@ an answer or push message, or a refused login. No I/O.
 
 import math
 import re
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from http import HTTPStatus
-from operator import getitem
-from typing import Any, Final, NamedTuple
+from operator import getitem, xor
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
-from sunx_adapter.sandbox.answers import (
-    HttpAnswer,
-    HttpRequest,
-    RefusalShape,
-    Refused,
-    json_answer,
-    page,
-    refusal_answer,
-    too_many_reads,
-)
-from sunx_adapter.sandbox.delivery import Delivery, in_pieces
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
+from sunx_adapter.sandbox.delivery import Delivery, in_pieces, whole
 from sunx_adapter.venue import PATH_VARIANTS
 
 EVERY_PATH: Final = "*"
@@ -37,14 +30,13 @@ PUSH_ACCOUNT: Final = "/push/account"
 """Pseudo-paths for faults on an open push connection: at its login, and at each account message.
 A fault for the real path of the push channel happens at the handshake."""
 
-_MEBIBYTE: Final = 1024 * 1024
-_GZIP: Final = 16 + zlib.MAX_WBITS
 _GARBAGE: Final = bytes(range(256)) * 4
 _SIGNATURE_CODES: Final = frozenset({"1003", *map(str, range(12001, 12009))})
 """Codes of a failed signature check; v5 sends them in another shape than other errors."""
 
 
-# -- parameters -----------------------------------------------------------------------------
+class FaultError(ValueError):
+    """A fault is invalid; the message says why, or lists the valid ones."""
 
 
 class Parameter(NamedTuple):
@@ -53,68 +45,53 @@ class Parameter(NamedTuple):
     Attributes:
         name: for the help, ``"SECONDS"``.
         expected: its valid values, for error messages.
-        is_valid: whether a text is a valid value; a truthy or falsy result.
+        type: what msgspec converts its text to.
     """
 
     name: str
     expected: str
-    is_valid: Callable[[str], object]
+    type: Any
 
 
-def parsed_number(text: str) -> float:
-    """The number; NaN, which is in no range, if the text is not a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _whole_number(name: str, what: str, low: int, high: int) -> Parameter:
-    digits = re.compile("[0-9]+").fullmatch
-    return Parameter(
-        name,
-        f"{what} from {low} to {high}",
-        lambda text: digits(text) and low <= parsed_number(text) <= high,
-    )
-
-
-def _seconds(low: int, high: int) -> Parameter:
-    expected = f"a number of seconds from {low} to {high}"
-    return Parameter("SECONDS", expected, lambda text: low <= parsed_number(text) <= high)
+def _within(name: str, what: str, number: type, low: int, high: int) -> Parameter:
+    return Parameter(name, f"{what} from {low} to {high}", Annotated[number, Meta(ge=low, le=high)])
 
 
 _DAY: Final = 24 * 60 * 60
-_SECONDS: Final = _seconds(0, _DAY)
-_CLOCK_SECONDS: Final = _seconds(-3650 * _DAY, 3650 * _DAY)
+_SECONDS: Final = _within("SECONDS", "a number of seconds", float, 0, _DAY)
+_AHEAD: Final = _within("SECONDS", "a number of seconds", float, -3650 * _DAY, 3650 * _DAY)
 # A status below 200 is not a final answer.
-_STATUS: Final = _whole_number("STATUS", "an HTTP status", 200, 599)
-_MEBIBYTES: Final = _whole_number("MIB", "a whole number of MiB", 1, 4096)
-_PUSH_CODE: Final = _whole_number("CODE", "an error code of the push channel", 1, 99_999)
+_STATUS: Final = _within("STATUS", "an HTTP status", int, 200, 599)
+_MEBIBYTES: Final = _within("MIB", "a whole number of MiB", int, 1, 4096)
+_PUSH_CODE: Final = _within("CODE", "an error code of the push channel", int, 1, 99_999)
 _CODE: Final = Parameter(
     "CODE",
     "an error code other than 200, like 1003 or gateway-internal-error",
-    re.compile(r"(?!200$)[0-9]{1,9}|[a-z][a-z-]{0,63}").fullmatch,
+    Annotated[str, Meta(pattern=r"^((?!200\Z)[0-9]{1,9}|[a-z][a-z-]{0,63})\Z")],
 )
 _URL: Final = Parameter(
-    "URL", "a URL that begins with http:// or https://", re.compile(r"https?://[!-~]+").fullmatch
+    "URL",
+    "a URL that begins with http:// or https://",
+    Annotated[str, Meta(pattern=r"^https?://[!-~]+\Z")],
 )
 _FIELD: Final = Parameter(
     "FIELD",
     "a field of the answer, like data.details[0].equity",
-    re.compile(r"\w+(\.\w+|\[[0-9]{1,6}\])*", re.ASCII).fullmatch,
+    Annotated[str, Meta(pattern=r"^(?a:\w+(\.\w+|\[[0-9]{1,6}\])*)\Z")],
 )
 _FIELD_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
 
 
-# -- a kind of fault ------------------------------------------------------------------------
-
-
-def _unchanged(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAnswer:
+def _unchanged(_request: HttpRequest, normal: HttpAnswer, _value: object) -> HttpAnswer:
     return normal
 
 
-def _whole(head: bytes, body: bytes, _value: str) -> Delivery:
-    return Delivery([head + body], end="keep")
+def _whole(head: bytes, body: bytes, _value: object) -> Delivery:
+    return whole(head + body)
+
+
+def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
+    return Delivery([head + body], end="keep", delay=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +106,12 @@ class FaultRule:
         accepted_only: whether it applies to accepted requests only. A refused one (wrong key or
             signature, too many reads) then gets its normal refusal.
         paths: the paths of the requests that it applies to, unless :attr:`Fault.path` is set.
-        answer: makes the answer from the request, its normal answer and the parameter; returns
-            ``None`` if the fault cannot be applied to that answer.
+        answer: makes the answer from the request, its normal answer and the parameter's value;
+            returns ``None`` if the fault cannot be applied to that answer.
         instead: sent in place of any answer or push message.
-        delivery: makes the delivery of an answer from its head, its body and the parameter; or of a
-            push message from the previous message (or nothing), the message and the parameter.
-        login: makes the refusal of a push login from the parameter.
+        delivery: makes the delivery of an answer from its head, its body and the parameter's value;
+            or of a push message from the previous message (or nothing), the message and the value.
+        login: makes the refusal of a push login from the parameter's value.
     """
 
     kind: str
@@ -143,10 +120,10 @@ class FaultRule:
     default: str | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[HttpRequest, HttpAnswer, str], HttpAnswer | None] = _unchanged
+    answer: Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None] = _unchanged
     instead: Delivery | None = None
-    delivery: Callable[[bytes, bytes, str], Delivery] = _whole
-    login: Callable[[str], Refused] | None = None
+    delivery: Callable[[bytes, bytes, Any], Delivery] = _whole
+    login: Callable[[Any], Refused] | None = None
 
     @property
     def usage(self) -> str:
@@ -159,8 +136,23 @@ class FaultRule:
         """The effect and the parameter's default."""
         return self.effect + ("" if self.default is None else f" (default: {self.default})")
 
+    def value(self, text: object) -> Any:
+        """The value of a parameter, or of the default.
 
-# -- other answers --------------------------------------------------------------------------
+        Raises:
+            FaultError: it is missing, invalid, or of a kind without a parameter.
+        """
+        given = self.usage if text is None else f"{self.kind}={text}"
+        if self.parameter is None:
+            if text is not None:
+                raise FaultError(f"{given}: {self.kind} has no parameter")
+            return None
+        try:
+            content = self.default if text is None else text
+            return msgspec.convert(content, self.parameter.type, strict=False)
+        except msgspec.ValidationError:
+            reason = f"{given}: {self.parameter.name} must be {self.parameter.expected}"
+        raise FaultError(reason)
 
 
 def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer:
@@ -169,19 +161,19 @@ def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer
     return page(HTTPStatus.FOUND, {"Location": location.encode("ascii", "ignore").decode()})
 
 
-def _maintenance(_request: HttpRequest, _normal: HttpAnswer, _value: str) -> HttpAnswer:
+def _maintenance(_request: HttpRequest, _normal: HttpAnswer, _value: object) -> HttpAnswer:
     return json_answer({"status": "maintain"}, "maintain")
 
 
-def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: str) -> HttpAnswer:
+def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpAnswer:
     """Has the older manual's headers, and ``Retry-After``, which is in whole seconds."""
     headers = {
         **normal.headers,
         "ratelimit-remaining": "0",
-        "ratelimit-reset": str(math.ceil(float(seconds) * 1000)),
-        "Retry-After": str(math.ceil(float(seconds))),
+        "ratelimit-reset": str(math.ceil(seconds * 1000)),
+        "Retry-After": str(math.ceil(seconds)),
     }
-    return replace(refusal_answer(too_many_reads(), request), headers=headers)
+    return replace(Refused.too_many_reads().answer(request), headers=headers)
 
 
 def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnswer:
@@ -190,28 +182,49 @@ def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnsw
 
     if code == "maintain":
         return _maintenance(request, normal, code)
-    shape: RefusalShape
-    if not code.isdecimal():
-        shape = "hyphen"
-    elif request.path.startswith("/v5/") and code != "403":
-        shape = "message" if code in _SIGNATURE_CODES else "msg"
-    else:
-        # All other paths belong to the older API.
-        shape = "message" if request.path.startswith("/sapi/") and code != "403" else "status"
     meaning = RULE_BY_CODE[code].meaning if code in RULE_BY_CODE else "unknown error"
-    return refusal_answer(Refused(int(code) if code.isdecimal() else code, meaning, shape), request)
+    if not code.isdecimal():
+        refused = Refused(code, meaning, "hyphen")
+    elif code == "403" or not request.path.startswith(("/v5/", "/sapi/")):
+        refused = Refused(int(code), meaning, "status")  # other paths belong to the older API
+    elif request.path.startswith("/v5/") and code not in _SIGNATURE_CODES:
+        refused = Refused(int(code), meaning, "msg")
+    else:
+        refused = Refused(int(code), meaning)
+    return refused.answer(request)
 
 
-def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: str) -> HttpAnswer:
-    return replace(normal, body=normal.body[: len(normal.body) // 2])
+class _Mebibyte:
+    """A mebibyte of blanks: a compressed block that can be repeated, and its effect on a CRC-32."""
+
+    def __init__(self) -> None:
+        blanks = b" " * 2**20
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        self.packed = deflater.compress(blanks) + deflater.flush(zlib.Z_FULL_FLUSH)
+        # CRC-32 is linear: each bit of the checksum before has an effect of its own.
+        self._empty = zlib.crc32(blanks)
+        self._bits = [zlib.crc32(blanks, 1 << bit) ^ self._empty for bit in range(32)]
+
+    def checksum(self, before: int) -> int:
+        """``zlib.crc32(blanks, before)``, but a hundred times as fast."""
+        effects = (effect for bit, effect in enumerate(self._bits) if before >> bit & 1)
+        return reduce(xor, effects, self._empty)
 
 
-def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: str) -> HttpAnswer:
+_mebibyte = cache(_Mebibyte)
+
+
+def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: int) -> HttpAnswer:
     """The body after many blanks, compressed by gzip to about a thousandth of its size."""
-    blanks = b" " * _MEBIBYTE
-    deflater = zlib.compressobj(wbits=_GZIP)
-    pieces = [deflater.compress(blanks) for _ in range(int(mebibytes))]
-    body = b"".join([*pieces, deflater.compress(normal.body), deflater.flush()])
+    blanks = _mebibyte()
+    checksum = 0
+    for _ in range(mebibytes):
+        checksum = blanks.checksum(checksum)
+    size = mebibytes * 2**20 + len(normal.body)
+    head = b"\x1f\x8b\x08" + bytes(7)  # RFC 1952: gzip, deflated, nothing else said
+    text = zlib.compress(normal.body, wbits=-zlib.MAX_WBITS)
+    tail = struct.pack("<LL", zlib.crc32(normal.body, checksum), size % 2**32)
+    body = head + blanks.packed * mebibytes + text + tail
     return replace(normal, body=body, headers={**normal.headers, "Content-Encoding": "gzip"})
 
 
@@ -235,10 +248,12 @@ def _field_fault(
     return FaultRule(kind, effect, _FIELD, default, accepted_only=True, answer=answer)
 
 
-# -- the table ------------------------------------------------------------------------------
+def _push_fault(kind: str, effect: str, instead: Delivery) -> FaultRule:
+    """A fault that replaces an account message."""
+    return FaultRule(f"push-{kind}", f"push: {effect}", paths=_PUSH, instead=instead)
+
 
 _EVERYWHERE: Final = frozenset({EVERY_PATH})
-_LOGIN: Final = frozenset({PUSH_LOGIN})
 _PUSH: Final = frozenset({PUSH_ACCOUNT})
 _RESET: Final = Delivery(end="reset")
 _STALL: Final = Delivery(end="stall")
@@ -248,21 +263,13 @@ _RULES: Final = (
     FaultRule("refuse", "closes the connection without sending a byte", instead=Delivery()),
     FaultRule("reset", "resets the connection (RST) instead of answering", instead=_RESET),
     FaultRule("silence", "never answers and keeps the connection open", instead=_STALL),
-    FaultRule(
-        "slow",
-        "answers normally after SECONDS",
-        _SECONDS,
-        "0.5",
-        delivery=lambda head, body, seconds: Delivery(
-            [head + body], end="keep", delay=float(seconds)
-        ),
-    ),
+    FaultRule("slow", "answers normally after SECONDS", _SECONDS, "0.5", delivery=_slow),
     FaultRule(
         "drip",
         "sends the answer's head and body byte by byte, SECONDS apart",
         _SECONDS,
         "0.05",
-        delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), float(seconds)),
+        delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), seconds),
     ),
     FaultRule(
         "cut",
@@ -275,13 +282,13 @@ _RULES: Final = (
         "sends a proxy's HTML page with HTTP STATUS",
         _STATUS,
         "502",
-        answer=lambda _request, _normal, status: page(int(status)),
+        answer=lambda _request, _normal, status: page(status),
     ),
     FaultRule(
         "status",
         "sends HTTP STATUS without a body",
         _STATUS,
-        answer=lambda _request, _normal, status: HttpAnswer(int(status), b"", int(status)),
+        answer=lambda _request, _normal, status: HttpAnswer(status, b"", status),
     ),
     FaultRule(
         "redirect",
@@ -302,7 +309,7 @@ _RULES: Final = (
         "clock",
         "sets the venue's clock SECONDS ahead on every path: for ts, Date and the check of a "
         "request's time",
-        _CLOCK_SECONDS,
+        _AHEAD,
         "3600",
         paths=_EVERYWHERE,
     ),
@@ -321,7 +328,11 @@ _RULES: Final = (
         accepted_only=True,
         answer=_error_code,
     ),
-    FaultRule("truncated", "sends half of the JSON as a complete HTTP answer", answer=_truncated),
+    FaultRule(
+        "truncated",
+        "sends half of the JSON as a complete HTTP answer",
+        answer=lambda _, normal, _value: replace(normal, body=normal.body[: len(normal.body) // 2]),
+    ),
     FaultRule(
         "bomb",
         "sends MIB mebibytes of blanks before the JSON, as gzip",
@@ -342,27 +353,12 @@ _RULES: Final = (
         "push: refuses the login with CODE",
         _PUSH_CODE,
         "2003",
-        paths=_LOGIN,
-        login=lambda code: Refused(int(code), "refused on purpose"),
+        paths=frozenset({PUSH_LOGIN}),
+        login=lambda code: Refused(code, "refused on purpose"),
     ),
-    FaultRule(
-        "push-reset",
-        "push: resets the connection instead of sending a change",
-        paths=_PUSH,
-        instead=_RESET,
-    ),
-    FaultRule(
-        "push-silence",
-        "push: stops sending at a change, heartbeats included",
-        paths=_PUSH,
-        instead=_STALL,
-    ),
-    FaultRule(
-        "push-garbage",
-        "push: sends garbage instead of a change",
-        paths=_PUSH,
-        instead=Delivery([_GARBAGE], end="keep"),
-    ),
+    _push_fault("reset", "resets the connection instead of sending a change", _RESET),
+    _push_fault("silence", "stops sending at a change, heartbeats included", _STALL),
+    _push_fault("garbage", "sends garbage instead of a change", whole(_GARBAGE)),
     FaultRule(
         "push-order",
         "push: sends a change, then the previous state again",

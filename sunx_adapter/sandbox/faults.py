@@ -16,26 +16,22 @@ faults for its path, exactly one random number is drawn. So the same seed gives 
 the same sequence of requests.
 """
 
+import math
 import random
 import re
 import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest
 from sunx_adapter.sandbox.delivery import Delivery
-from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultRule, parsed_number
+from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultError, FaultRule
 
-_GRAMMAR: Final = re.compile(
-    r"(?P<kind>[^=@]*)(=(?P<parameter>.*?))?(@(?P<probability>[^@]*))?", re.DOTALL
-)
+_GRAMMAR: Final = re.compile(r"([^=@]*)(?:=(.*?))?(?:@([^@]*))?", re.DOTALL)
+"""Kind, parameter and probability."""
 _ROUNDING: Final = 1e-9
-
-
-class FaultError(ValueError):
-    """A fault is invalid; the message says why, or lists the valid ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +61,11 @@ class Fault:
             raise _unknown(self.kind)
         if self.parameter is not None:
             object.__setattr__(self, "parameter", str(self.parameter))
-        self._check_parameter()
+        self.rule.value(self.parameter)
         if self.probability is not None and not 0 <= self.probability <= 1:
             raise FaultError(f"{self.kind}: the probability must be a number from 0 to 1")
         if self.path is not None and not (self.path == EVERY_PATH or self.path.startswith("/")):
             raise FaultError(f"{self.kind}: the path must begin with / or be {EVERY_PATH}")
-
-    def _check_parameter(self) -> None:
-        parameter = self.rule.parameter
-        if parameter is None:
-            if self.parameter is not None:
-                raise FaultError(f"{self}: {self.kind} has no parameter")
-        elif not parameter.is_valid(self.value):
-            given = self.rule.usage if self.parameter is None else f"{self.kind}={self.parameter}"
-            raise FaultError(f"{given}: {parameter.name} must be {parameter.expected}")
 
     def __str__(self) -> str:
         parameter = "" if self.parameter is None else f"={self.parameter}"
@@ -102,9 +89,9 @@ class Fault:
         return self.rule.instead or self.rule.delivery(head, body, self.value)
 
     @property
-    def value(self) -> str:
-        """The parameter, or the kind's default; empty if there is neither."""
-        return str(self.parameter) if self.parameter is not None else self.rule.default or ""
+    def value(self) -> Any:
+        """The value of its parameter, or of the kind's default; ``None`` without a parameter."""
+        return self.rule.value(self.parameter)
 
     @property
     def paths(self) -> frozenset[str]:
@@ -138,8 +125,12 @@ def parse_fault(text: str) -> Fault:
     parts = _GRAMMAR.fullmatch(text)
     if parts is None:
         raise _unknown(text)
-    kind, parameter, probability = parts["kind"], parts["parameter"], parts["probability"]
-    return Fault(kind, parameter, None if probability is None else parsed_number(probability))
+    kind, parameter, probability = parts.groups()
+    try:
+        share = None if probability is None else float(probability)
+    except ValueError:
+        share = math.nan  # in no range
+    return Fault(kind, parameter, share)
 
 
 def _as_faults(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
@@ -172,19 +163,11 @@ class Draw(NamedTuple):
     @property
     def clock_seconds(self) -> float:
         """By how many seconds the venue's clock is ahead."""
-        return sum(float(clock.value) for clock in self.clocks)
+        return float(sum(clock.value for clock in self.clocks))
 
 
 class FaultPlan:
-    """The faults of a sandbox. Thread-safe.
-
-    Args:
-        faults: the permanent faults.
-        seed: for the random numbers; ``None`` gives different ones each time.
-
-    Raises:
-        FaultError: a fault is invalid, or probabilities add up to more than 1.
-    """
+    """The faults of a sandbox. Thread-safe. The arguments are those of :class:`Sandbox`."""
 
     def __init__(self, faults: Iterable[Fault | str] = (), seed: int | None = None) -> None:
         self._fault_lock = threading.Lock()
@@ -206,9 +189,7 @@ class FaultPlan:
     def set_faults(self, faults: Iterable[Fault | str], seed: int | None = None) -> None:
         """Replace the permanent faults, for all requests from now on.
 
-        Args:
-            faults: as for the constructor.
-            seed: restarts the random numbers.
+        A seed restarts the random numbers.
 
         Raises:
             FaultError: a fault is invalid, or probabilities add up to more than 1; then nothing
@@ -221,12 +202,10 @@ class FaultPlan:
                 self._random.seed(seed)
 
     def schedule(self, steps: Iterable[Fault | str]) -> None:
-        """Add steps to the schedule. Each request takes the first step for its path.
+        """Add steps to the schedule, like ``["reset", "ok", "code=1004"]``.
 
-        ``"ok"`` is a normal answer. When no step is left, the permanent faults apply again.
-
-        Args:
-            steps: faults without a probability, or their texts: ``["reset", "ok", "code=1004"]``.
+        Each request takes the first step for its path; ``"ok"`` is a normal answer. When no step is
+        left, the permanent faults apply again. A step has no probability.
 
         Raises:
             FaultError: a step is invalid; then none is added.
@@ -248,7 +227,7 @@ class FaultPlan:
         """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
             clocks = self.clocks(path).clocks
-            fault = self._next_step(path) or self._drawn(path)
+            fault = self._drawn(path)
         if fault is not None and fault.kind == "clock":
             return Draw(None, [fault])
         return Draw(None if fault is not None and fault.kind == "ok" else fault, clocks)
@@ -257,13 +236,11 @@ class FaultPlan:
         """The faults of every request for that path: only clocks can be wrong all the time."""
         return Draw(None, [f for f in self._permanent if f.is_steady and f.is_for(path)])
 
-    def _next_step(self, path: str) -> Fault | None:
-        step = next((step for step in self._steps if step.is_for(path)), None)
-        if step is not None:
-            self._steps.remove(step)
-        return step
-
     def _drawn(self, path: str) -> Fault | None:
+        for step in self._steps:
+            if step.is_for(path):
+                self._steps.remove(step)
+                return step
         faults = [f for f in self._permanent if f.is_for(path) and not f.is_steady]
         if not faults:
             return None

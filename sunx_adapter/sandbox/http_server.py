@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from sunx_adapter.sandbox.delivery import Delivery, deliver
+from sunx_adapter.sandbox.delivery import Delivery, reset
 
 Handler = Callable[[web.BaseRequest], Awaitable[Delivery | web.StreamResponse]]
 
@@ -64,9 +64,7 @@ class LoopThread:
 class HttpServer:
     """An HTTP server on a listening socket, which it closes in the end.
 
-    Args:
-        handler: makes the answer to a request; cancelled when the client disconnects.
-        listener: the socket.
+    The handler makes the answer to a request; it is cancelled when the client disconnects.
     """
 
     def __init__(self, handler: Handler, listener: socket.socket) -> None:
@@ -124,11 +122,20 @@ class _Response(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send everything; the delivery includes the head."""
-        if isinstance(request.transport, asyncio.Transport):
-            await deliver(self._delivery, request.transport)
-            await request.writer.drain()
-            if self._delivery.end == "stall":
-                await asyncio.Event().wait()  # cancelled when the client disconnects
+        delivery, transport = self._delivery, request.transport
+        if delivery.delay:
+            await asyncio.sleep(delivery.delay)
+        for number, piece in enumerate(delivery.pieces):
+            if number and delivery.pause:
+                await asyncio.sleep(delivery.pause)
+            if transport is None or transport.is_closing():
+                return None
+            transport.write(piece)
+        if delivery.end == "reset" and transport is not None:
+            reset(transport)
+        await request.writer.drain()
+        if delivery.end == "stall":
+            await asyncio.Event().wait()  # cancelled when the client disconnects
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -14,8 +14,8 @@ from aiohttp import WSMsgType, web
 
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
-from sunx_adapter.sandbox.balances import without
-from sunx_adapter.sandbox.delivery import Delivery, deliver
+from sunx_adapter.sandbox.balances import Row, with_rows, without
+from sunx_adapter.sandbox.delivery import Delivery, reset, whole
 from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
 from sunx_adapter.sandbox.responder import check_multi_assets
@@ -39,60 +39,64 @@ _SIGNED: Final = ("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timesta
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
 
-def pushed_data(balance: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """The ``data`` of an account message.
-
-    As seen live, times are text, a version number increases, and rows have no ``available_margin``.
-    """
-    data = {**_with_text_times(balance), "version": version}
-    if isinstance(rows := data.get("details"), list):
-        rows = [without(row, "available_margin") for row in rows]
-        data["details"] = [_with_text_times(r) if isinstance(r, dict) else r for r in rows]
-    return data
-
-
 def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
     times = {name: str(values[name]) for name in _TIMES if isinstance(values.get(name), int)}
     return {**values, **times}
 
 
+def _pushed_row(row: Row) -> Row:
+    return _with_text_times(without(row, "available_margin"))
+
+
 @dataclass(eq=False)
 class _Connection:
+    """A client; ``outgoing`` are the messages to send, ``latest`` is the latest account message."""
+
     socket: web.WebSocketResponse
     transport: asyncio.Transport
     path: str
     host: str
     account: SandboxAccount | None = None
     subscribed: bool = False
-    silent: bool = False
     unanswered: int = 0
     latest: bytes = b""
-    pending: "asyncio.Queue[bytes]" = field(default_factory=asyncio.Queue)
+    outgoing: "asyncio.Queue[Delivery]" = field(default_factory=asyncio.Queue)
 
-    async def send(self, message: bytes) -> None:
-        if not self.silent:
-            with contextlib.suppress(ConnectionError):
-                await self.socket.send_bytes(message)
+    def send(self, content: Mapping[str, object]) -> None:
+        self.outgoing.put_nowait(whole(_packed(content)))
 
-    def checked_account(self, topic: object) -> SandboxAccount:
-        """The account that has logged in, which may subscribe to that topic only."""
+    async def send_outgoing(self) -> None:
+        """Send messages in their order, until a fault ends or silences the connection."""
+        with contextlib.suppress(ConnectionError):
+            end = "keep"
+            while end == "keep":
+                delivery = await self.outgoing.get()
+                for piece in delivery.pieces:
+                    await self.socket.send_bytes(piece)
+                end = delivery.end
+            if end == "reset":
+                reset(self.transport)
+
+    def subscribe(self, topic: object, wanted: bool) -> None:
+        """Begin or end a subscription."""
         if self.account is None:
             raise Refused(2002, "Authentication required")
         if not topic:
             raise Refused(2040, "Missing required parameter: topic")
         if topic != _TOPIC:
             raise Refused(2010, "Topic error")
-        return self.account
+        if self.subscribed == wanted:
+            code, text = (2014, "Repeated subscription") if wanted else (2012, "Not subscribed")
+            raise Refused(code, text)
+        if wanted:
+            check_multi_assets(self.account, STREAM_VARIANTS[self.path])
+        self.subscribed = wanted
 
 
 class PushChannel:
     """Serves the push channel of both venues, in the server's event loop.
 
-    Args:
-        accounts: the current accounts.
-        plan: the faults.
-        clock: seconds UTC.
-        heartbeat: seconds between two pings.
+    ``clock`` gives seconds UTC, ``heartbeat`` is the number of seconds between two pings.
     """
 
     def __init__(
@@ -104,41 +108,32 @@ class PushChannel:
         self._heartbeat = heartbeat
         accounts.on_change = self._publish
         self._versions: Counter[str] = Counter()
-        self._users: Counter[str] = Counter()
-        self._subscribed: defaultdict[str, set[_Connection]] = defaultdict(set)
+        self._users: defaultdict[str, set[_Connection]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _publish(self, account: SandboxAccount) -> None:
-        """Send a changed account to its subscribers. For any thread, but not concurrently."""
-        self._versions[account.name] += 1
-        subscribed = tuple(self._subscribed.get(account.name, ()))
-        _logger.debug("account %r has changed; subscribed: %d", account.name, len(subscribed))
-        if self._loop is not None and subscribed:
-            message = self._notification(account)
-            # A closed event loop raises RuntimeError; then there are no subscribers any more.
-            with contextlib.suppress(RuntimeError):
-                for connection in subscribed:
-                    self._loop.call_soon_threadsafe(connection.pending.put_nowait, message)
+    @staticmethod
+    def accepts(request: web.BaseRequest) -> bool:
+        """Whether a request is a valid WebSocket handshake."""
+        return bool(web.WebSocketResponse().can_prepare(request))
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Serve one connection until it ends."""
+        """Serve one connection, from its accepted handshake until it ends."""
         self._loop = asyncio.get_running_loop()
         socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=_MAX_MESSAGE)
         await socket.prepare(request)
         assert isinstance(request.transport, asyncio.Transport)
         path = request.raw_path.partition("?")[0]
         connection = _Connection(socket, request.transport, path, request.headers.get("Host", ""))
-        work = (self._send_pending, self._send_pings, self._change_account)
-        helpers = [asyncio.create_task(part(connection)) for part in work]
+        work = (connection.send_outgoing(), self._ping(connection), self._change(connection))
+        helpers = [asyncio.create_task(part) for part in work]
         try:
             async for frame in socket:
                 if frame.type is not WSMsgType.TEXT:
                     break
-                await self._answer(connection, frame.data)
+                self._answer(connection, frame.data)
         finally:
             if connection.account is not None:
-                self._users[connection.account.uid] -= 1
-                self._subscribed[connection.account.name].discard(connection)
+                self._users[connection.account.uid].remove(connection)
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -146,11 +141,10 @@ class PushChannel:
 
     # -- messages from clients --------------------------------------------------------------
 
-    async def _answer(self, connection: _Connection, text: str) -> None:
-        try:
+    def _answer(self, connection: _Connection, text: str) -> None:
+        message: dict[str, Any] = {}
+        with contextlib.suppress(msgspec.DecodeError):
             message = msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.DecodeError:
-            message = {}
         answer: dict[str, object] = {"op": "error", "err-code": 0}
         try:
             match message.get("op"):
@@ -163,19 +157,17 @@ class PushChannel:
                 case "sub" | "unsub" as op:
                     topic = message.get("topic")
                     answer |= {"op": op, "cid": message.get("cid"), "topic": topic}
-                    self._subscribe(connection, op == "sub", connection.checked_account(topic))
+                    connection.subscribe(topic, op == "sub")
                 case _:
                     raise Refused(2040, "Missing required parameter: op")
         except Refused as refusal:
             answer |= {"err-code": refusal.code, "err-msg": refusal.message}
         _logger.debug("push: %s: %s", answer["op"], answer["err-code"])
-        await connection.send(_message({**answer, "ts": self._now_ms(connection.path)}))
+        connection.send({**answer, "ts": self._now_ms(connection.path)})
         account = connection.account
         if account is not None and (answer["op"], answer["err-code"]) == ("sub", 0):
-            # This event loop sends the reply first, then this state, then any later change.
-            self._subscribed[account.name].add(connection)
-            state = self._notification(self._accounts.update(account.name))
-            connection.pending.put_nowait(state)
+            # The reply is sent first, then this state, then any later change.
+            self._notify(connection, self._notification(self._accounts.update(account.name)))
 
     def _log_in(self, connection: _Connection, message: dict[str, Any]) -> str:
         """Log a connection in and return its user's id."""
@@ -195,33 +187,46 @@ class PushChannel:
             raise Refused(2003, f"Authentication failed: {refusal.message}") from None
         if account.refusal is not None:
             raise Refused(account.refusal.code, account.refusal.message)
-        if self._users[account.uid] >= MAX_CONNECTIONS:
+        if len(self._users[account.uid]) >= MAX_CONNECTIONS:
             raise Refused(2030, "Exceed the maximum number of connections of one user")
-        self._users[account.uid] += 1
+        self._users[account.uid].add(connection)
         connection.account = account
         return account.uid
-
-    def _subscribe(self, connection: _Connection, wanted: bool, account: SandboxAccount) -> None:
-        """Subscribe a connection, or end its subscription; :meth:`_answer` adds it when told so."""
-        if connection.subscribed == wanted:
-            raise (
-                Refused(2014, "Repeated subscription")
-                if wanted
-                else Refused(2012, "Not subscribed")
-            )
-        if wanted:
-            check_multi_assets(account, STREAM_VARIANTS[connection.path])
-        else:
-            self._subscribed[account.name].discard(connection)
-        connection.subscribed = wanted
 
     # -- messages to clients ----------------------------------------------------------------
 
     def _now_ms(self, path: str) -> int:
         return round((self._clock() + self._plan.clocks(path).clock_seconds) * 1000)
 
+    def _publish(self, account: SandboxAccount) -> None:
+        """Send a changed account to its subscribers. For any thread, but not concurrently."""
+        self._versions[account.name] += 1
+        if self._loop is not None and self._users.get(account.uid):
+            message = self._notification(account)
+            # A closed event loop raises RuntimeError; then there are no subscribers any more.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._notify_all, account, message)
+
+    def _notify_all(self, account: SandboxAccount, message: bytes) -> None:
+        for connection in self._users[account.uid]:
+            if connection.account and connection.account.name == account.name:
+                self._notify(connection, message)
+
+    def _notify(self, connection: _Connection, message: bytes) -> None:
+        if not connection.subscribed:
+            return
+        delivery = whole(message)
+        fault = self._plan.draw(PUSH_ACCOUNT).fault
+        if fault is not None and PUSH_ACCOUNT in fault.rule.paths:
+            _logger.info("push: a message (fault: %s)", fault)
+            delivery = fault.delivered(connection.latest, message)
+        connection.latest = message
+        connection.outgoing.put_nowait(delivery)
+
     def _notification(self, account: SandboxAccount) -> bytes:
-        return _message(
+        # As seen live: times are text, rows have no available margin, a version number increases.
+        balance = with_rows(_with_text_times(account.balance), _pushed_row)
+        return _packed(
             {
                 "op": "notify",
                 "topic": _TOPIC,
@@ -229,42 +234,24 @@ class PushChannel:
                 "ts": self._now_ms(PUSH_ACCOUNT),
                 "uid": account.uid,
                 "event": "snapshot",
-                "data": pushed_data(account.balance, self._versions[account.name]),
+                "data": {**balance, "version": self._versions[account.name]},
             }
         )
 
-    async def _send_pending(self, connection: _Connection) -> None:
-        while True:
-            message = await connection.pending.get()
-            if not connection.subscribed:
-                continue
-            delivery = Delivery([message], end="keep")
-            fault = self._plan.draw(PUSH_ACCOUNT).fault
-            if fault is not None and PUSH_ACCOUNT in fault.rule.paths:
-                _logger.info("push: a message (fault: %s)", fault)
-                delivery = fault.delivered(connection.latest, message)
-            connection.latest = message
-            for piece in delivery.pieces:
-                await connection.send(piece)
-            if delivery.end == "reset":
-                await deliver(Delivery(end="reset"), connection.transport)
-            elif delivery.end == "stall":
-                connection.silent = True
-
-    async def _send_pings(self, connection: _Connection) -> None:
+    async def _ping(self, connection: _Connection) -> None:
+        await asyncio.sleep(self._heartbeat)
         while connection.unanswered < MAX_UNANSWERED:
-            await asyncio.sleep(self._heartbeat)
             connection.unanswered += 1
-            ping = {"op": "ping", "ts": str(self._now_ms(connection.path))}
-            await connection.send(_message(ping))
+            connection.send({"op": "ping", "ts": str(self._now_ms(connection.path))})
+            await asyncio.sleep(self._heartbeat)
         await connection.socket.close()
 
-    async def _change_account(self, connection: _Connection) -> None:
+    async def _change(self, connection: _Connection) -> None:
         while self._accounts.random_walk is not None:
             await asyncio.sleep(self._accounts.random_walk.seconds)
             if connection.subscribed and connection.account is not None:
                 self._accounts.update(connection.account.name)
 
 
-def _message(content: Mapping[str, object]) -> bytes:
+def _packed(content: Mapping[str, object]) -> bytes:
     return gzip.compress(msgspec.json.encode(content), compresslevel=1, mtime=0)

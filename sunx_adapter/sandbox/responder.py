@@ -15,14 +15,11 @@ from sunx_adapter.sandbox.answers import (
     SUCCESS_STATUS,
     HttpAnswer,
     HttpRequest,
-    RefusalShape,
     Refused,
     json_answer,
     page,
-    refusal_answer,
-    too_many_reads,
 )
-from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, without
+from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows, without
 from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
 
@@ -39,48 +36,39 @@ class ReadLimiter:
         self._reads: defaultdict[str, deque[int]] = defaultdict(deque)
 
     def take(self, uid: str, now_ms: int) -> None:
-        """Count one read.
-
-        Raises:
-            Refused: the limit is reached.
-        """
-        if not self._left(uid, now_ms):
-            raise too_many_reads()
+        """Count one read, or raise the refusal if the limit is reached."""
+        if len(self._current(uid, now_ms)) == READ_LIMIT.requests:
+            raise Refused.too_many_reads()
         self._reads[uid].append(now_ms)
 
     def headers(self, uid: str, now_ms: int) -> dict[str, str]:
         """The user's remaining reads, in the headers of the older futures manual."""
-        left, reads = self._left(uid, now_ms), self._reads[uid]
+        reads = self._current(uid, now_ms)
         return {
             "ratelimit-limit": str(READ_LIMIT.requests),
             "ratelimit-interval": str(_WINDOW_MS),
-            "ratelimit-remaining": str(left),
+            "ratelimit-remaining": str(READ_LIMIT.requests - len(reads)),
             "ratelimit-reset": str(reads[0] + _WINDOW_MS - now_ms if reads else 0),
         }
 
-    def _left(self, uid: str, now_ms: int) -> int:
+    def _current(self, uid: str, now_ms: int) -> deque[int]:
         reads = self._reads[uid]
         while reads and now_ms - reads[0] >= _WINDOW_MS:
             reads.popleft()
-        return READ_LIMIT.requests - len(reads)
+        return reads
 
 
 def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> None:
-    """Refuse v5 reads of an account in the old single-asset mode; SunX has no such mode.
-
-    Raises:
-        Refused: the account is in that mode and the variant is v5.
-    """
+    """Raise the refusal of v5 for accounts in the old single-asset mode; SunX has no such mode."""
     if variant == "v5" and account.asset_mode == SINGLE_ASSET_MODE:
         raise Refused(4002, "The account is not in the multi-assets collateral mode", "msg")
 
 
 def _balance(account: SandboxAccount, variant: PathVariantName) -> object:
     check_multi_assets(account, variant)
-    rows = account.balance.get("details")
-    if (variant == "v5" and account.extra_row_fields) or not isinstance(rows, list):
+    if variant == "v5" and account.extra_row_fields:
         return account.balance
-    return {**account.balance, "details": [without(row, *EXTRA_ROW_FIELDS) for row in rows]}
+    return with_rows(account.balance, lambda row: without(row, *EXTRA_ROW_FIELDS))
 
 
 _Data = Callable[[SandboxAccount, PathVariantName], object]
@@ -128,9 +116,10 @@ class Responder:
         try:
             account = authenticate(request, self._accounts.with_key, variant)
             uid = account.uid
-            if account.refusal is not None:
-                shape: RefusalShape = "msg" if variant == "v5" else "message"
-                raise Refused(account.refusal.code, account.refusal.message, shape)
+            if (refused := account.refusal) is not None:
+                raise Refused(
+                    refused.code, refused.message, "msg" if variant == "v5" else "message"
+                )
             data = data_of(self._accounts.update(account.name), variant)
             self._limiter.take(uid, now_ms)
             # The order of keys differs between the venues' pages.
@@ -138,7 +127,7 @@ class Responder:
             content = {"data": data, **message} if variant == "v5" else {**message, "data": data}
             answer = json_answer({**code, **content, "ts": request.time_ms}, SUCCESS_CODE)
         except Refused as refusal:
-            answer = refusal_answer(refusal, request)
+            answer = refusal.answer(request)
         if uid is not None:
             limit = self._limiter.headers(uid, now_ms)
         return replace(answer, uid=uid, headers={**answer.headers, **limit})

@@ -21,9 +21,9 @@ from sunx_adapter.sandbox.accounts import (
     SignatureMethod,
     numbered_accounts,
 )
-from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest
+from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest, page
 from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
-from sunx_adapter.sandbox.delivery import Delivery, http_head
+from sunx_adapter.sandbox.delivery import Delivery, http_head, whole
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
 from sunx_adapter.sandbox.http_server import HttpServer, LoopThread, listen
 from sunx_adapter.sandbox.push import HEARTBEAT_SECONDS, STREAM_VARIANTS, PushChannel
@@ -116,26 +116,24 @@ class Sandbox(FaultPlan):
         life: float | None = None,
     ) -> None:
         super().__init__(faults, seed)
-        if accounts is None:
-            accounts = DEFAULT_ACCOUNTS
-        elif isinstance(accounts, int):
+        if isinstance(accounts, int):
             accounts = numbered_accounts(accounts)
         self._host, self._port = host, port
         self._clock = clock
         walk = None if life is None else RandomWalk(life, seed, clock)
-        self._accounts = AccountBook(accounts, walk)
+        self._accounts = AccountBook(DEFAULT_ACCOUNTS if accounts is None else accounts, walk)
         self._responder = Responder(self._accounts)
         self._push = PushChannel(self._accounts, self, clock, heartbeat)
         self._log: deque[SandboxRequest] = deque(maxlen=kept_requests)
         self._request_count = 0
         self._log_lock = threading.Lock()
-        self._address: str | None = None
+        self._url: str | None = None
         self._running: tuple[LoopThread, HttpServer] | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
     def __repr__(self) -> str:
-        where = "not running" if self._running is None else self._address
+        where = "not running" if self._running is None else self._url
         return f"Sandbox({where}, accounts: {self._accounts.names()})"
 
     def __enter__(self) -> Self:
@@ -153,13 +151,14 @@ class Sandbox(FaultPlan):
         with self._lock:
             if self._running is None:
                 listener = listen(self._host, self._port)
-                host, port = listener.getsockname()[:2]
-                self._running = (
+                thread, server = (
                     LoopThread("sunx-adapter-sandbox"),
                     HttpServer(self._handle, listener),
                 )
-                self._running[0].run(self._running[1].start())
-                self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                self._running = thread, server
+                thread.run(server.start())
+                host, port = listener.getsockname()[:2]
+                self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
                 self._closed.clear()
                 # A sandbox that was not closed must not keep the interpreter from exiting.
                 atexit.register(self.close)
@@ -182,7 +181,7 @@ class Sandbox(FaultPlan):
         Raises:
             RuntimeError: it was never started.
         """
-        self._running_address()
+        _ = self.url
         # In steps, because on Windows Ctrl-C does not interrupt a wait without timeout.
         while not self._closed.wait(_WAIT_SECONDS):
             pass
@@ -199,16 +198,14 @@ class Sandbox(FaultPlan):
         Raises:
             RuntimeError: it was never started.
         """
-        return f"http://{self._running_address()}"
+        if self._url is None:
+            raise RuntimeError("the sandbox was never started: use `with Sandbox() as sandbox:`")
+        return self._url
 
     @property
     def stream_url(self) -> str:
-        """The address for the push channel, ``"ws://127.0.0.1:PORT"``.
-
-        Raises:
-            RuntimeError: it was never started.
-        """
-        return f"ws://{self._running_address()}"
+        """The address for the push channel, ``"ws://127.0.0.1:PORT"``; see :attr:`url`."""
+        return self.url.replace("http", "ws", 1)
 
     @property
     def requests(self) -> tuple[SandboxRequest, ...]:
@@ -288,14 +285,8 @@ class Sandbox(FaultPlan):
     ) -> dict[str, dict[str, Any]]:
         """An exchange configuration for each account, by account name; see :meth:`config`."""
         return {
-            account.name: self.config(venue, account.name, signature_method)
-            for account in self.accounts
+            each.name: self.config(venue, each.name, signature_method) for each in self.accounts
         }
-
-    def _running_address(self) -> str:
-        if self._address is None:
-            raise RuntimeError("the sandbox was never started: use `with Sandbox() as sandbox:`")
-        return self._address
 
     async def _handle(self, http_request: web.BaseRequest) -> Delivery | web.StreamResponse:
         now = self._clock()
@@ -307,38 +298,33 @@ class Sandbox(FaultPlan):
         request = HttpRequest(http_request.method, path, query, host, round(venue_now * 1000))
         # The push channel itself applies the faults that refuse a login.
         opens_channel = draw.fault is None or draw.fault.rule.login is not None
-        if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
+        handshake = path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel
+        if handshake and self._push.accepts(http_request):
             self._log_request(request, now, _SWITCHING, None)
             return await self._push.serve(http_request)
         answer = self._responder.answer(request, round(now * 1000))
-        fault, logged = draw.fault, draw.clocks[0] if draw.clocks else None
+        if handshake:
+            answer = page(HTTPStatus.BAD_REQUEST)
+        fault = draw.fault
         changed = None if fault is None else fault.applied_to(answer, request)
         if changed is None:
             fault = None
         else:
-            answer, logged = changed, fault
-        self._log_request(request, now, answer, logged)
+            answer = changed
+        self._log_request(request, now, answer, fault or next(iter(draw.clocks), None))
         head, body = _encoded(answer, headers.get("Accept-Encoding"), venue_now)
         if request.method == "HEAD":
             body = b""
-        if fault is None:
-            return Delivery([head + body], end="keep")
-        return fault.delivered(head, body)
+        return whole(head + body) if fault is None else fault.delivered(head, body)
 
     def _log_request(
         self, request: HttpRequest, now: float, answer: HttpAnswer, fault: Fault | None
     ) -> None:
         answered = fault is None or fault.rule.instead is None
-        entry = SandboxRequest(
-            now,
-            time.monotonic(),
-            request.method,
-            request.path[:_LOGGED_PATH_CHARACTERS],
-            answer.uid,
-            answer.status if answered else None,
-            answer.code if answered else None,
-            fault,
-        )
+        status, code = (answer.status, answer.code) if answered else (None, None)
+        path = request.path[:_LOGGED_PATH_CHARACTERS]
+        moment = time.monotonic()
+        entry = SandboxRequest(now, moment, request.method, path, answer.uid, status, code, fault)
         with self._log_lock:
             self._log.append(entry)
             self._request_count += 1

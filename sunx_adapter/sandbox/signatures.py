@@ -5,19 +5,18 @@ nothing with the client's signing, so the sandbox detects mistakes made there.
 """
 
 import base64
-import binascii
 import hmac
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sunx_adapter.sandbox.accounts import SandboxAccount, raw_private_key
+from sunx_adapter.sandbox.accounts import SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
 from sunx_adapter.venue import VENUES, PathVariantName
 
@@ -29,9 +28,6 @@ VENUE_HOSTS: Final = tuple(
 )
 """A request through a gateway is signed for one of these hosts."""
 
-_UNRESERVED: Final = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
-)
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S"
 _PORT: Final = re.compile(r":[0-9]+$")
 
@@ -87,18 +83,8 @@ def _is_signed(
 
 def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
     """The query to sign: sorted by name, percent-encoded (RFC 3986, UTF-8)."""
-    return "&".join(
-        f"{percent_encoded(name)}={percent_encoded(value)}"
-        for name, value in sorted(parameters, key=itemgetter(0))
-    )
-
-
-def percent_encoded(text: str) -> str:
-    """Percent-encode (RFC 3986, UTF-8): ``"a:b"`` becomes ``"a%3Ab"``."""
-    return "".join(
-        chr(byte) if byte in _UNRESERVED else f"%{byte:02X}"
-        for byte in text.encode(errors="replace")
-    )
+    pairs = sorted(parameters, key=itemgetter(0))
+    return urlencode(pairs, safe="", errors="replace", quote_via=quote)
 
 
 def _check_time(text: str, now_ms: int) -> None:
@@ -117,12 +103,12 @@ def _check_time(text: str, now_ms: int) -> None:
 def _is_signature(signature: str, text: bytes, account: SandboxAccount, method: str) -> bool:
     try:
         given = base64.b64decode(signature, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return False
     if method == "HmacSHA256":
         expected = hmac.digest((account.secret or "").encode(), text, "sha256")
         return hmac.compare_digest(given, expected)
-    key = Ed25519PrivateKey.from_private_bytes(raw_private_key(account.private_key or "") or b"")
+    key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(account.private_key or ""))
     try:
         key.public_key().verify(given, text)
     except InvalidSignature:
