@@ -5,9 +5,8 @@ import contextlib
 import itertools
 import logging
 import time
-import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -29,13 +28,15 @@ class _Reading:
     """A call of ``fetch_balances()`` or ``watch_balances()``.
 
     Attributes:
+        number: later calls have higher numbers.
         names: the accounts; ``fetch_balances()`` removes those that were read.
         every: see ``watch_balances()``; ``None`` for ``fetch_balances()``.
-        pending: the newest balances that the caller has not taken yet.
+        pending: the newest balances that the caller has not taken yet, the longest waiting first.
         changed: set when ``pending`` or the fleet changes.
     """
 
-    def __init__(self, names: Iterable[str], every: float | None = None) -> None:
+    def __init__(self, number: int, names: Iterable[str], every: float | None) -> None:
+        self.number = number
         self.names = dict.fromkeys(names)
         self.every = every
         self.pending: OrderedDict[str, Any] = OrderedDict()
@@ -45,10 +46,6 @@ class _Reading:
         """Add the newest balance of an account, in place of the one before."""
         self.pending[name] = value
         self.changed.set()
-
-    def next(self) -> tuple[str, Any]:
-        """The account that has waited longest."""
-        return self.pending.popitem(last=False)
 
 
 class Fleet:
@@ -99,16 +96,15 @@ class Fleet:
         by_user = users(accounts_from_file(file))
         self._names = [name for names in by_user.values() for name in names]
         self._membership = Membership(
-            uuid.uuid4().hex,
             by_user,
-            Assignment(0, file=self._file, number=number),
+            Assignment(self._file, number),
             connect=self._connect,
-            work=self._work,
+            wanted=self._wanted,
             take=self._take,
         )
         self._open = contextlib.AsyncExitStack()
         self._closed = False
-        self._readings: dict[int, _Reading] = {}
+        self._readings: list[_Reading] = []
         self._numbers = itertools.count(1)
         self._newest: dict[str, Any] = {}
         self._published: dict[str, int] = {}
@@ -142,7 +138,7 @@ class Fleet:
     async def close(self) -> None:
         """End all readings, and stop the cluster if it was started here."""
         self._closed = True
-        for reading in self._readings.values():
+        for reading in self._readings:
             reading.changed.set()
         await self._membership.leave()
         await self._open.aclose()
@@ -199,7 +195,7 @@ class Fleet:
 
     # -- readings ---------------------------------------------------------------------------
 
-    async def fetch_balances(
+    def fetch_balances(
         self, names: Iterable[str] | None = None
     ) -> AsyncGenerator[tuple[str, dict[str, Any] | Exception], None]:
         """Read each account once; balances come in the order in which they arrive.
@@ -215,14 +211,9 @@ class Fleet:
             KeyError: an unknown account.
             FleetError: the fleet was closed, or no worker has answered for ``patience``.
         """
-        reading = _Reading(self.names if names is None else names)
-        with self._reads(reading):
-            while reading.names or reading.pending:
-                await self._arrival(reading)
-                while reading.pending:
-                    yield reading.next()
+        return self._balances(names, None)
 
-    async def watch_balances(
+    def watch_balances(
         self, names: Iterable[str] | None = None, every: float | None = None
     ) -> AsyncGenerator[tuple[str, dict[str, Any] | Exception], None]:
         """The newest balance of each account as it changes, until the fleet is closed.
@@ -242,31 +233,32 @@ class Fleet:
             KeyError: an unknown account.
             FleetError: the fleet was closed, or no worker has answered for ``patience``.
         """
-        reading = _Reading(self.names if names is None else names, every or 0.0)
-        reading.pending.update({n: self._newest[n] for n in reading.names if n in self._newest})
-        with self._reads(reading):
-            while True:
-                await self._arrival(reading)
-                while reading.pending:
-                    yield reading.next()
+        return self._balances(names, every or 0.0)
 
-    @contextlib.contextmanager
-    def _reads(self, reading: _Reading) -> Iterator[None]:
+    async def _balances(
+        self, names: Iterable[str] | None, every: float | None
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        reading = _Reading(next(self._numbers), self._names if names is None else names, every)
         if unknown := reading.names.keys() - set(self._names):
             raise KeyError(f"no account {min(unknown)!r} in {self._file}")
-        number = next(self._numbers)
-        self._readings[number] = reading
+        if every is not None:
+            reading.pending.update({n: self._newest[n] for n in reading.names if n in self._newest})
+        self._readings.append(reading)
         self._membership.plan()
         try:
-            yield
+            while reading.names or reading.pending:
+                while reading.pending:
+                    yield reading.pending.popitem(last=False)
+                if reading.names:
+                    await self._news(reading)
         finally:
-            del self._readings[number]
+            self._readings.remove(reading)
             if not self._watches():
                 self._newest.clear()
             if reading.names:  # workers still read them
                 self._membership.plan()
 
-    async def _arrival(self, reading: _Reading) -> None:
+    async def _news(self, reading: _Reading) -> None:
         while not reading.pending:
             if self._closed:
                 raise FleetError("the fleet was closed")
@@ -278,27 +270,30 @@ class Fleet:
                     await reading.changed.wait()
 
     def _watches(self) -> list[_Reading]:
-        return [each for each in self._readings.values() if each.every is not None]
+        return [each for each in self._readings if each.every is not None]
 
     # -- for the membership -----------------------------------------------------------------
 
-    def _work(self, owned: Collection[str]) -> tuple[dict[str, float], dict[int, Sequence[str]]]:
-        watched: dict[str, float] = {}
-        reads: dict[int, Sequence[str]] = {}
-        for number, reading in self._readings.items():
-            names = [name for name in reading.names if name in owned]
-            if reading.every is None:
-                reads |= {number: names} if names else {}
-            else:  # the shortest interval; the push channel has every change
-                watched |= {n: min(watched.get(n, reading.every), reading.every) for n in names}
-        return watched, reads
+    def _wanted(self) -> dict[str, tuple[int, float | None]]:
+        wanted: dict[str, tuple[int, float | None]] = {}
+        for reading in self._readings:
+            for name in reading.names:
+                number, every = wanted.get(name, (0, None))
+                if reading.every is None:  # a read for the newest serves those before it, too
+                    wanted[name] = reading.number, every
+                else:  # the shortest interval; the push channel has every change
+                    wanted[name] = (
+                        number,
+                        reading.every if every is None else min(reading.every, every),
+                    )
+        return wanted
 
-    def _take(self, number: int, name: str, value: Any) -> None:
+    def _take(self, name: str, number: int, value: Any) -> None:
         if number:
-            reading = self._readings.get(number)
-            if reading is not None and name in reading.names:
-                del reading.names[name]
-                reading.add(name, value)
+            for reading in self._readings:
+                if reading.every is None and reading.number <= number and name in reading.names:
+                    del reading.names[name]
+                    reading.add(name, value)
             return
         moment = value.get("timestamp") if isinstance(value, dict) else None
         if moment is not None:
