@@ -67,7 +67,7 @@ class Fleet:
             same path. So this file needs no keys, only each account's ``uid``.
         scheduler: the address of a running scheduler, ``"tls://host:8786"``.
         security: certificates for it.
-        client: an existing client, instead of a scheduler; it stays open.
+        client: a connected client, instead of a scheduler: its scheduler is used.
         workers: how many processes to start on this machine; default: one per core.
         number: the type of the balances' figures: ``float``, ``str`` or ``decimal.Decimal``.
         patience: seconds to wait while no worker answers, at the start and later.
@@ -148,15 +148,13 @@ class Fleet:
         return FleetError(f"no worker answered within {self._patience:g} s: {trouble}")
 
     async def _connect(self) -> Client:
-        given = self._given
-        if given is not None:
-            loop = getattr(given.loop, "asyncio_loop", None)
-            if given.asynchronous and loop is asyncio.get_running_loop():
-                return given
-            # It belongs to another thread, so connect another one to the same scheduler.
-            self._scheduler = getattr(given.scheduler, "address", None)
-            self._security = given.security
-        if self._scheduler is None:
+        if self._given is not None:
+            # Another connection to the same scheduler: the client may belong to another thread.
+            if self._given.scheduler is None:
+                raise ConnectionError("the client is not connected")
+            self._scheduler = self._given.scheduler.address
+            self._security = self._given.security
+        elif self._scheduler is None:
             await self._start_cluster()
         client = Client(
             self._scheduler, security=self._security, asynchronous=True, set_as_default=False

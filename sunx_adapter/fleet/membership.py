@@ -188,55 +188,53 @@ class Membership:
             self.trouble = f"{type(error).__name__}: {error}"
 
     async def _call(self, address: str) -> None:
-        """Call a worker again and again, until a call fails."""
+        """Call a worker again and again; once a call fails, it is lost."""
+        member = _Member(address)
         try:
             with self._noting_trouble():
-                report = await self._report(address, self._template)
-                if report is not None:
-                    await self._call_member(_Member(address), report)
+                await self._calls(member)
         finally:
             del self._calling[address]
             if self._members.pop(address, None) is not None:
                 _logger.info("worker %s is lost", address)
                 self.plan()
 
-    async def _call_member(self, member: _Member, report: Report) -> None:
-        _logger.info("worker %s answers", member.address)
-        self.heard_at = time.monotonic()
-        self._members[member.address] = member
-        self._joined.set()
-        self.plan()
-        confirmed: dict[str, Work] = {}
+    async def _calls(self, member: _Member) -> None:
+        assert self._client is not None
+        receipt, confirmed = "", None
         while True:
-            if report.is_idle:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await member.changed.wait()
             member.changed.clear()
             owned = member.owned
             assignment = replace(
                 self._template,
-                receipt=report.receipt,
+                receipt=receipt,
                 sent_at=time.monotonic(),
                 owned=None if owned is confirmed else owned,
             )
-            answer = await self._report(member.address, assignment)
-            if answer is None:
+            arguments = (worker.report, self._fleet, assignment)
+            reports = await self._client.run(*arguments, workers=[member.address])
+            report: Report | None = reports[member.address]
+            if report is None:
                 return
-            report, member.heard_at = answer, time.monotonic()
-            self.heard_at = member.heard_at
+            member.heard_at = self.heard_at = time.monotonic()
             for name, reading, data in report.balances:
                 if self._user_of[name].owner is member:
                     self._take(name, reading, unpacked(data))
+            if not receipt:
+                self._join(member)
             if owned is not confirmed:
-                confirmed = owned
                 self._confirm(member, owned, report)
+            receipt, confirmed = report.receipt, owned
+            if report.is_idle:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await member.changed.wait()
 
-    async def _report(self, address: str, assignment: Assignment) -> Report | None:
-        assert self._client is not None
-        arguments = (worker.report, self._fleet, assignment)
-        reports = await self._client.run(*arguments, workers=[address])
-        return reports[address]  # type: ignore[no-any-return]
+    def _join(self, member: _Member) -> None:
+        _logger.info("worker %s answers", member.address)
+        self._members[member.address] = member
+        self._joined.set()
+        self.plan()
 
 
 @lru_cache(maxsize=4)

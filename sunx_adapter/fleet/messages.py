@@ -43,7 +43,7 @@ class Assignment:
     Attributes:
         file: the keys file, unless the worker's environment names another.
         number: the type of the balances' figures.
-        receipt: of the worker's last report; without it, the worker starts with no account.
+        receipt: of the worker's last report; the first assignment has none, and no account.
         sent_at: when it was sent, on the application's clock.
         owned: the accounts; ``None`` if nothing changed.
     """

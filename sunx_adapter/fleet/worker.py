@@ -240,8 +240,7 @@ class FleetPlugin(WorkerPlugin):
         Returns:
             ``None`` if the assignment does not answer the newest report.
         """
-        if not assignment.receipt:
-            self._own({}, 0.0)
+        if not assignment.receipt:  # with no account
             self._new.clear()
         elif assignment.receipt != self._receipt:
             return None
