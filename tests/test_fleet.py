@@ -69,13 +69,19 @@ def keys_file(path: Path, contents: dict[str, dict[str, Any]]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with three workers at the start."""
+def starting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with three workers, which are about to join."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as running:
         for _ in range(3):
             running.start_worker()
-        running.wait_for_workers()
         yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(starting_cluster: Cluster) -> Cluster:
+    """A cluster with three workers at the start."""
+    starting_cluster.wait_for_workers()
+    return starting_cluster
 
 
 async def joined(fleet: Fleet, count: int) -> None:
@@ -154,6 +160,7 @@ class Watcher:
         assert all(each == sorted(each) for each in self.timestamps.values())
 
 
+@pytest.mark.usefixtures("starting_cluster")  # for the tests after it
 def test_no_secret_travels(tmp_path: Path) -> None:
     """Names travel between client, scheduler and workers, but no key, secret or signature."""
     venue = Sandbox([account(number) for number in range(120)])
@@ -252,20 +259,18 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:
-    """If workers join, are killed, hang or resume, no account is lost and no limit is exceeded."""
+    """If workers are killed, hang or resume, no account is lost and no limit is exceeded."""
     venue = Sandbox([account(number, uid=number % 6) for number in range(60)])
     slow_venue = Sandbox([account(number) for number in range(200)], faults=["slow=0.8"])
-    killed, hanging, joining = cluster.workers
+    killed, hanging, _ = cluster.workers
 
     async def run(fleet: Fleet, reader: Fleet) -> tuple[dict[str, Any], dict[str, Any]]:
-        await joined(fleet, 2)
-        watcher = Watcher(fleet, every=0.05)
-        await at_the_limit(venue, 6)
-        go_on(joining)
         await joined(fleet, 3)
         await joined(reader, 3)
+        watcher = Watcher(fleet, every=0.05)
+        await at_the_limit(venue, 6)
         fetching = [asyncio.create_task(fetched(each)) for each in (fleet, reader)]
-        # Two workers end while they read.
+        # While they read, one worker ends, and another hangs until both fleets gave it up.
         while slow_venue.request_count < 80:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
         killed.kill()
@@ -292,7 +297,6 @@ def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> N
         ):
             return await run(fleet, reader)
 
-    stop(joining)
     with venue, slow_venue, Lateness() as lateness:
         file = keys_file(tmp_path / "accounts.toml", tables(venue))
         slow_file = keys_file(tmp_path / "slow.toml", tables(slow_venue))
