@@ -9,15 +9,23 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import dask
-from distributed import Client, LocalCluster, Security
+from distributed import Client, Security
 
 from sunx_adapter.fleet.accounts import users
 from sunx_adapter.fleet.membership import Membership
 from sunx_adapter.fleet.messages import Assignment
 from sunx_adapter.keys import KEYS_FILE_VARIABLE, accounts_from_file
+
+_CLUSTER_SETTINGS: Final = {
+    # By default each call needs a new connection, and workers profile their threads.
+    "distributed.scheduler.reuse-broadcast-comm": True,
+    "distributed.worker.profile.enabled": False,
+    # By default a worker that is killed twice within 15 s is never started again.
+    "distributed.deploy.lost-worker-timeout": "1h",
+}
 
 
 class FleetError(Exception):
@@ -90,7 +98,7 @@ class Fleet:
     ) -> None:
         file = Path(accounts).expanduser().absolute()
         self._file = str(file)
-        self._scheduler, self._security, self._given = scheduler, security, client
+        self._scheduler, self._security, self._client = scheduler, security, client
         self._processes, self._patience = workers, patience
         self._expected = 1
         by_user = users(accounts_from_file(file))
@@ -148,17 +156,23 @@ class Fleet:
         return FleetError(f"no worker answered within {self._patience:g} s: {trouble}")
 
     async def _connect(self) -> Client:
-        if self._given is not None:
+        where: dict[str, Any] = {"address": self._scheduler, "security": self._security}
+        if self._client is not None:
             # Another connection to the same scheduler: the client may belong to another thread.
-            if self._given.scheduler is None:
+            if self._client.scheduler is None:
                 raise ConnectionError("the client is not connected")
-            self._scheduler = self._given.scheduler.address
-            self._security = self._given.security
+            where = {"address": self._client.scheduler.address, "security": self._client.security}
         elif self._scheduler is None:
-            await self._start_cluster()
-        client = Client(
-            self._scheduler, security=self._security, asynchronous=True, set_as_default=False
-        )
+            self._open.enter_context(dask.config.set(_CLUSTER_SETTINGS))
+            where = {
+                "n_workers": self._processes,
+                "threads_per_worker": 1,
+                "silence_logs": logging.CRITICAL,
+                "security": True,  # temporary certificates
+                "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                "env": {KEYS_FILE_VARIABLE: self._file},
+            }
+        client = Client(asynchronous=True, set_as_default=False, **where)
         try:
             await client
         except BaseException:
@@ -166,30 +180,9 @@ class Fleet:
                 await client.close()
             raise
         self._open.push_async_callback(client.close)
+        if client.cluster is not None:
+            self._expected = len(client.cluster.workers)
         return client
-
-    async def _start_cluster(self) -> None:
-        settings = {
-            # By default each call needs a new connection, and workers profile their threads.
-            "distributed.scheduler.reuse-broadcast-comm": True,
-            "distributed.worker.profile.enabled": False,
-            # By default a worker that is killed twice within 15 s is never started again.
-            "distributed.deploy.lost-worker-timeout": "1h",
-        }
-        self._open.enter_context(dask.config.set(settings))
-        self._security = Security.temporary()
-        cluster = LocalCluster(
-            n_workers=self._processes,
-            threads_per_worker=1,
-            processes=True,
-            asynchronous=True,
-            silence_logs=logging.CRITICAL,
-            security=self._security,
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            env={KEYS_FILE_VARIABLE: self._file},
-        )
-        await self._open.enter_async_context(cluster)
-        self._scheduler, self._expected = cluster.scheduler_address, len(cluster.workers)
 
     # -- readings ---------------------------------------------------------------------------
 

@@ -83,9 +83,11 @@ class OwnedAccount:
         """The balance or the exception; ``None`` if the account was released before."""
         self._reads += 1
         try:
-            while await self._permission():
+            while not self._released:
                 try:
-                    return await (await self._opened()).fetch_balance()
+                    exchange = await self._opened()
+                    await self._permission()
+                    return await exchange.fetch_balance()
                 except LeaseEndedError:
                     continue
                 except Exception as error:  # noqa: BLE001 - the application gets it
@@ -120,12 +122,12 @@ class OwnedAccount:
         now = time.monotonic()
         return not self._released and self.ready_at <= now < self._fleet.lease_until
 
-    async def _permission(self) -> bool:
-        """Wait until it may be read; false if it was released."""
-        while not self._may_sign() and not self._released:
+    async def _permission(self) -> None:
+        while not self._may_sign():
+            if self._released:
+                raise LeaseEndedError("the account has another owner")
             delay = self.ready_at - time.monotonic()
             await (asyncio.sleep(delay) if delay > 0 else self._fleet.renewed.wait())
-        return not self._released
 
     async def _opened(self) -> AsyncExchange:
         if self._exchange is not None:
@@ -147,9 +149,10 @@ class OwnedAccount:
 
     async def _watch(self, every: float) -> None:
         failures = 0
-        while await self._permission():
+        while not self._released:
             try:
                 exchange = await self._opened()
+                await self._permission()
                 if every or not exchange.has.get("watchBalance"):
                     await self._poll(every or _POLL_SECONDS)
                 async for balance in exchange.watch_balances():
