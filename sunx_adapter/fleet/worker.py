@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Coroutine, Mapping
+from functools import cache
 from typing import Any, Final
 
 from ccxt.base.errors import ExchangeError, NetworkError
@@ -217,18 +218,13 @@ class FleetPlugin(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Called at the start."""
-        import ccxt.async_support  # noqa: F401, PLC0415 - slow, and needed by every account
-
-        # Modules are half of all objects here: the garbage collector need not look at them again.
-        gc.collect()
-        gc.freeze()
-        self._worker, self._file_limit = worker, _raised_file_limit()
-        logging.getLogger("distributed.worker").addFilter(_is_unrelated)
+        self._worker, self._file_limit = worker, _prepare_process()
 
     async def teardown(self, worker: Worker) -> None:  # noqa: ARG002
         """Called at the end."""
         if self._ending is not None:
             self._ending.cancel()
+        self._receipt = ""  # a call under way reports nothing
         self._own({}, 0.0)
         for task in self._reading:
             task.cancel()
@@ -405,14 +401,21 @@ def _start(work: Coroutine[Any, Any, Any], tasks: set[asyncio.Task[Any]]) -> asy
     return task
 
 
-def _raised_file_limit() -> float:
-    """How many files may be open, once as many as possible are allowed: an account may need two."""
+@cache
+def _prepare_process() -> float:
+    """Do what every fleet here needs once; returns how many files may be open."""
+    import ccxt.async_support  # noqa: F401, PLC0415 - slow, and needed by every account
+
+    # Modules are half of all objects here: the garbage collector need not look at them again.
+    gc.collect()
+    gc.freeze()
+    logging.getLogger("distributed.worker").addFilter(_is_unrelated)
     try:
         import resource  # noqa: PLC0415 - not on every system
     except ImportError:
         return float("inf")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
+    with contextlib.suppress(ValueError, OSError):  # an account may need two
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return float("inf") if soft == resource.RLIM_INFINITY else soft
