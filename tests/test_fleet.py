@@ -23,7 +23,7 @@ from distributed import Client
 
 from sunx_adapter.fleet import Fleet, FleetError
 from sunx_adapter.fleet.accounts import users, with_uids
-from sunx_adapter.fleet.messages import packed, unpacked
+from sunx_adapter.fleet.messages import WINDOW_SECONDS, packed, unpacked
 from sunx_adapter.keys import Account, KeysError
 from sunx_adapter.sandbox import Holding, Sandbox, SandboxAccount, SandboxRequest, balance_data
 from tests.cluster import Cluster, go_on, recording, stop
@@ -117,7 +117,7 @@ async def at_the_limit(venue: Sandbox, users: int) -> None:
     """Wait until this number of users has hardly a read left."""
     async with asyncio.timeout(15):
         while True:
-            since = time.monotonic() - 2.5
+            since = time.monotonic() - WINDOW_SECONDS
             recent = [request for request in venue.requests if request.monotonic > since]
             reads = Counter(request.uid for request in recent)
             if sum(count > 65 for count in reads.values()) == users:
