@@ -273,10 +273,8 @@ class Fleet:
                 if reading.every is None:  # a read for the newest serves those before it, too
                     wanted[name] = reading.number, every
                 else:  # the shortest interval; the push channel has every change
-                    wanted[name] = (
-                        number,
-                        reading.every if every is None else min(reading.every, every),
-                    )
+                    both = (reading.every, every)
+                    wanted[name] = number, min(each for each in both if each is not None)
         return wanted
 
     def _take(self, name: str, number: int, value: Any) -> None:
