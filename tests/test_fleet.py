@@ -23,7 +23,7 @@ from distributed import Client
 
 from sunx_adapter.fleet import Fleet, FleetError
 from sunx_adapter.fleet.accounts import users, with_uids
-from sunx_adapter.fleet.messages import packed, unpacked
+from sunx_adapter.fleet.messages import WINDOW_SECONDS, packed, unpacked
 from sunx_adapter.keys import Account, KeysError
 from sunx_adapter.sandbox import Holding, Sandbox, SandboxAccount, SandboxRequest, balance_data
 from tests.cluster import Cluster, go_on, recording, stop
@@ -69,13 +69,19 @@ def keys_file(path: Path, contents: dict[str, dict[str, Any]]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with three workers at the start."""
+def starting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with three workers, which are about to join."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as running:
         for _ in range(3):
             running.start_worker()
-        running.wait_for_workers()
         yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(starting_cluster: Cluster) -> Cluster:
+    """A cluster with three workers at the start."""
+    starting_cluster.wait_for_workers()
+    return starting_cluster
 
 
 async def joined(fleet: Fleet, count: int) -> None:
@@ -111,7 +117,7 @@ async def at_the_limit(venue: Sandbox, users: int) -> None:
     """Wait until this number of users has hardly a read left."""
     async with asyncio.timeout(15):
         while True:
-            since = time.monotonic() - 2.5
+            since = time.monotonic() - WINDOW_SECONDS
             recent = [request for request in venue.requests if request.monotonic > since]
             reads = Counter(request.uid for request in recent)
             if sum(count > 65 for count in reads.values()) == users:
@@ -154,6 +160,7 @@ class Watcher:
         assert all(each == sorted(each) for each in self.timestamps.values())
 
 
+@pytest.mark.usefixtures("starting_cluster")  # for the tests after it
 def test_no_secret_travels(tmp_path: Path) -> None:
     """Names travel between client, scheduler and workers, but no key, secret or signature."""
     venue = Sandbox([account(number) for number in range(120)])
@@ -254,58 +261,49 @@ def test_slow_reader_gets_the_newest(cluster: Cluster, tmp_path: Path) -> None:
 def test_workers_are_killed_hang_and_join(cluster: Cluster, tmp_path: Path) -> None:
     """If workers are killed, hang or resume, no account is lost and no limit is exceeded."""
     venue = Sandbox([account(number, uid=number % 6) for number in range(60)])
+    slow_venue = Sandbox([account(number) for number in range(300)], faults=["slow=0.9"])
+    killed, hanging, _ = cluster.workers
 
-    async def run(file: Path) -> None:
+    async def run(fleet: Fleet, reader: Fleet) -> tuple[dict[str, Any], dict[str, Any]]:
+        await joined(fleet, 3)
+        await joined(reader, 3)
+        watcher = Watcher(fleet, every=0.05)
+        await at_the_limit(venue, 6)
+        fetching = [asyncio.create_task(fetched(each)) for each in (fleet, reader)]
+        # While they read, one worker ends, and another hangs until its users have a busy owner.
+        while slow_venue.request_count < 80:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+        killed.kill()
+        stop(hanging)
+        assert await watcher.all_since(time.monotonic()) < 10
+        await at_the_limit(venue, 6)
+        go_on(hanging)
+        await joined(fleet, 2)
+        assert await watcher.all_since(time.monotonic()) < 10
+        await at_the_limit(venue, 6)
+        await watcher.end()
+        assert not watcher.failures
+        balances, slow = await asyncio.gather(*fetching)
+        return balances, slow
+
+    async def with_fleets(file: Path, slow_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         async with (
             asyncio.timeout(60),
             Fleet(file, scheduler=cluster.address, number=str) as fleet,
+            Fleet(slow_file, scheduler=cluster.address) as reader,
         ):
-            await joined(fleet, 3)
-            watcher = Watcher(fleet, every=0.05)
-            await at_the_limit(venue, 6)
-            fetching = asyncio.create_task(fetched(fleet))
-            killed, hanging, _ = cluster.workers
-            killed.kill()
-            stop(hanging)
-            assert await watcher.all_since(time.monotonic()) < 10
-            balances = await fetching
-            await at_the_limit(venue, 6)
-            go_on(hanging)
-            await joined(fleet, 2)
-            assert await watcher.all_since(time.monotonic()) < 10
-            await at_the_limit(venue, 6)
-            await watcher.end()
-            assert not watcher.failures
-            assert {each["USDT"]["total"] for each in balances.values()} == {
-                str(number) for number in range(60)
-            }
+            return await run(fleet, reader)
 
-    with venue, Lateness() as lateness:
-        asyncio.run(run(keys_file(tmp_path / "accounts.toml", tables(venue))))
+    with venue, slow_venue, Lateness() as lateness:
+        file = keys_file(tmp_path / "accounts.toml", tables(venue))
+        slow_file = keys_file(tmp_path / "slow.toml", tables(slow_venue))
+        balances, slow = asyncio.run(with_fleets(file, slow_file))
+    assert {each["USDT"]["total"] for each in balances.values()} == {
+        str(number) for number in range(60)
+    }
+    assert all(isinstance(balance, dict) for balance in slow.values())
     assert most_reads(venue.requests, 3.0 - lateness.seconds) <= 72
     assert {request.code for request in venue.requests} <= lateness.codes
-
-
-def test_worker_that_hangs_during_a_read(tmp_path: Path) -> None:
-    """A worker that resumes after it was given up reads its accounts again; none is lost."""
-    venue = Sandbox([account(number) for number in range(200)])
-
-    async def run(cluster: Cluster, file: Path) -> dict[str, Any]:
-        async with asyncio.timeout(40), Fleet(file, scheduler=cluster.address) as fleet:
-            await joined(fleet, 2)
-            fetching = asyncio.create_task(fetched(fleet))
-            while venue.request_count < 80:  # noqa: ASYNC110 - there is no event to wait for
-                await asyncio.sleep(0.01)
-            stop(cluster.workers[0])
-            await joined(fleet, 1)
-            go_on(cluster.workers[0])
-            return await fetching
-
-    with venue, Cluster(tmp_path) as cluster:
-        for _ in range(2):
-            cluster.start_worker()
-        balances = asyncio.run(run(cluster, keys_file(tmp_path / "a.toml", tables(venue))))
-    assert all(isinstance(balance, dict) for balance in balances.values())
 
 
 def test_scheduler_restarts(cluster: Cluster, tmp_path: Path) -> None:
@@ -394,35 +392,55 @@ def test_what_cannot_be_pickled_says_so() -> None:
     assert str(refused) == "no such key"
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``sunx-adapter fleet`` as a user runs it."""
+Commands = dict[str, subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def commands(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """Commands as a user runs them, all at once."""
     environ = {name: text for name, text in os.environ.items() if not name.startswith("SUNX_")}
-    return subprocess.run(
-        [sys.executable, "-m", "sunx_adapter", "fleet", *arguments],
-        env=environ | {"COLUMNS": "100", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    with Sandbox([account(n) for n in range(4)]) as venue:
+        known = tables(venue)
+        known["account-2"]["secret"] = "made-up-and-wrong"
+        file = keys_file(tmp_path_factory.mktemp("keys") / "accounts.toml", known)
+        with contextlib.ExitStack() as stack:
+            running = {
+                name: stack.enter_context(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "sunx_adapter", "fleet", *arguments],
+                        env=environ | {"COLUMNS": "100", "NO_COLOR": "1"},
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+                for name, arguments in {
+                    "sandbox": ("--sandbox", "12", "--scheduler", cluster.address),
+                    "refused": (str(file), "--scheduler", cluster.address, "--json"),
+                    "without accounts": (),
+                }.items()
+            }
+            for process in running.values():
+                stack.callback(process.kill)
+            texts = {name: process.communicate(timeout=60) for name, process in running.items()}
+        return {
+            name: subprocess.CompletedProcess(process.args, process.returncode, *texts[name])
+            for name, process in running.items()
+        }
 
 
-def test_command_with_a_sandbox(cluster: Cluster) -> None:
+def test_command_with_a_sandbox(commands: Commands) -> None:
     """``fleet --sandbox`` reads a sandbox's accounts and prints the summary."""
-    done = command("--sandbox", "12", "--scheduler", cluster.address)
+    done = commands["sandbox"]
     assert (done.returncode, done.stderr) == (0, "")
     for expected in ("12 of 12 accounts read", "USDT", "12,228", "maintenance margin rate"):
         assert expected in done.stdout
     assert len(re.findall("account-", done.stdout)) == 10
 
 
-def test_command_with_a_refused_account(cluster: Cluster, tmp_path: Path) -> None:
+def test_command_with_a_refused_account(commands: Commands) -> None:
     """An account that cannot be read is in the summary with its error; the exit status is 1."""
-    with Sandbox([account(n) for n in range(4)]) as venue:
-        known = tables(venue)
-        known["account-2"]["secret"] = "made-up-and-wrong"
-        file = keys_file(tmp_path / "accounts.toml", known)
-        done = command(str(file), "--scheduler", cluster.address, "--json")
+    done = commands["refused"]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 1
     summary = lines.pop()["summary"]
@@ -435,8 +453,8 @@ def test_command_with_a_refused_account(cluster: Cluster, tmp_path: Path) -> Non
     assert "AuthenticationError" in balances["account-2"]["error"]
 
 
-def test_command_needs_accounts() -> None:
+def test_command_needs_accounts(commands: Commands) -> None:
     """Without a keys file or a sandbox the command prints what to add."""
-    done = command()
+    done = commands["without accounts"]
     assert (done.returncode, done.stdout) == (1, "")
     assert "name the keys file, or add --sandbox N" in done.stderr

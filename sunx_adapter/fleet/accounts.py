@@ -32,14 +32,12 @@ def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
 
 
 def with_uids(accounts: Mapping[str, Account]) -> dict[str, Account]:
-    """The accounts, with the UID of another account that has the same key; they share a budget."""
-    uids = {
-        (account.exchange, account.config["apiKey"]): account.config["uid"]
-        for account in accounts.values()
-        if account.config.get("uid") and account.config.get("apiKey")
-    }
-    return {
-        name: Account(account.exchange, {**account.config, "uid": uid}) if uid else account
-        for name, account in accounts.items()
-        for uid in [uids.get((account.exchange, account.config.get("apiKey")))]
-    }
+    """The accounts, each with its user's UID if one of that user's accounts has it."""
+    shared = dict(accounts)
+    for names in users(accounts).values():
+        uids = (accounts[name].config.get("uid") for name in names)
+        if uid := next(filter(None, uids), None):
+            for name in names:
+                account = accounts[name]
+                shared[name] = Account(account.exchange, {**account.config, "uid": uid})
+    return shared

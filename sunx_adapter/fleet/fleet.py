@@ -5,20 +5,27 @@ import contextlib
 import itertools
 import logging
 import time
-import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import dask
-from distributed import Client, LocalCluster, Security
+from distributed import Client, Security
 
 from sunx_adapter.fleet.accounts import users
 from sunx_adapter.fleet.membership import Membership
 from sunx_adapter.fleet.messages import Assignment
 from sunx_adapter.keys import KEYS_FILE_VARIABLE, accounts_from_file
+
+_CLUSTER_SETTINGS: Final = {
+    # By default each call needs a new connection, and workers profile their threads.
+    "distributed.scheduler.reuse-broadcast-comm": True,
+    "distributed.worker.profile.enabled": False,
+    # By default a worker that is killed twice within 15 s is never started again.
+    "distributed.deploy.lost-worker-timeout": "1h",
+}
 
 
 class FleetError(Exception):
@@ -29,13 +36,15 @@ class _Reading:
     """A call of ``fetch_balances()`` or ``watch_balances()``.
 
     Attributes:
+        number: later calls have higher numbers.
         names: the accounts; ``fetch_balances()`` removes those that were read.
         every: see ``watch_balances()``; ``None`` for ``fetch_balances()``.
-        pending: the newest balances that the caller has not taken yet.
+        pending: the newest balances that the caller has not taken yet, the longest waiting first.
         changed: set when ``pending`` or the fleet changes.
     """
 
-    def __init__(self, names: Iterable[str], every: float | None = None) -> None:
+    def __init__(self, number: int, names: Iterable[str], every: float | None) -> None:
+        self.number = number
         self.names = dict.fromkeys(names)
         self.every = every
         self.pending: OrderedDict[str, Any] = OrderedDict()
@@ -45,10 +54,6 @@ class _Reading:
         """Add the newest balance of an account, in place of the one before."""
         self.pending[name] = value
         self.changed.set()
-
-    def next(self) -> tuple[str, Any]:
-        """The account that has waited longest."""
-        return self.pending.popitem(last=False)
 
 
 class Fleet:
@@ -70,7 +75,7 @@ class Fleet:
             same path. So this file needs no keys, only each account's ``uid``.
         scheduler: the address of a running scheduler, ``"tls://host:8786"``.
         security: certificates for it.
-        client: an existing client, instead of a scheduler; it stays open.
+        client: a connected client, instead of a scheduler: its scheduler is used.
         workers: how many processes to start on this machine; default: one per core.
         number: the type of the balances' figures: ``float``, ``str`` or ``decimal.Decimal``.
         patience: seconds to wait while no worker answers, at the start and later.
@@ -93,22 +98,21 @@ class Fleet:
     ) -> None:
         file = Path(accounts).expanduser().absolute()
         self._file = str(file)
-        self._scheduler, self._security, self._given = scheduler, security, client
+        self._scheduler, self._security, self._client = scheduler, security, client
         self._processes, self._patience = workers, patience
         self._expected = 1
         by_user = users(accounts_from_file(file))
         self._names = [name for names in by_user.values() for name in names]
         self._membership = Membership(
-            uuid.uuid4().hex,
             by_user,
-            Assignment(0, file=self._file, number=number),
+            Assignment(self._file, number),
             connect=self._connect,
-            work=self._work,
+            wanted=self._wanted,
             take=self._take,
         )
         self._open = contextlib.AsyncExitStack()
         self._closed = False
-        self._readings: dict[int, _Reading] = {}
+        self._readings: list[_Reading] = []
         self._numbers = itertools.count(1)
         self._newest: dict[str, Any] = {}
         self._published: dict[str, int] = {}
@@ -142,7 +146,7 @@ class Fleet:
     async def close(self) -> None:
         """End all readings, and stop the cluster if it was started here."""
         self._closed = True
-        for reading in self._readings.values():
+        for reading in self._readings:
             reading.changed.set()
         await self._membership.leave()
         await self._open.aclose()
@@ -152,19 +156,23 @@ class Fleet:
         return FleetError(f"no worker answered within {self._patience:g} s: {trouble}")
 
     async def _connect(self) -> Client:
-        given = self._given
-        if given is not None:
-            loop = getattr(given.loop, "asyncio_loop", None)
-            if given.asynchronous and loop is asyncio.get_running_loop():
-                return given
-            # It belongs to another thread, so connect another one to the same scheduler.
-            self._scheduler = getattr(given.scheduler, "address", None)
-            self._security = given.security
-        if self._scheduler is None:
-            await self._start_cluster()
-        client = Client(
-            self._scheduler, security=self._security, asynchronous=True, set_as_default=False
-        )
+        where: dict[str, Any] = {"address": self._scheduler, "security": self._security}
+        if self._client is not None:
+            # Another connection to the same scheduler: the client may belong to another thread.
+            if self._client.scheduler is None:
+                raise ConnectionError("the client is not connected")
+            where = {"address": self._client.scheduler.address, "security": self._client.security}
+        elif self._scheduler is None:
+            self._open.enter_context(dask.config.set(_CLUSTER_SETTINGS))
+            where = {
+                "n_workers": self._processes,
+                "threads_per_worker": 1,
+                "silence_logs": logging.CRITICAL,
+                "security": True,  # temporary certificates
+                "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                "env": {KEYS_FILE_VARIABLE: self._file},
+            }
+        client = Client(asynchronous=True, set_as_default=False, **where)
         try:
             await client
         except BaseException:
@@ -172,34 +180,13 @@ class Fleet:
                 await client.close()
             raise
         self._open.push_async_callback(client.close)
+        if client.cluster is not None:
+            self._expected = len(client.cluster.workers)
         return client
-
-    async def _start_cluster(self) -> None:
-        settings = {
-            # By default each call needs a new connection, and workers profile their threads.
-            "distributed.scheduler.reuse-broadcast-comm": True,
-            "distributed.worker.profile.enabled": False,
-            # By default a worker that is killed twice within 15 s is never started again.
-            "distributed.deploy.lost-worker-timeout": "1h",
-        }
-        self._open.enter_context(dask.config.set(settings))
-        self._security = Security.temporary()
-        cluster = LocalCluster(
-            n_workers=self._processes,
-            threads_per_worker=1,
-            processes=True,
-            asynchronous=True,
-            silence_logs=logging.CRITICAL,
-            security=self._security,
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            env={KEYS_FILE_VARIABLE: self._file},
-        )
-        await self._open.enter_async_context(cluster)
-        self._scheduler, self._expected = cluster.scheduler_address, len(cluster.workers)
 
     # -- readings ---------------------------------------------------------------------------
 
-    async def fetch_balances(
+    def fetch_balances(
         self, names: Iterable[str] | None = None
     ) -> AsyncGenerator[tuple[str, dict[str, Any] | Exception], None]:
         """Read each account once; balances come in the order in which they arrive.
@@ -215,14 +202,9 @@ class Fleet:
             KeyError: an unknown account.
             FleetError: the fleet was closed, or no worker has answered for ``patience``.
         """
-        reading = _Reading(self.names if names is None else names)
-        with self._reads(reading):
-            while reading.names or reading.pending:
-                await self._arrival(reading)
-                while reading.pending:
-                    yield reading.next()
+        return self._balances(names, None)
 
-    async def watch_balances(
+    def watch_balances(
         self, names: Iterable[str] | None = None, every: float | None = None
     ) -> AsyncGenerator[tuple[str, dict[str, Any] | Exception], None]:
         """The newest balance of each account as it changes, until the fleet is closed.
@@ -242,31 +224,32 @@ class Fleet:
             KeyError: an unknown account.
             FleetError: the fleet was closed, or no worker has answered for ``patience``.
         """
-        reading = _Reading(self.names if names is None else names, every or 0.0)
-        reading.pending.update({n: self._newest[n] for n in reading.names if n in self._newest})
-        with self._reads(reading):
-            while True:
-                await self._arrival(reading)
-                while reading.pending:
-                    yield reading.next()
+        return self._balances(names, every or 0.0)
 
-    @contextlib.contextmanager
-    def _reads(self, reading: _Reading) -> Iterator[None]:
+    async def _balances(
+        self, names: Iterable[str] | None, every: float | None
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        reading = _Reading(next(self._numbers), self._names if names is None else names, every)
         if unknown := reading.names.keys() - set(self._names):
             raise KeyError(f"no account {min(unknown)!r} in {self._file}")
-        number = next(self._numbers)
-        self._readings[number] = reading
+        if every is not None:
+            reading.pending.update({n: self._newest[n] for n in reading.names if n in self._newest})
+        self._readings.append(reading)
         self._membership.plan()
         try:
-            yield
+            while reading.names or reading.pending:
+                while reading.pending:
+                    yield reading.pending.popitem(last=False)
+                if reading.names:
+                    await self._news(reading)
         finally:
-            del self._readings[number]
+            self._readings.remove(reading)
             if not self._watches():
                 self._newest.clear()
             if reading.names:  # workers still read them
                 self._membership.plan()
 
-    async def _arrival(self, reading: _Reading) -> None:
+    async def _news(self, reading: _Reading) -> None:
         while not reading.pending:
             if self._closed:
                 raise FleetError("the fleet was closed")
@@ -278,27 +261,28 @@ class Fleet:
                     await reading.changed.wait()
 
     def _watches(self) -> list[_Reading]:
-        return [each for each in self._readings.values() if each.every is not None]
+        return [each for each in self._readings if each.every is not None]
 
     # -- for the membership -----------------------------------------------------------------
 
-    def _work(self, owned: Collection[str]) -> tuple[dict[str, float], dict[int, Sequence[str]]]:
-        watched: dict[str, float] = {}
-        reads: dict[int, Sequence[str]] = {}
-        for number, reading in self._readings.items():
-            names = [name for name in reading.names if name in owned]
-            if reading.every is None:
-                reads |= {number: names} if names else {}
-            else:  # the shortest interval; the push channel has every change
-                watched |= {n: min(watched.get(n, reading.every), reading.every) for n in names}
-        return watched, reads
+    def _wanted(self) -> dict[str, tuple[int, float | None]]:
+        wanted: dict[str, tuple[int, float | None]] = {}
+        for reading in self._readings:
+            for name in reading.names:
+                number, every = wanted.get(name, (0, None))
+                if reading.every is None:  # a read for the newest serves those before it, too
+                    wanted[name] = reading.number, every
+                else:  # the shortest interval; the push channel has every change
+                    both = (reading.every, every)
+                    wanted[name] = number, min(each for each in both if each is not None)
+        return wanted
 
-    def _take(self, number: int, name: str, value: Any) -> None:
+    def _take(self, name: str, number: int, value: Any) -> None:
         if number:
-            reading = self._readings.get(number)
-            if reading is not None and name in reading.names:
-                del reading.names[name]
-                reading.add(name, value)
+            for reading in self._readings:
+                if reading.every is None and reading.number <= number and name in reading.names:
+                    del reading.names[name]
+                    reading.add(name, value)
             return
         moment = value.get("timestamp") if isinstance(value, dict) else None
         if moment is not None:

@@ -8,66 +8,56 @@ the worker's lease has ended and its last read has left the venue's window.
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any, Final
 
 from distributed import Client
 
-from sunx_adapter.fleet import plugin
+from sunx_adapter.fleet import worker
 from sunx_adapter.fleet.messages import (
     LEASE_SECONDS,
     WINDOW_SECONDS,
     Assignment,
-    Released,
     Report,
-    Request,
+    Work,
     unpacked,
 )
 
 _logger: Final = logging.getLogger(__name__)
 
-# Removing a silent worker earlier gains nothing: nobody may read its accounts before that.
+# Giving up a silent worker earlier gains nothing: nobody may read its accounts before that.
 _SILENT_SECONDS: Final = LEASE_SECONDS + WINDOW_SECONDS - 0.5
 _LOOK_SECONDS: Final = 0.25
 _LATE_SECONDS: Final = 1.0
-_SLOTS: Final = 4096
 
 
 class _Member:
-    """A worker of the cluster.
+    """A worker, from its first report to the first call that fails.
 
     Attributes:
         address: where it listens.
-        has_answered: whether it may own accounts.
         heard_at: when its last report arrived; the report may have renewed its lease.
-        request: what the next call of ``collect`` sends.
-        assignment: its newest; ``owned`` has times on our clock instead of seconds.
-        changed: set when the worker needs that assignment.
-        tasks: those that call it.
+        owned: its newest accounts.
+        changed: set when ``owned`` changes.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.has_answered = False
         self.heard_at = time.monotonic()
-        self.request = Request()
-        self.assignment = Assignment(0)
+        self.owned: dict[str, Work] = {}
         self.changed = asyncio.Event()
-        self.tasks: list[asyncio.Task[None]] = []
 
 
 class _User:
     """Accounts that share a read budget, their owner, and when the next owner may read them."""
 
-    def __init__(self, text: str, names: list[str]) -> None:
+    def __init__(self, names: list[str]) -> None:
         self.names = names
-        self.slot = _hash(text) % _SLOTS
         self.owner: _Member | None = None
         self.free_at = 0.0
 
@@ -76,12 +66,11 @@ class Membership:
     """The workers of a cluster and the accounts that each of them owns.
 
     Args:
-        fleet: the fleet's id: a cluster may serve several.
         users: for each user the names of the accounts.
         template: the assignments' keys file and type of numbers.
         connect: gives a client of the engine; called again if that one has ended.
-        work: gives ``watched`` and ``reads`` of an assignment with these accounts.
-        take: called with each balance: the number of the reading, the name, the balance.
+        wanted: gives ``reading`` and ``every`` of each account that has work.
+        take: called with each balance: the name, the number of the reading, the balance.
 
     Attributes:
         heard_at: when a worker last answered, on :func:`time.monotonic`'s clock.
@@ -90,23 +79,22 @@ class Membership:
 
     def __init__(
         self,
-        fleet: str,
         users: Mapping[str, list[str]],
         template: Assignment,
         *,
         connect: Callable[[], Awaitable[Client]],
-        work: Callable[[Collection[str]], tuple[dict[str, float], dict[int, Sequence[str]]]],
-        take: Callable[[int, str, Any], None],
+        wanted: Callable[[], Mapping[str, tuple[int, float | None]]],
+        take: Callable[[str, int, Any], None],
     ) -> None:
-        self._fleet, self._template = fleet, template
-        self._users = [_User(text, names) for text, names in users.items()]
+        self._fleet, self._template = uuid.uuid4().hex, template
+        self._keys = tuple(users)
+        self._users = [_User(names) for names in users.values()]
         self._user_of = {name: user for user in self._users for name in user.names}
-        self._connect, self._work, self._take = connect, work, take
-        self._client: Client
-        self._is_connected = False
-        self._members: dict[str, _Member] = {}
-        self._generations = itertools.count(1)
+        self._connect, self._wanted, self._take = connect, wanted, take
+        self._client: Client | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._calling: dict[str, asyncio.Task[None]] = {}
+        self._members: dict[str, _Member] = {}
         self._joined = asyncio.Event()
         self.heard_at = time.monotonic()
         self.trouble = "the cluster has no worker"
@@ -114,78 +102,59 @@ class Membership:
     @property
     def addresses(self) -> list[str]:
         """The addresses of the workers that answer."""
-        return sorted(each.address for each in self._members.values() if each.has_answered)
+        return sorted(self._members)
 
     async def join(self, expected: Callable[[], int]) -> None:
         """Connect, and wait for the number of workers that is expected once connected."""
-        while not self._is_connected:
-            with self._noting_trouble():
-                self._client = await self._connect()
-                self._is_connected = True
-            await asyncio.sleep(0 if self._is_connected else _LOOK_SECONDS)
         self._looking = asyncio.create_task(self._look())
-        while len(self.addresses) < expected():
+        while len(self._members) < expected():
             self._joined.clear()
             await self._joined.wait()
 
     async def leave(self) -> None:
         """Have the workers release all accounts."""
-        addresses = self.addresses
-        tasks = [task for member in self._members.values() for task in member.tasks]
-        tasks += [] if self._looking is None else [self._looking]
+        addresses, self._members = self.addresses, {}
+        tasks = [task for task in (self._looking, *self._calling.values()) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=LEASE_SECONDS)  # the engine may be slow to give up
-        self._members = {}
-        if addresses:
+        if addresses and self._client is not None:
             with contextlib.suppress(Exception):  # without its lease, a worker stops by itself
                 async with asyncio.timeout(LEASE_SECONDS):
                     await self._client.run(
-                        plugin.leave, self._fleet, workers=addresses, on_error="ignore"
+                        worker.leave, self._fleet, workers=addresses, on_error="ignore"
                     )
 
     # -- who owns what ----------------------------------------------------------------------
 
     def plan(self) -> None:
-        """Choose an owner for each user, and an assignment for each worker."""
-        owners = _owners(tuple(self.addresses))
-        if not owners:
+        """Choose an owner for each user, and the accounts of each worker."""
+        if not self._members:
             return
-        owned: dict[str, dict[str, float]] = {address: {} for address in self.addresses}
-        for user in self._users:
-            address, owner = owners[user.slot], user.owner
-            if owner is not None and self._members.get(owner.address) is not owner:
-                lost = owner.heard_at + LEASE_SECONDS + WINDOW_SECONDS
-                user.free_at, owner = max(user.free_at, lost), None
-            if owner is None:
-                owner = user.owner = self._members[address]
-            if owner.address == address:  # else it first has to release the user
-                owned[address] |= dict.fromkeys(user.names, user.free_at)
-        for address, names in owned.items():
-            self._assign(self._members[address], names)
+        wanted = self._wanted()
+        owned: dict[str, dict[str, Work]] = {address: {} for address in self._members}
+        chosen = _chosen(tuple(self.addresses), self._keys)
+        for user, address in zip(self._users, chosen, strict=True):
+            if user.owner is not None and self._members.get(user.owner.address) is not user.owner:
+                lost = user.owner.heard_at + LEASE_SECONDS + WINDOW_SECONDS
+                user.owner, user.free_at = None, max(user.free_at, lost)
+            if user.owner is None:
+                user.owner = self._members[address]
+            if user.owner.address == address:  # else it first has to release the user
+                for name in user.names:
+                    owned[address][name] = Work(user.free_at, *wanted.get(name, (0, None)))
+        for address, member in self._members.items():
+            if owned[address] != member.owned:
+                member.owned = owned[address]
+                member.changed.set()
 
-    def _assign(self, member: _Member, owned: dict[str, float]) -> None:
-        before = member.assignment
-        watched, reads = self._work(owned.keys())
-        if (owned.keys(), watched, reads) != (before.owned.keys(), before.watched, before.reads):
-            member.assignment = replace(
-                self._template,
-                generation=next(self._generations),
-                owned=owned,
-                watched=watched,
-                reads=reads,
-            )
-            member.changed.set()
-
-    def _release(
-        self, member: _Member, kept: Collection[str], pending: Mapping[str, float]
-    ) -> None:
-        """The worker confirmed that it owns only these accounts."""
+    def _confirm(self, member: _Member, owned: dict[str, Work], report: Report) -> None:
+        """The worker owns only these accounts."""
         now, moved = time.monotonic(), False
         for user in self._users:
-            if user.owner is member and user.names[0] not in kept:
-                wait = max(pending.get(name, 0.0) for name in user.names)
+            if user.owner is member and user.names[0] not in owned:
+                wait = max(report.pending.get(name, 0.0) for name in user.names)
                 user.owner, user.free_at, moved = None, max(user.free_at, now + wait), True
         if moved:
             self.plan()
@@ -195,17 +164,20 @@ class Membership:
     async def _look(self) -> None:
         """Keep the list of workers current."""
         while True:
-            due = time.monotonic() + _LOOK_SECONDS
-            await asyncio.sleep(_LOOK_SECONDS)
-            if time.monotonic() > due + _LATE_SECONDS:
-                continue  # this process was busy: the workers may have answered in time
             with self._noting_trouble():
-                async with asyncio.timeout(_LATE_SECONDS):
-                    addresses = await self._client.nthreads()
-                self._update(set(addresses))
-            if self._client.status == "closed":
-                with self._noting_trouble():
+                if self._client is None or self._client.status == "closed":
                     self._client = await self._connect()
+                async with asyncio.timeout(_LATE_SECONDS):
+                    addresses = set(await self._client.nthreads())
+                # After an answer: if this process was busy, the workers' answers were read, too.
+                silent = time.monotonic() - _SILENT_SECONDS
+                for address, call in self._calling.items():
+                    member = self._members.get(address)
+                    if address not in addresses or (member and member.heard_at < silent):
+                        call.cancel()
+                for address in addresses - self._calling.keys():
+                    self._calling[address] = asyncio.create_task(self._call(address))
+            await asyncio.sleep(_LOOK_SECONDS)
 
     @contextlib.contextmanager
     def _noting_trouble(self) -> Iterator[None]:
@@ -215,87 +187,57 @@ class Membership:
         except Exception as error:  # noqa: BLE001 - the engine may raise anything
             self.trouble = f"{type(error).__name__}: {error}"
 
-    def _update(self, addresses: set[str]) -> None:
-        now = time.monotonic()
-        for member in list(self._members.values()):
-            is_silent = member.has_answered and now > member.heard_at + _SILENT_SECONDS
-            if is_silent or member.address not in addresses:
-                self._remove(member)
-        for address in addresses - self._members.keys():
-            member = self._members[address] = _Member(address)
-            calls = (self._collect(member), self._send_assignments(member))
-            member.tasks = [asyncio.create_task(call) for call in calls]
-
-    def _remove(self, member: _Member) -> None:
-        """It is gone or silent, or another process has its address."""
-        if self._members.get(member.address) is member:
-            del self._members[member.address]
-            if member.has_answered:
-                _logger.info("worker %s is lost", member.address)
-                self.plan()
-            for task in member.tasks:
-                task.cancel()
-
-    async def _run(self, member: _Member, function: Any, argument: object) -> Any:
-        arguments = (function, self._fleet, argument)
-        return (await self._client.run(*arguments, workers=[member.address]))[member.address]
-
-    async def _collect(self, member: _Member) -> None:
-        """Collect balances for as long as the worker is there."""
-        while True:
-            request = replace(member.request, generation=member.assignment.generation)
-            report: Report | None = None
+    async def _call(self, address: str) -> None:
+        """Call a worker again and again; once a call fails, it is lost."""
+        member = _Member(address)
+        try:
             with self._noting_trouble():
-                report = await self._run(member, plugin.collect, request)
+                await self._calls(member)
+        finally:
+            del self._calling[address]
+            if self._members.pop(address, None) is not None:
+                _logger.info("worker %s is lost", address)
+                self.plan()
+
+    async def _calls(self, member: _Member) -> None:
+        assert self._client is not None
+        receipt, confirmed = "", None
+        while True:
+            member.changed.clear()
+            owned = member.owned
+            assignment = replace(
+                self._template,
+                receipt=receipt,
+                sent_at=time.monotonic(),
+                owned=None if owned is confirmed else owned,
+            )
+            arguments = (worker.report, self._fleet, assignment)
+            reports = await self._client.run(*arguments, workers=[member.address])
+            report: Report | None = reports[member.address]
             if report is None:
-                await asyncio.sleep(_LOOK_SECONDS)
-                continue
-            if request.worker not in ("", report.worker):
-                self._remove(member)
                 return
             member.heard_at = self.heard_at = time.monotonic()
-            member.request = Request(report.worker, received=report.number)
-            if not member.has_answered:
-                _logger.info("worker %s answers", member.address)
-                member.has_answered = True
-                self._joined.set()
-                self.plan()
-            for number, name, data in report.balances:
+            for name, reading, data in report.balances:
                 if self._user_of[name].owner is member:
-                    self._take(number, name, unpacked(data))
+                    self._take(name, reading, unpacked(data))
+            if not receipt:
+                self._join(member)
+            if owned is not confirmed:
+                self._confirm(member, owned, report)
+            receipt, confirmed = report.receipt, owned
+            if report.is_idle:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await member.changed.wait()
 
-    async def _send_assignments(self, member: _Member) -> None:
-        """Send each new assignment until the worker confirms it or there is a newer one."""
-        while True:
-            await member.changed.wait()
-            member.changed.clear()
-            assignment, now = member.assignment, time.monotonic()
-            waits = {name: max(moment - now, 0.0) for name, moment in assignment.owned.items()}
-            released: Released | None = None
-            with self._noting_trouble():
-                sent = replace(assignment, worker=member.request.worker, owned=waits)
-                released = await self._run(member, plugin.assign, sent)
-            if released is None:
-                await asyncio.sleep(_LOOK_SECONDS)
-                member.changed.set()
-            elif released.worker != member.request.worker:
-                self._remove(member)
-                return
-            else:
-                self._release(member, assignment.owned.keys(), released.pending)
+    def _join(self, member: _Member) -> None:
+        _logger.info("worker %s answers", member.address)
+        self._members[member.address] = member
+        self._joined.set()
+        self.plan()
 
 
-@lru_cache(maxsize=1)
-def _owners(addresses: tuple[str, ...]) -> list[str]:
-    """The worker's address for each slot of users, by rendezvous hashing."""
-    weights = [_weights(address) for address in addresses]
-    return [max(zip(each, addresses, strict=True))[1] for each in zip(*weights, strict=True)]
-
-
-@lru_cache(maxsize=1024)
-def _weights(address: str) -> list[int]:
-    return [_hash(f"{address} {slot}") for slot in range(_SLOTS)]
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+@lru_cache(maxsize=4)
+def _chosen(addresses: tuple[str, ...], users: tuple[str, ...]) -> list[str]:
+    """The worker's address for each user, by rendezvous hashing."""
+    return [max(addresses, key=lambda address: hash(f"{address} {user}")) for user in users]

@@ -1,9 +1,14 @@
-"""The messages between an application and its workers. They never hold a key."""
+"""What an application and a worker send each other. It never holds a key.
+
+The application calls a worker again as soon as the worker's report has arrived. Each call carries
+the receipt of that report, so it is a chain: whoever misses a link, because a call failed, because
+the worker hung, or because another process has its address, starts a new chain with nothing owned.
+"""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ccxt.base.errors import ExchangeError
 
@@ -16,72 +21,57 @@ WINDOW_SECONDS: Final = READ_LIMIT.seconds + 0.2
 """After this time the venue no longer counts a request; it may arrive a little after signing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """The accounts that one worker owns, and what to do with them.
+class Work(NamedTuple):
+    """What to do with an account.
 
     Attributes:
-        generation: a newer assignment has a higher one.
-        worker: the id of the worker; another process at its address ignores the assignment.
+        ready_at: when it may be read, on the clock of ``Assignment.sent_at``.
+        reading: the number of the newest reading that needs a read of it; 0 for none.
+        every: the seconds between two reads to watch it; 0 for the push channel; ``None`` if it is
+            not watched.
+    """
+
+    ready_at: float
+    reading: int
+    every: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The accounts that one worker owns from now on.
+
+    Attributes:
         file: the keys file, unless the worker's environment names another.
         number: the type of the balances' figures.
-        owned: for each name the seconds until the account may be read.
-        watched: for each name the seconds between two reads; 0 for the push channel.
-        reads: the names to read once, by the number of the reading.
+        receipt: of the worker's last report; the first assignment has none, and no account.
+        sent_at: when it was sent, on the application's clock.
+        owned: the accounts; ``None`` if nothing changed.
     """
 
-    generation: int
-    worker: str = ""
-    file: str = ""
-    number: type = float
-    owned: Mapping[str, float] = field(default_factory=dict)
-    watched: Mapping[str, float] = field(default_factory=dict)
-    reads: Mapping[int, Sequence[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """The confirmation of an assignment.
-
-    Attributes:
-        worker: the worker's id.
-        pending: for accounts that the worker no longer owns, the seconds until their last read
-            leaves the venue's window.
-    """
-
-    worker: str
-    pending: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request for a report.
-
-    Attributes:
-        worker: the worker's id, from its last report; without it the worker starts anew.
-        generation: the newest assignment; the lease is renewed only if the worker has it.
-        received: the number of the last report that the application received.
-    """
-
-    worker: str = ""
-    generation: int = 0
-    received: int = 0
+    file: str
+    number: type
+    receipt: str = ""
+    sent_at: float = 0.0
+    owned: Mapping[str, Work] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The new balances of a worker.
+    """The answer to an assignment.
 
     Attributes:
-        worker: the worker's id, which no other process has.
-        number: counts the worker's reports.
-        balances: the newest of each account: the number of the reading (0 for watched accounts),
-            the name, and the pickled balance or exception.
+        receipt: what the next assignment has to name.
+        balances: the name, the number of the reading (0 if watched), and the newest balance or
+            exception, pickled.
+        pending: for accounts that the worker just released, the seconds until their last read
+            leaves the venue's window.
+        is_idle: whether the worker has nothing to do until the next change.
     """
 
-    worker: str
-    number: int
-    balances: list[tuple[int, str, bytes]]
+    receipt: str
+    balances: list[tuple[str, int, bytes]] = field(default_factory=list)
+    pending: Mapping[str, float] = field(default_factory=dict)
+    is_idle: bool = True
 
 
 def packed(value: object) -> bytes:

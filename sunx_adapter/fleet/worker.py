@@ -8,15 +8,19 @@ exchanges call when they sign; between that and writing to the socket, nothing i
 
 import asyncio
 import contextlib
+import gc
+import logging
 import os
 import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Coroutine, Set
+from collections.abc import Coroutine, Mapping
+from functools import cache
 from typing import Any, Final
 
 from ccxt.base.errors import ExchangeError, NetworkError
+from distributed import Worker, WorkerPlugin
 
 from sunx_adapter.exchange.redaction import cleaned
 from sunx_adapter.exchange.retry import backoff
@@ -25,9 +29,8 @@ from sunx_adapter.fleet.messages import (
     LEASE_SECONDS,
     WINDOW_SECONDS,
     Assignment,
-    Released,
     Report,
-    Request,
+    Work,
     packed,
 )
 from sunx_adapter.host import AsyncExchange, ExchangeHost
@@ -39,10 +42,12 @@ CONCURRENCY: Final = 64
 
 _SLOW_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 3.0
+_ABANDONED_SECONDS: Final = 60.0
 _LARGEST_REPORT: Final = 1000
 _REPORT_SECONDS: Final = 0.05
-_READ_REPORT_SECONDS: Final = 0.25
-"""The time between two reports, and the same while only one-time reads are under way."""
+_LONGEST_REPORT_SECONDS: Final = 0.25
+"""The shortest time between two reports, and the longest that a report waits for balances."""
+
 _DESCRIPTION: Final = (
     "api", "exceptions", "features", "fees", "has", "httpExceptions", "limits",
     "requiredCredentials",
@@ -59,11 +64,16 @@ class OwnedAccount:
 
     Attributes:
         ready_at: when it may be read, on :func:`time.monotonic`'s clock.
+        signed_at: when its last request was signed.
+        reading: see ``Work``.
+        read_for: the newest reading that a read was started for.
     """
 
-    def __init__(self, fleet: "FleetAccounts", name: str) -> None:
-        self._fleet, self._name = fleet, name
+    def __init__(self, fleet: "FleetPlugin", name: str) -> None:
+        self._fleet, self.name = fleet, name
         self.ready_at = 0.0
+        self.signed_at = float("-inf")
+        self.reading = self.read_for = 0
         self._released = False
         self._exchange: AsyncExchange | None = None
         self._reads = 0
@@ -71,28 +81,26 @@ class OwnedAccount:
         self._watching: asyncio.Task[None] | None = None
 
     async def read(self) -> Any:
-        """The balance or the exception."""
+        """The balance or the exception; ``None`` if the account was released before."""
         self._reads += 1
         try:
-            return await self._balance()
+            while not self._released:
+                try:
+                    exchange = await self._opened()
+                    await self._permission()
+                    return await exchange.fetch_balance()
+                except LeaseEndedError:
+                    continue
+                except Exception as error:  # noqa: BLE001 - the application gets it
+                    return self._fleet.redacted(self.name, error)
         finally:
             self._reads -= 1
-            if self._fleet.is_crowded and not self._reads and self._watching is None:
+            is_kept = self._watching is not None or not self._fleet.is_crowded
+            if not self._reads and (self._released or not is_kept):
                 await self.close()
 
-    async def _balance(self) -> Any:
-        while True:
-            try:
-                await self._permission()
-                return await (await self._opened()).fetch_balance()
-            except LeaseEndedError as error:
-                if self._released:
-                    return error
-            except Exception as error:  # noqa: BLE001 - the application gets it
-                return self._fleet.redacted(self._name, error)
-
     def watch(self, every: float | None) -> None:
-        """Watch it from now on, or no longer; ``every`` as in ``Assignment.watched``."""
+        """Watch it from now on, or no longer; ``every`` as in ``Work``."""
         if every != self._every:
             if self._watching is not None:
                 self._watching.cancel()
@@ -127,13 +135,13 @@ class OwnedAccount:
             return self._exchange
         async with self._fleet.making:  # one per turn of the event loop: it takes milliseconds
             if self._exchange is None:
-                exchange = await self._fleet.make(self._name)
+                exchange = await self._fleet.make(self.name)
                 nonce = exchange.nonce
 
                 def leased_nonce() -> Any:
                     if not self._may_sign():
                         raise LeaseEndedError("the account has another owner, or soon may have")
-                    self._fleet.signed_at[self._name] = time.monotonic()
+                    self.signed_at = time.monotonic()
                     return nonce()
 
                 exchange.nonce = leased_nonce  # type: ignore[attr-defined]
@@ -141,149 +149,166 @@ class OwnedAccount:
             return self._exchange
 
     async def _watch(self, every: float) -> None:
-        if every:
-            await self._poll(every)
         failures = 0
-        while True:
-            await self._permission()
+        while not self._released:
             try:
                 exchange = await self._opened()
-                if not exchange.has.get("watchBalance"):
-                    await self._poll(_POLL_SECONDS)
+                await self._permission()
+                if every or not exchange.has.get("watchBalance"):
+                    await self._poll(every or _POLL_SECONDS)
                 async for balance in exchange.watch_balances():
                     failures = 0
-                    self._fleet.publish(0, self._name, balance)
+                    self._fleet.publish(self, 0, balance)
             except LeaseEndedError:
                 continue
             except Exception as error:  # noqa: BLE001 - the application gets it
                 failures += 1
-                self._fleet.publish(0, self._name, self._fleet.redacted(self._name, error))
+                self._fleet.publish(self, 0, self._fleet.redacted(self.name, error))
                 await asyncio.sleep(backoff(failures))
 
     async def _poll(self, every: float) -> None:
         due = time.monotonic()
         phase = random.uniform(0, every)  # noqa: S311 - spreads the accounts over the interval
         while True:
-            self._fleet.publish(0, self._name, await self.read())
+            self._fleet.publish(self, 0, await self.read())
             due = max(due + every, time.monotonic() + phase)
             phase = 0.0
             await asyncio.sleep(due - time.monotonic())
 
 
-class FleetAccounts:
+class FleetPlugin(WorkerPlugin):
     """The accounts of one fleet on this worker.
+
+    Args:
+        fleet: the fleet's id: a cluster may serve several.
 
     Attributes:
         is_crowded: whether there are too many accounts to keep a connection for each.
         lease_until: when the lease ends.
         renewed: set when the lease is renewed, and then replaced.
         making: held while an exchange is made.
-        signed_at: when each account's last request was signed; older than the window if absent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fleet: str) -> None:
+        self.name = fleet
         self.is_crowded = False
         self.lease_until = 0.0
         self.renewed = asyncio.Event()
         self.making = asyncio.Lock()
-        self.signed_at: dict[str, float] = {}
-        self._worker = uuid.uuid4().hex
+        self._worker: Worker
+        self._file_limit = float("inf")
         self._host = ExchangeHost()
         self._descriptions: dict[tuple[str, str], Any] = {}
+        self._assignment: Assignment
         self._accounts: dict[str, Account] = {}
-        self._keys_error = ""
-        self._keys: asyncio.Task[None] | None = None
-        self._assignment = Assignment(0)
+        self._keys: asyncio.Task[dict[str, Account]] | None = None
         self._owned: dict[str, OwnedAccount] = {}
-        self._reads: dict[int, set[str]] = {}
-        self._queue: deque[tuple[int, str]] = deque()
-        self._readers = 0
+        self._watches = False
+        self._queue: deque[OwnedAccount] = deque()
+        self._readers: set[asyncio.Task[None]] = set()
         self._reading: set[asyncio.Task[None]] = set()
-        self._closing: set[asyncio.Task[None]] = set()
-        self._new: dict[tuple[int, str], Any] = {}
-        self._reported: dict[tuple[int, str], Any] = {}
-        self._report = 0
-        self._reported_at = time.monotonic()
-        self._arrived = asyncio.Event()
-        self._all_read = asyncio.Event()
+        self._closing: set[asyncio.Task[Any]] = set()
+        self._new: dict[tuple[str, int], Any] = {}
+        self._news = asyncio.Event()
+        self._receipt = ""
+        self._reported_at = 0.0
+        self._ending: asyncio.TimerHandle | None = None
+
+    # -- for the engine ---------------------------------------------------------------------
+
+    def setup(self, worker: Worker) -> None:
+        """Called at the start."""
+        self._worker, self._file_limit = worker, _prepare_process()
+
+    async def teardown(self, worker: Worker) -> None:  # noqa: ARG002
+        """Called at the end."""
+        if self._ending is not None:
+            self._ending.cancel()
+        self._receipt = ""  # a call under way reports nothing
+        self._own({}, 0.0)
+        for task in self._reading:
+            task.cancel()
+        own = {asyncio.current_task()}
+        await asyncio.gather(*self._reading, *(self._closing - own), return_exceptions=True)
 
     # -- for the application ----------------------------------------------------------------
 
-    def assign(self, assignment: Assignment) -> Released:
-        """Own these accounts from now on; an older assignment is ignored."""
-        now = time.monotonic()
-        is_newer = assignment.generation > self._assignment.generation
-        if is_newer and assignment.worker == self._worker:
-            self._assignment = assignment
-            if self._keys is None or (
-                self._keys.done() and assignment.owned.keys() - self._accounts.keys()
-            ):
-                self._keys = asyncio.create_task(self._load_keys(assignment.file))
-            self._release(self._owned.keys() - assignment.owned.keys())
-            for name, wait in assignment.owned.items():
-                account = self._owned.get(name) or OwnedAccount(self, name)
-                # One that it owns may have had other owners, if the application had lost it.
-                account.ready_at = max(account.ready_at, now + wait)
-                account.watch(assignment.watched.get(name))
-                self._owned[name] = account
-            self.is_crowded = len(self._owned) > 0.8 * _file_limit()
-            self._read_once(assignment)
-            self._wake()
-        ends = {name: moment + WINDOW_SECONDS for name, moment in self.signed_at.items()}
-        self.signed_at = {n: at for n, at in self.signed_at.items() if ends[n] > now}
-        pending = self.signed_at.keys() - self._owned.keys()
-        return Released(self._worker, {name: ends[name] - now for name in pending})
+    async def report(self, assignment: Assignment) -> Report | None:
+        """Own these accounts, and report new balances; waits for some, but not for long.
 
-    async def collect(self, request: Request) -> Report:
-        """The new balances; waits for some, but not for long, so that the lease is renewed."""
-        if not request.worker:  # the application gave up on this worker, or never met it
-            self._release(set(self._owned))
-            self._reads, self._new, self._reported = {}, {}, {}
-            self._queue.clear()
-        if request.worker == self._worker and request.received == self._report:
-            self._reported = {}
-            if request.generation == self._assignment.generation:
-                self.lease_until = self._reported_at + LEASE_SECONDS
-                self._wake()
-        if not (self._new or self._reported):
-            self._arrived.clear()
-            await _wait_for(self._arrived, _READ_REPORT_SECONDS)
-        interval = _REPORT_SECONDS if self._assignment.watched else _READ_REPORT_SECONDS
-        await _wait_for(self._all_read, self._reported_at + interval - time.monotonic())
-        self._all_read.clear()
-        # Balances of a report that was not received are reported again, unless there are newer.
-        self._new = self._reported | self._new
-        self._reported = {key: self._new.pop(key) for key in list(self._new)[:_LARGEST_REPORT]}
-        self._report += 1
+        Returns:
+            ``None`` if the assignment does not answer the newest report.
+        """
+        if not assignment.receipt:  # with no account
+            self._new.clear()
+        elif assignment.receipt != self._receipt:
+            return None
+        else:
+            self.lease_until = self._reported_at + LEASE_SECONDS
+        self._assignment = assignment
+        self._receipt = receipt = uuid.uuid4().hex
+        pending = {}
+        if assignment.owned is not None:
+            pending = self._own(assignment.owned, assignment.sent_at)
+        self.renewed.set()
+        self.renewed = asyncio.Event()
+        if not self._is_idle():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LONGEST_REPORT_SECONDS):
+                    await self._news.wait()
+            await asyncio.sleep(self._reported_at + _REPORT_SECONDS - time.monotonic())
+        if receipt != self._receipt:
+            return None
+        keys = list(self._new)[:_LARGEST_REPORT]
+        balances = [(*key, packed(self._new.pop(key))) for key in keys]
+        if not self._new:
+            self._news.clear()
         self._reported_at = time.monotonic()
-        balances = [(number, name, packed(v)) for (number, name), v in self._reported.items()]
-        return Report(self._worker, self._report, balances)
+        self._end_later()
+        return Report(receipt, balances, pending, is_idle=self._is_idle())
 
-    def _release(self, names: Set[str]) -> None:
-        for name in names:
-            account = self._owned.pop(name)
+    def _is_idle(self) -> bool:
+        return not (self._watches or self._reading)
+
+    def _own(self, owned: Mapping[str, Work], sent_at: float) -> dict[str, float]:
+        """Own these accounts only; returns ``pending`` as in ``Report``."""
+        now = time.monotonic()
+        released = [self._owned.pop(name) for name in self._owned.keys() - owned.keys()]
+        for account in released:
             account.release()
             _start(account.close(), self._closing)
+        if owned.keys() - self._accounts.keys():
+            self._keys = None  # read the keys again
+        for name, work in owned.items():
+            account = self._owned[name] = self._owned.get(name) or OwnedAccount(self, name)
+            account.ready_at = now + work.ready_at - sent_at
+            account.watch(work.every)
+            account.reading = work.reading
+            if account.reading > account.read_for:
+                self._queue.append(account)
+        self.is_crowded = len(owned) > 0.8 * self._file_limit
+        self._watches = any(work.every is not None for work in owned.values())
+        self._start_readers()
+        ends = {account.name: account.signed_at + WINDOW_SECONDS for account in released}
+        return {name: end - now for name, end in ends.items() if end > now}
 
-    def silence(self) -> float:
-        """Seconds since the last report."""
-        return time.monotonic() - self._reported_at
-
-    async def close(self) -> None:
-        """Release all accounts."""
-        self._release(set(self._owned))
-        for task in self._reading:
-            task.cancel()
-        await asyncio.gather(*self._reading, *self._closing, return_exceptions=True)
+    def _end_later(self) -> None:
+        """End when the application has not called for long."""
+        if self._ending is not None:
+            self._ending.cancel()
+        self._ending = asyncio.get_running_loop().call_later(
+            _ABANDONED_SECONDS,
+            lambda: _start(self._worker.plugin_remove(name=self.name), self._closing),
+        )
 
     # -- for its accounts -------------------------------------------------------------------
 
     async def make(self, name: str) -> AsyncExchange:
         """The account's exchange."""
-        if self._keys is not None:
-            await asyncio.shield(self._keys)
-        if self._keys_error:
-            raise KeysError(self._keys_error)
+        if self._keys is None:
+            keys = asyncio.to_thread(_accounts_with_keys, self._assignment.file)
+            self._keys = asyncio.create_task(keys)
+        self._accounts = await asyncio.shield(self._keys)
         if name not in self._accounts:
             raise KeysError(f"this worker has no keys for {name!r}")
         account = self._accounts[name]
@@ -306,75 +331,91 @@ class FleetAccounts:
             return type(error)(text)
         return ExchangeError(f"{type(error).__name__}: {text}")
 
-    def publish(self, number: int, name: str, value: Any) -> None:
-        """Keep the newest of an account for the next report."""
-        self._new[number, name] = value
-        self._arrived.set()
+    def publish(self, account: OwnedAccount, reading: int, value: Any) -> None:
+        """Keep the newest balance of an account for the next report."""
+        if self._owned.get(account.name) is account:
+            self._new[account.name, reading] = value
+            if not reading:
+                self._news.set()
 
     # -- one-time reads ---------------------------------------------------------------------
 
-    def _read_once(self, assignment: Assignment) -> None:
-        known, self._reads = self._reads, {n: set(names) for n, names in assignment.reads.items()}
-        for number, names in assignment.reads.items():
-            started = known.get(number, set())
-            self._queue += [(number, name) for name in names if name not in started]
-        for _ in range(min(CONCURRENCY - self._readers, len(self._queue))):
-            self._readers += 1
-            _start(self._read_queued(), self._reading)
+    def _start_readers(self) -> None:
+        for _ in range(min(CONCURRENCY - len(self._readers), len(self._queue))):
+            self._readers.add(_start(self._read_queued(), self._reading))
 
     async def _read_queued(self) -> None:
-        """Read queued accounts; if one is slow, another task takes this one's place."""
-        loop, replaced = asyncio.get_running_loop(), False
-
-        def replace() -> None:
-            nonlocal replaced
-            replaced = True
-            _start(self._read_queued(), self._reading)
-
-        while self._queue and not replaced:
-            number, name = self._queue.popleft()
-            account = self._owned.get(name)
-            if account is not None and name in self._reads.get(number, ()):
-                timer = loop.call_later(_SLOW_SECONDS, replace)
+        """Read queued accounts; if one is slow, another reader takes this one's place."""
+        reader = asyncio.current_task()
+        assert reader is not None
+        while self._queue and reader in self._readers:
+            account = self._queue.popleft()
+            if account.reading > account.read_for:
+                reading = account.read_for = account.reading
+                replacing = asyncio.get_running_loop().call_later(
+                    _SLOW_SECONDS, self._replace, reader
+                )
                 balance = await account.read()
-                timer.cancel()
-                if self._owned.get(name) is account:
-                    self.publish(number, name, balance)
-        if not replaced:
-            self._readers -= 1
+                replacing.cancel()
+                self.publish(account, reading, balance)
+        self._readers.discard(reader)
         if not self._readers:
-            self._all_read.set()
+            self._news.set()  # do not wait for more
 
-    async def _load_keys(self, file: str) -> None:
-        environ = {KEYS_FILE_VARIABLE: file, **os.environ}
-        try:
-            accounts = await asyncio.to_thread(accounts_from_environment, environ)
-        except KeysError as error:
-            self._keys_error = str(error)
-        else:
-            self._accounts, self._keys_error = with_uids(accounts), ""
-
-    def _wake(self) -> None:
-        self.renewed.set()
-        self.renewed = asyncio.Event()
+    def _replace(self, reader: asyncio.Task[None]) -> None:
+        self._readers.discard(reader)
+        self._start_readers()
 
 
-async def _wait_for(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+# The engine calls these by name and fills in ``dask_worker``.
 
 
-def _start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+async def report(fleet: str, assignment: Assignment, dask_worker: Worker) -> Report | None:
+    """:meth:`FleetPlugin.report` on the worker that runs it."""
+    if fleet not in dask_worker.plugins:
+        await dask_worker.plugin_add(plugin=FleetPlugin(fleet))
+    plugin = dask_worker.plugins[fleet]
+    assert isinstance(plugin, FleetPlugin)
+    return await plugin.report(assignment)
+
+
+async def leave(fleet: str, dask_worker: Worker) -> None:
+    """Release all accounts: the application ends."""
+    if fleet in dask_worker.plugins:
+        await dask_worker.plugin_remove(name=fleet)
+
+
+def _is_unrelated(record: logging.LogRecord) -> bool:
+    """False for the engine's log line about each call of :func:`report`."""
+    return not record.getMessage().startswith(f"Run out-of-band function {report.__name__!r}")
+
+
+def _accounts_with_keys(file: str) -> dict[str, Account]:
+    return with_uids(accounts_from_environment({KEYS_FILE_VARIABLE: file, **os.environ}))
+
+
+def _start(work: Coroutine[Any, Any, Any], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[Any]:
     task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+    return task
 
 
-def _file_limit() -> float:
+@cache
+def _prepare_process() -> float:
+    """Do what every fleet here needs once; returns how many files may be open."""
+    import ccxt.async_support  # noqa: F401, PLC0415 - slow, and needed by every account
+
+    # Modules are half of all objects here: the garbage collector need not look at them again.
+    gc.collect()
+    gc.freeze()
+    logging.getLogger("distributed.worker").addFilter(_is_unrelated)
     try:
         import resource  # noqa: PLC0415 - not on every system
     except ImportError:
         return float("inf")
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # an account may need two
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
     return float("inf") if soft == resource.RLIM_INFINITY else soft
