@@ -27,7 +27,7 @@ from sunx_adapter.protocol.account import (
     read_account,
 )
 from sunx_adapter.protocol.document import LATEST_TIME, Document, clock, decode_json, whole_number
-from sunx_adapter.protocol.errors import RULE_BY_CODE, ErrorRule
+from sunx_adapter.protocol.errors import RULE_BY_CODE, ErrorRule, TransientError
 from sunx_adapter.protocol.signing import (
     Credentials,
     authentication_parameters,
@@ -112,30 +112,18 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A code that is not success.
-
-    Attributes:
-        error: the exception for it.
-        transient: whether the same message may succeed a moment later.
-    """
-
-    error: BaseError
-    transient: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Reply:
     """The answer to one of our messages, or an error that answers none.
 
     Attributes:
         op: ``"auth"``, ``"sub"``, ``"unsub"`` or ``"error"``.
-        refusal: ``None`` if our message was accepted; an ``"error"`` always has one.
+        refusal: the exception for a code that is not success, in a TransientError if the same
+            message may succeed a moment later; an ``"error"`` always has one.
         ts: the venue's time, ms UTC, if the message has one.
     """
 
     op: str
-    refusal: Refusal | None
+    refusal: BaseError | TransientError | None
     ts: int | None
 
 
@@ -248,7 +236,7 @@ def _topic(message: dict[str, Any]) -> str:
     return str(message.get("topic")).partition(".")[0].lower()
 
 
-def _refusal(op: str, message: dict[str, Any]) -> Refusal | None:
+def _refusal(op: str, message: dict[str, Any]) -> BaseError | TransientError | None:
     code = message.get("err-code", message.get("err_code"))
     if code is None and op != "error":
         raise BadResponse(f"the answer to {op} has no err-code")
@@ -258,9 +246,12 @@ def _refusal(op: str, message: dict[str, Any]) -> Refusal | None:
     rule = PUSH_RULE_BY_CODE.get(str(code)) or RULE_BY_CODE.get(str(code))
     if rule is None:
         # The next connection may have no internal error; an unknown refusal is permanent.
-        return Refusal(ExchangeError(f"{op}: {code} {said}"), transient=op == "error")
-    text = f"{op}: {code} {said} ({rule.meaning}: {rule.advice})"
-    return Refusal(rule.exception(text), rule.transient)
+        error: BaseError = ExchangeError(f"{op}: {code} {said}")
+        transient = op == "error"
+    else:
+        error = rule.exception(f"{op}: {code} {said} ({rule.meaning}: {rule.advice})")
+        transient = rule.transient
+    return TransientError(error) if transient else error
 
 
 def _version(value: object) -> int | None:

@@ -10,6 +10,7 @@ No message ends the stream. It ends when it is closed or permanently refused.
 """
 
 import asyncio
+import copy
 import itertools
 from collections.abc import Coroutine, Iterator
 from typing import Any, Final, TypeVar
@@ -26,12 +27,12 @@ from ccxt.base.errors import (
 )
 
 from sunx_adapter.exchange.retry import CLOCK_OFF_MS, backoff, clock_text
+from sunx_adapter.protocol.account import AccountAnswer
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.protocol.push import (
     AccountNews,
     Closing,
     Ping,
-    Refusal,
     Reply,
     pong_message,
     read_message,
@@ -70,8 +71,6 @@ class AccountStream:
 
     Attributes:
         loop: the event loop in which it was made.
-        failure: why it ended; ``None`` while it runs.
-        failure_raised: whether a caller got the failure.
     """
 
     def __init__(
@@ -81,25 +80,22 @@ class AccountStream:
         self._settings = settings
         self._numbers = numbers
         self.loop = asyncio.get_running_loop()
-        self.failure: BaseError | None = None
-        self.failure_raised = False
+        # Why it ended, and whether a caller got that.
+        self._failure: BaseError | None = None
+        self._failure_raised = False
         self._state = StreamState.CONNECTING
         self._connections = 0
         self._reason: BaseError | None = None
-        # The newest account, and what it was published as.
+        # The newest account, and what it is compared with.
         self._news: News | None = None
-        self._number = 0
         self._version: int | None = None
         self._timestamp: int | None = None
         self._data: object = None
         self._fresh_at: float | None = None
         self._doubted_since: float | None = self.loop.time()
-        # Callers, and the latest unreadable message that they are to hear of.
-        self._waiting = 0
-        self._complaint = BaseError()
-        self._complaints = 0
-        self._complaint_pending = False
-        self._changed = asyncio.Event()
+        # Waiting calls; and an unreadable message for the next call, if none was waiting.
+        self._waiting: set[asyncio.Future[BaseError | None]] = set()
+        self._complaint: BaseError | None = None
         self._clock_used = False
         self._key_refused = False
         self._catching_up: asyncio.Task[None] | None = None
@@ -116,38 +112,35 @@ class AccountStream:
             BadResponse: a message could not be read, during the call or since the last one.
             BaseError: the stream has ended.
         """
-        began = self.loop.time()
-        complaints = self._complaints - self._complaint_pending
-        self._waiting += 1
-        try:
-            while self._news is None or self._number <= cursor.seen:
-                if complaints != self._complaints:
-                    self._complaint_pending = False
-                    raise _copy(self._complaint)
-                if self.failure is not None:
-                    self.failure_raised = True
-                    raise _copy(self.failure)
-                await self._change(began)
-        finally:
-            self._waiting -= 1
-        cursor.seen = self._number
+        began, error = self.loop.time(), None
+        while self._news is None or self._news.number <= cursor.seen:
+            if error is None:
+                error, self._complaint = self._complaint, None
+            if error is None and self._failure is not None:
+                error, self._failure_raised = self._failure, True
+            if error is not None:
+                raise copy.copy(error)  # each caller's own
+            error = await self._change(began)
+        cursor.seen = self._news.number
         return self._news
 
-    async def _change(self, began: float) -> None:
-        """Wait for a change, for a call that began then."""
-        since = self._doubted_since
-        deadline = None if since is None else max(began, since) + self._settings.gap
-        if deadline is not None and self.loop.time() >= deadline:
+    async def _change(self, began: float) -> BaseError | None:
+        """Wait for a change, for a call that began then; returns an unreadable message's error."""
+        now, gap, since = self.loop.time(), self._settings.gap, self._doubted_since
+        deadline = now + gap if since is None else max(began, since) + gap
+        if now >= deadline:
             kind = type(self._reason) if isinstance(self._reason, NetworkError) else NetworkError
             raise kind(
-                f"no balance for {self._settings.gap * 1000:g} ms (streamGapTimeout), still "
-                f"reconnecting: {self._reason or 'nothing arrived'}"
+                f"no balance for {gap * 1000:g} ms (streamGapTimeout), still reconnecting: "
+                f"{self._reason or 'nothing arrived'}"
             )
+        changed = self.loop.create_future()
+        self._waiting.add(changed)
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._changed.wait()
-        except TimeoutError:
-            pass  # the next round raises, unless the doubt ended meanwhile
+            await asyncio.wait([changed], timeout=deadline - now)
+            return changed.result() if changed.done() else None
+        finally:
+            self._waiting.discard(changed)
 
     def doubt(self, reason: BaseError | TransientError | None = None) -> None:
         """Mark the newest account as possibly stale."""
@@ -155,7 +148,6 @@ class AccountStream:
             self._reason = self._source.redacted(reason)
         if self._doubted_since is None:
             self._doubted_since = self.loop.time()
-            self._wake()
         if self._state is StreamState.LIVE and (
             self._catching_up is None or self._catching_up.done()
         ):
@@ -165,7 +157,7 @@ class AccountStream:
         """Whether a call in this event loop can use the stream, or a new stream is needed."""
         if self._key_refused:
             return True
-        return self.loop is loop and not (self.failure and self.failure_raised)
+        return self.loop is loop and not (self._failure and self._failure_raised)
 
     def status(self) -> StreamStatus:
         """A snapshot of the connection."""
@@ -180,8 +172,8 @@ class AccountStream:
 
     async def close(self) -> None:
         """End the stream and wait until its tasks have ended."""
-        if self.failure is None:
-            self.failure = ExchangeClosedByUser("the stream was closed")
+        if self._failure is None:
+            self._failure = ExchangeClosedByUser("the stream was closed")
         self._state = StreamState.OFF
         self._wake()
         tasks = set(self._tasks)
@@ -192,45 +184,40 @@ class AccountStream:
 
     # -- the newest account -----------------------------------------------------------------
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _wake(self, complaint: BaseError | None = None) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for changed in waiting:
+            changed.set_result(complaint)
 
-    def _publish(self, news: News) -> None:
-        self._news = news
-        self._number = next(self._numbers)
-        self._complaint_pending = False
-        self._wake()
-
-    def _complain(self, failure: BaseError) -> None:
+    def _complain(self, failure: Exception) -> None:
         """Raise this in all waiting calls, or else in the next call."""
-        self.doubt(failure)
-        self._complaint = self._reason or failure
-        self._complaints += 1
-        self._complaint_pending = not self._waiting
-        self._wake()
+        complaint = self._source.redacted(failure)
+        if self._waiting:
+            self._wake(complaint)
+        else:
+            self._complaint = complaint
+        self.doubt(complaint)
 
-    def _take(self, message: AccountNews) -> None:
-        version, timestamp = message.version, message.answer.timestamp
+    def _take(self, answer: AccountAnswer, version: int | None, *, pushed: bool) -> bool:
+        """Publish an account and end the doubt; returns whether it is current, not an older one."""
+        timestamp, data = answer.timestamp, answer.info["data"]
         if _is_older(version, self._version) or _is_older(timestamp, self._timestamp):
-            self.doubt()
-            return
-        data = message.answer.info["data"]
+            return False
         # The snapshot after a reconnection repeats the account if nothing happened.
         repeats = version is not None and version == self._version and data == self._data
+        # After a read, the next pushed account may count its versions anew.
         self._version, self._data = version, data
-        self._remember(timestamp)
-        self._end_doubt()
-        if not repeats:
-            self._publish(News(message.answer, pushed=True))
-
-    def _remember(self, timestamp: int | None) -> None:
         if timestamp and self._source.clock_ahead(timestamp) > -_MAX_AHEAD_MS:
             self._timestamp = timestamp
+        self._fresh_at, self._doubted_since = self.loop.time(), None
+        self._stop_catching_up()
+        if not repeats:
+            self._news = News(answer, next(self._numbers), pushed=pushed)
+            self._complaint = None
+            self._wake()
+        return True
 
-    def _end_doubt(self) -> None:
-        self._fresh_at = self.loop.time()
-        self._doubted_since = None
+    def _stop_catching_up(self) -> None:
         task, self._catching_up = self._catching_up, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
@@ -242,20 +229,14 @@ class AccountStream:
             await asyncio.sleep(wait)
             try:
                 answer = await self._source.read()
-                if _is_older(answer.timestamp, self._timestamp):
-                    raise NetworkError("the account read over REST is older than the pushed one")
+                if self._take(answer, None, pushed=False):
+                    return
+                raise NetworkError("the account read over REST is older than the pushed one")
             except Exception as error:  # noqa: BLE001 - the stream goes on
                 self._reason = self._source.redacted(error)
                 self._source.warn(f"the account could not be read after a gap: {self._reason}")
                 if isinstance(self._reason, BadResponse):
                     self._complain(self._reason)
-            else:
-                # The next pushed account may count its versions anew.
-                self._version = self._data = None
-                self._remember(answer.timestamp)
-                self._end_doubt()
-                self._publish(News(answer, pushed=False))
-                return
             wait = max(self._settings.snapshot, backoff(failures))
 
     # -- the connection ---------------------------------------------------------------------
@@ -267,9 +248,9 @@ class AccountStream:
         return task
 
     def _interrupted(self, _: object) -> None:
-        if self.failure is None:  # not closed, but cancelled by others: the next call starts anew
-            self.failure = NetworkError("the task of the stream was cancelled")
-            self.failure_raised = True
+        if self._failure is None:  # not closed, but cancelled by others: the next call starts anew
+            self._failure = NetworkError("the task of the stream was cancelled")
+            self._failure_raised = True
             self._state = StreamState.OFF
             self._wake()
 
@@ -277,7 +258,7 @@ class AccountStream:
         failure = self._source.redacted(error)
         if self._key_refused:
             failure = AuthenticationError(f"{failure}; it is not tried again with the same key")
-        self.failure = self._reason = failure
+        self._failure = self._reason = failure
         self._state = StreamState.REFUSED
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
@@ -296,7 +277,7 @@ class AccountStream:
                 self._end(error)
                 return
             except Exception as error:  # noqa: BLE001 - no fault of this program ends the stream
-                self._complain(self._source.redacted(error))
+                self._complain(error)
             failures = 1 if self.loop.time() - began > _STABLE_SECONDS else failures + 1
             if wait is None:
                 first = self._settings.first_wait
@@ -322,17 +303,13 @@ class AccountStream:
                 await socket.close()
         finally:
             self._state = StreamState.WAITING
-            task, self._catching_up = self._catching_up, None
-            if task is not None:
-                task.cancel()
+            self._stop_catching_up()
 
     async def _converse(self, socket: PushSocket) -> None:
         """Log in, subscribe, and take messages until the connection ends."""
-        await self._send(socket, self._source.login())
-        await self._accepted(socket, "auth")
+        await self._ask(socket, "auth", self._source.login())
         self._clock_used = False
-        await self._send(socket, subscribe_message())
-        await self._accepted(socket, "sub")
+        await self._ask(socket, "sub", subscribe_message())
         self._state = StreamState.LIVE
         self._connections += 1
         if self._doubted_since is not None:
@@ -340,28 +317,27 @@ class AccountStream:
         while True:
             reply = await self._reply(socket)
             if reply.refusal is not None:
-                raise _error_of(reply.refusal)
+                raise reply.refusal
+
+    async def _ask(self, socket: PushSocket, op: str, message: str) -> None:
+        """Send a message, and wait until the venue accepts it."""
+        seconds = self._settings.timeout
+        await self._send(socket, message)
+        late = RequestTimeout(f"no answer to {op} within {seconds * 1000:g} ms (timeout)")
+        await self._in_time(self._accepted(socket, op), seconds, late)
 
     async def _accepted(self, socket: PushSocket, op: str) -> None:
-        """Wait until the venue accepts our message."""
-        try:
-            async with asyncio.timeout(self._settings.timeout):
-                while True:
-                    reply = await self._reply(socket)
-                    if (refusal := reply.refusal) is not None:
-                        if reply.op == "auth" and self._clock_adjusted(refusal.error, reply.ts):
-                            raise TransientError(refusal.error, retry_after=0.0)
-                        self._key_refused = type(refusal.error) is AuthenticationError
-                        raise _error_of(refusal)
-                    if reply.op == op:
-                        return
-        except TimeoutError:
-            milliseconds = self._settings.timeout * 1000
-            raise TransientError(
-                RequestTimeout(f"no answer to {op} within {milliseconds:g} ms (timeout)")
-            ) from None
+        while True:
+            reply = await self._reply(socket)
+            if (refusal := reply.refusal) is not None:
+                if reply.op == "auth" and self._clock_adjusted(refusal, reply.ts):
+                    refusal = TransientError(refusal, retry_after=0.0)
+                self._key_refused = type(refusal) is AuthenticationError
+                raise refusal
+            if reply.op == op:
+                return
 
-    def _clock_adjusted(self, error: BaseError, venue_time: int | None) -> bool:
+    def _clock_adjusted(self, error: Exception, venue_time: int | None) -> bool:
         """Use the venue's clock, once per login, if ours may be the reason for the refusal."""
         clock_refused = isinstance(error, InvalidNonce)
         key_refused = type(error) is AuthenticationError
@@ -379,12 +355,14 @@ class AccountStream:
         """The next reply to one of our messages; other messages are handled here."""
         while True:
             try:
-                body = await self._in_time(socket.receive(), "no heartbeat")
+                body = await self._in_silence(socket.receive(), "no heartbeat")
                 if len(body) > _LARGE_MESSAGE:
                     await asyncio.sleep(0)
                 message = read_message(body)
-                if isinstance(message, AccountNews):
-                    self._take(message)
+                if isinstance(message, AccountNews) and not self._take(
+                    message.answer, message.version, pushed=True
+                ):
+                    self.doubt()
             except (BadResponse, ValueError, ArithmeticError, RecursionError) as error:
                 self._complain(error if isinstance(error, BadResponse) else BadResponse(str(error)))
                 continue
@@ -396,28 +374,24 @@ class AccountStream:
                 await self._send(socket, pong_message(message))
 
     async def _send(self, socket: PushSocket, text: str) -> None:
-        await self._in_time(socket.send(text), "the venue accepted no message")
+        await self._in_silence(socket.send(text), "the venue accepted no message")
 
-    async def _in_time(self, work: Coroutine[Any, Any, Result], otherwise: str) -> Result:
+    async def _in_silence(self, work: Coroutine[Any, Any, Result], otherwise: str) -> Result:
         silence = self._settings.silence
+        text = f"{otherwise} for {silence * 1000:g} ms (streamSilenceTimeout)"
+        return await self._in_time(work, silence, NetworkError(text))
+
+    async def _in_time(
+        self, work: Coroutine[Any, Any, Result], seconds: float, late: BaseError
+    ) -> Result:
         try:
-            async with asyncio.timeout(silence):
+            async with asyncio.timeout(seconds):
                 return await work
         except TimeoutError:
-            raise TransientError(
-                NetworkError(f"{otherwise} for {silence * 1000:g} ms (streamSilenceTimeout)")
-            ) from None
+            raise TransientError(late) from None
         except OSError as error:
             raise TransientError(NetworkError(str(error))) from None
 
 
 def _is_older(value: int | None, last: int | None) -> bool:
     return value is not None and last is not None and value < last
-
-
-def _error_of(refusal: Refusal) -> BaseError | TransientError:
-    return TransientError(refusal.error) if refusal.transient else refusal.error
-
-
-def _copy(error: BaseError) -> BaseError:
-    return type(error)(str(error))

@@ -14,11 +14,12 @@ class News:
     Args:
         answer: the account. Every caller but the first gets a copy decoded anew, so that no caller
             sees what another one does to its ``info``.
+        number: larger than those of earlier accounts.
         pushed: whether it came by push, not by REST.
     """
 
-    def __init__(self, answer: AccountAnswer, *, pushed: bool) -> None:
-        self.pushed = pushed
+    def __init__(self, answer: AccountAnswer, number: int, *, pushed: bool) -> None:
+        self.number, self.pushed = number, pushed
         self._first: AccountAnswer | None = answer
         self._body = answer.document.body
 
