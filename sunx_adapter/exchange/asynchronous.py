@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 import ccxt.async_support
@@ -44,13 +43,10 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._waiting = TaskWaiting()
+        self._waiting, self._connections = TaskWaiting(), TaskConnections()
         # The tasks that are in a call, and those of them that close() has cancelled.
         self._calls: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
-
-    def _complete(self) -> None:
-        super()._complete()
         self._watch = BalanceWatch(
             StreamSource(
                 identity=self._stream_identity,
@@ -65,9 +61,6 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             )
         )
 
-    def _new_connections(self) -> TaskConnections:
-        return TaskConnections(self._connection_settings())
-
     def describe(self) -> dict[str, Any]:
         """This exchange's description in ccxt's structure."""
         described: dict[str, Any] = super().describe()
@@ -78,7 +71,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     def open(self, lazy: bool = False) -> None:
         """Open again after :meth:`close`; connections are made when needed."""
         if self._closed and not lazy:
-            self._connections = self._new_connections()
+            self._connections = TaskConnections()
             self._closed = False
         if getattr(self, "asyncio_loop", None) is None:
             self.asyncio_loop: Any = asyncio.get_running_loop()
@@ -234,7 +227,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             async with asyncio.timeout(self._milliseconds() / 1000):
                 return await connect(
                     url,
-                    settings=replace(settings, proxy=proxy),
+                    settings=settings._replace(proxy=proxy),
                     headers=headers,
                     max_bytes=self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES),
                 )

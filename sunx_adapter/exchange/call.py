@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs
-from weakref import WeakSet
 
 from ccxt.base.errors import (
     BadRequest,
@@ -35,10 +34,10 @@ from sunx_adapter.protocol.document import Document
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope, venue_time
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.body import MAX_RESPONSE_BYTES
+from sunx_adapter.wire.connections import Connections
 from sunx_adapter.wire.route import GetRequest, UnsendableError
 
 if TYPE_CHECKING:
-    from sunx_adapter.wire.connections import Connections
     from sunx_adapter.wire.transports import GivenTransport
 
 
@@ -50,24 +49,15 @@ class Reader(Face):
 
     _asynchronous = False
     _waiting: Waiting
-    _connections: Any = None
+    _connections: Connections
 
     def _prepare(self) -> None:
         self._closed = False
         self._clock_measured = False
         self._pace: MemoryWindows | None = None
-        # Connections of former settings, with calls still under way.
-        self._retired: WeakSet[Any] = WeakSet()
-
-    def _complete(self) -> None:
-        self._connections = self._new_connections()
-
-    def _new_connections(self) -> Any:
-        """Connections for the present settings."""
-        raise NotImplementedError
 
     def _sender(self) -> "Connections | GivenTransport":
-        """What requests are sent over, for the present settings."""
+        """What requests are sent over."""
         if (transport := self.options.get("transport")) is not None:
             from sunx_adapter.wire.transports import GivenTransport  # noqa: PLC0415 - imports httpx
 
@@ -76,12 +66,7 @@ class Reader(Face):
                 return GivenTransport(transport, asynchronous=self._asynchronous)
             except TypeError as error:
                 raise NotSupported(f"options['transport']: {error}") from None
-        current: Connections = self._connections
-        if current.settings != self._connection_settings():
-            current.retire()
-            self._retired.add(current)
-            current = self._connections = self._new_connections()
-        return current
+        return self._connections
 
     # -- the public methods, for both kinds -------------------------------------------------
 
@@ -210,7 +195,12 @@ class Reader(Face):
                 await reads.reserve(deadline)
             try:
                 answered = await self._sender().fetch(
-                    call.address, call.api_key, prepare, deadline=deadline, limit=limit
+                    call.address,
+                    call.api_key,
+                    prepare,
+                    settings=self._connection_settings(),
+                    deadline=deadline,
+                    limit=limit,
                 )
             except TimeoutError:
                 raise

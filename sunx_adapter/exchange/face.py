@@ -151,6 +151,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
                 setattr(cls, words[0] + "".join(word.capitalize() for word in words[1:]), entry)
 
     def __init__(self, config: Mapping[str, Any] | None = None, **misplaced: Never) -> None:
+        self._prepare()  # first: ccxt also closes an exchange that could not be made
         if misplaced:
             kind, name = type(self).__name__, next(iter(misplaced))
             del misplaced  # the traceback shows this frame
@@ -162,11 +163,10 @@ class Face(CcxtExchange):  # type: ignore[misc]
         self._codes = _Codes(self)
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         self._settings: tuple[object, ConnectionSettings] | None = None
-        self._prepare()
         try:
             super().__init__(accepted_config(config or {}, type(self)))
             self._made = True
-            self._complete()
+            self._connection_settings()
             return
         except Exception as error:  # noqa: BLE001 - whatever ccxt makes of a configuration
             # Raised below, so that no traceback shows the secrets in this frame's config.
@@ -185,9 +185,6 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     def _prepare(self) -> None:
         """Prepare what does not depend on the configuration."""
-
-    def _complete(self) -> None:
-        """Prepare what depends on the configuration."""
 
     # -- what ccxt asks ---------------------------------------------------------------------
 

@@ -35,20 +35,16 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
 
     session = _NoSession()
     _waiting: ThreadWaiting
-    # A class attribute: ccxt also closes an exchange that could not be made.
-    _connections: ThreadConnections | None = None
+    _connections: ThreadConnections
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._waiting = ThreadWaiting()
-
-    def _new_connections(self) -> ThreadConnections:
-        return ThreadConnections(self._connection_settings())
+        self._waiting, self._connections = ThreadWaiting(), ThreadConnections()
 
     def __enter__(self) -> Self:
         # Like ccxt's asynchronous exchanges, it can be opened again.
         if self._closed:
-            self._connections = self._new_connections()
+            self._connections = ThreadConnections()
             self._closed = False
             self._waiting.open()
         return self
@@ -62,10 +58,8 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         Calls under way in other threads end with ``ExchangeClosedByUser``, later ones too.
         """
         self._closed = True
-        if self._connections is not None:
-            self._waiting.close()
-            for connections in (self._connections, *self._retired):
-                connections.close()
+        self._waiting.close()
+        self._connections.close()
         if clean_instance_data:
             self.clean_rest_data()
 

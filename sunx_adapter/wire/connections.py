@@ -23,9 +23,9 @@ from sunx_adapter.wire.route import (
     GetRequest,
     Handshake,
     Origin,
-    Proxy,
     ProxyError,
     origin_of,
+    proxy_at,
     written,
 )
 from sunx_adapter.wire.settings import IDLE_SECONDS, ConnectionSettings
@@ -33,8 +33,8 @@ from sunx_adapter.wire.settings import IDLE_SECONDS, ConnectionSettings
 CHUNK: Final = 65_536
 _RECORD_HEAD: Final = 5
 
-PoolKey = tuple[Origin, str]
-"""Where a connection leads, and its owner."""
+PoolKey = tuple[Origin, str, ConnectionSettings]
+"""Where a connection leads, its owner, and how it was made."""
 
 
 class Socket:
@@ -246,11 +246,11 @@ class Pool:
         connection.rest()
         self._idle.setdefault(key, []).append(connection)
 
-    def drop_idle(self, *, only_old: bool = False) -> None:
-        """Close the idle connections, perhaps only those that were idle for too long."""
+    def drop_idle(self, *, but: ConnectionSettings | None = None) -> None:
+        """Close the idle connections, but those with these settings that are not too old."""
         for key, kept in list(self._idle.items()):
             for each in list(kept):
-                if not only_old or each.is_old():
+                if key[2] != but or each.is_old():
                     with contextlib.suppress(ValueError):  # another thread has just taken it
                         kept.remove(each)
                         each.tcp.close()
@@ -278,10 +278,8 @@ class Pool:
 class Connections:
     """Sends requests over kept connections."""
 
-    def __init__(self, settings: ConnectionSettings) -> None:
-        self.settings = settings
+    def __init__(self) -> None:
         self.closed = False
-        self._proxy = Proxy(settings.proxy) if settings.proxy else None
 
     def pool(self) -> Pool:
         """The pool for the present process or event loop."""
@@ -300,6 +298,7 @@ class Connections:
         owner: str,
         prepare: Callable[[], Awaitable[GetRequest]],
         *,
+        settings: ConnectionSettings,
         deadline: float,
         limit: int,
     ) -> RawAnswer:
@@ -310,6 +309,7 @@ class Connections:
             owner: whose connections may be used.
             prepare: makes the request once there is a connection; called again if that connection
                 turns out to be unusable.
+            settings: how to connect.
             deadline: on :func:`time.monotonic`'s clock.
             limit: the largest body, in bytes as it arrives.
 
@@ -318,17 +318,17 @@ class Connections:
             UnsendableError: the request cannot be sent.
         """
         origin = origin_of(address)
-        key = origin, owner
+        key = origin, owner, settings
         while True:
             self._check_open()
             pool = self.pool()
             kept = pool.take(key)
-            connection = kept or await self._connect(pool, origin, deadline)
+            connection = kept or await self._connect(pool, origin, settings, deadline)
             connection.tcp.deadline = deadline
             reusable = False
             try:
                 await self.turn()
-                text = written(await prepare(), self._proxy)
+                text = written(await prepare(), proxy_at(settings.proxy))
                 if connection.is_fit():
                     answer = await connection.answer(text, limit)
                     reusable = answer.reusable
@@ -347,24 +347,21 @@ class Connections:
         if self.closed:
             raise WireError("the connections were closed")
 
-    def retire(self) -> None:
-        """Accept no more requests; those under way are finished."""
-        self.closed = True
-        self.pool().drop_idle()
-
-    async def _connect(self, pool: Pool, origin: Origin, deadline: float) -> Connection:
-        pool.drop_idle(only_old=True)
-        proxy = self._proxy
+    async def _connect(
+        self, pool: Pool, origin: Origin, settings: ConnectionSettings, deadline: float
+    ) -> Connection:
+        pool.drop_idle(but=settings)
+        proxy = proxy_at(settings.proxy)
         connection = Connection(await self.dial(proxy.origin if proxy else origin, deadline))
         pool.add(connection.tcp)
         try:
             self._check_open()
             if proxy and proxy.origin.encrypted:
-                await connection.encrypt(self.settings.tls_context(), proxy.origin.host)
+                await connection.encrypt(settings.tls_context(), proxy.origin.host)
             if proxy and not proxy.forwards(origin):
                 await connection.negotiate(proxy.handshake(origin))
             if origin.encrypted:
-                await connection.encrypt(self.settings.tls_context(), origin.host)
+                await connection.encrypt(settings.tls_context(), origin.host)
         except BaseException:
             connection.tcp.close()
             raise

@@ -149,6 +149,12 @@ class Proxy:
             raise ProxyError("the proxy sent more than its reply")
 
 
+@lru_cache(maxsize=64)
+def proxy_at(url: str | None) -> Proxy | None:
+    """The proxy with that URL, if there is one."""
+    return Proxy(url) if url else None
+
+
 def _exactly(received: bytearray, count: int) -> Generator[bytes, bytes, bytes]:
     while len(received) < count:
         received += yield b""

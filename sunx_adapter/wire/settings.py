@@ -2,9 +2,8 @@
 
 import ssl
 import urllib.request
-from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import certifi
@@ -13,8 +12,7 @@ IDLE_SECONDS: Final = 15.0
 """A connection that was idle for longer is not used again, since the peer may close it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionSettings:
+class ConnectionSettings(NamedTuple):
     """How to connect.
 
     Attributes:

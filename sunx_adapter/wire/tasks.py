@@ -9,7 +9,6 @@ from sunx_adapter.wire.background import for_loop
 from sunx_adapter.wire.connections import Connections, Pool, Socket
 from sunx_adapter.wire.dial import dialled
 from sunx_adapter.wire.route import Origin
-from sunx_adapter.wire.settings import ConnectionSettings
 
 _MAX_UNASKED_BYTES: Final = 262_144
 """A peer that sends more than this while nobody reads is cut off."""
@@ -107,8 +106,8 @@ class TaskSocket(Socket, asyncio.Protocol):
 class TaskConnections(Connections):
     """Connections that tasks share; each event loop has its own."""
 
-    def __init__(self, settings: ConnectionSettings) -> None:
-        super().__init__(settings)
+    def __init__(self) -> None:
+        super().__init__()
         self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
 
     def pool(self) -> Pool:

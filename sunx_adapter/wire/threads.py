@@ -11,7 +11,6 @@ from sunx_adapter.wire.background import seconds_left
 from sunx_adapter.wire.connections import CHUNK, Connections, Pool, Socket
 from sunx_adapter.wire.dial import dialled
 from sunx_adapter.wire.route import Origin
-from sunx_adapter.wire.settings import ConnectionSettings
 
 Result = TypeVar("Result")
 
@@ -48,8 +47,8 @@ class ThreadSocket(Socket):
 class ThreadConnections(Connections):
     """Connections that threads share. A forked child gets new ones."""
 
-    def __init__(self, settings: ConnectionSettings) -> None:
-        super().__init__(settings)
+    def __init__(self) -> None:
+        super().__init__()
         self._pool, self._process = Pool(), os.getpid()
 
     def pool(self) -> Pool:

@@ -29,6 +29,7 @@ _WRITTEN_HERE: Final = ("host", "content-length")
 
 async def _fetch(
     connections: Connections,
+    settings: ConnectionSettings,
     request: httpx.Request,
     deadline: float,
     limited: contextlib.AbstractAsyncContextManager[object],
@@ -47,7 +48,7 @@ async def _fetch(
     try:
         async with limited:
             answer = await connections.fetch(
-                address, owner, prepare, deadline=deadline, limit=limit
+                address, owner, prepare, settings=settings, deadline=deadline, limit=limit
             )
     except TimeoutError as error:
         raise httpx.ReadTimeout(str(error), request=request) from None
@@ -74,7 +75,8 @@ class WireTransport(httpx.BaseTransport):
     """
 
     def __init__(self, settings: ConnectionSettings | None = None) -> None:
-        self._connections = ThreadConnections(settings or ConnectionSettings())
+        self._connections = ThreadConnections()
+        self._settings = settings or ConnectionSettings()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and read its whole answer.
@@ -83,7 +85,7 @@ class WireTransport(httpx.BaseTransport):
             httpx.TransportError: there is no answer, or the request cannot be sent.
         """
         deadline, unlimited = _deadline(request), contextlib.nullcontext()
-        return run(_fetch(self._connections, request, deadline, unlimited))
+        return run(_fetch(self._connections, self._settings, request, deadline, unlimited))
 
     def close(self) -> None:
         """Close all connections."""
@@ -94,7 +96,8 @@ class AsyncWireTransport(httpx.AsyncBaseTransport):
     """The same for ``httpx.AsyncClient(transport=…)``."""
 
     def __init__(self, settings: ConnectionSettings | None = None) -> None:
-        self._connections = TaskConnections(settings or ConnectionSettings())
+        self._connections = TaskConnections()
+        self._settings = settings or ConnectionSettings()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and read its whole answer.
@@ -104,7 +107,7 @@ class AsyncWireTransport(httpx.AsyncBaseTransport):
         """
         deadline = _deadline(request)
         limited = asyncio.timeout(deadline - time.monotonic())
-        return await _fetch(self._connections, request, deadline, limited)
+        return await _fetch(self._connections, self._settings, request, deadline, limited)
 
     async def aclose(self) -> None:
         """Close this event loop's connections."""
@@ -131,6 +134,7 @@ class GivenTransport:
         _owner: str,
         prepare: Callable[[], Awaitable[GetRequest]],
         *,
+        settings: ConnectionSettings,  # noqa: ARG002 - the transport has its own
         deadline: float,
         limit: int,
     ) -> RawAnswer:
