@@ -16,17 +16,6 @@ from sunx_adapter.venue import PathVariantName
 from sunx_adapter.wire.route import is_sendable_header
 from sunx_adapter.wire.settings import ConnectionSettings
 
-PROXIES: Final = (
-    *("httpProxy", "http_proxy", "httpsProxy", "https_proxy", "socksProxy", "socks_proxy"),
-)
-_CONNECTION: Final = {
-    *PROXIES,
-    *("timeout", "enableRateLimit", "rateLimit", "userAgent", "user_agent", "headers"),
-    *("wsProxy", "ws_proxy", "wssProxy", "wss_proxy"),
-    *("trust_env", "aiohttp_trust_env", "requests_trust_env", "cafile", "asyncio_loop"),
-    *("hostname", "urls", "options", "verbose", "logger", "number", "timeout_on_exit"),
-}
-_CREDENTIALS: Final = {"apiKey", "secret", "privateKey", "uid"}
 _DESCRIPTION: Final = {
     # Part of describe(); a user may override it, and ccxt's own code reads it.
     *("id", "name", "countries", "version", "certified", "pro", "alias", "has", "status"),
@@ -35,8 +24,10 @@ _DESCRIPTION: Final = {
     *("httpExceptions", "userAgents"),
     *("enableLastHttpResponse", "enableLastJsonResponse", "enableLastResponseHeaders"),
 }
-_HONOURED: Final = _CONNECTION | _CREDENTIALS | _DESCRIPTION
-
+PROXIES: Final = (
+    *("httpProxy", "http_proxy", "httpsProxy", "https_proxy", "socksProxy", "socks_proxy"),
+)
+STREAM_PROXIES: Final = ("wsProxy", "ws_proxy", "wssProxy", "wss_proxy")
 PROXY_ADVICE: Final = "use one of httpProxy, httpsProxy and socksProxy"
 REFUSED_PROXIES: Final = (
     *("proxy", "proxyUrl", "proxy_url", "proxies", "aiohttp_proxy"),
@@ -55,10 +46,6 @@ _INSTEAD: Final = {
 }
 # Settings that ccxt reads from the configuration, without an attribute of that name.
 _KNOWN_BESIDES: Final = {"sandbox", "testnet", "passphrase", "own_session"}
-_KNOWN: Final = _HONOURED | _KNOWN_BESIDES
-_MISSPELT_AS: Final = _CONNECTION | _CREDENTIALS | _INSTEAD.keys()
-"""The settings that another name may be a misspelling of: those that matter to a balance."""
-
 
 _LONGEST_SOCKS_WORD: Final = 255
 
@@ -123,6 +110,18 @@ class _Settings(TypedDict, total=False):
     options: _Options
 
 
+_SETTINGS: Final = {
+    *_Settings.__annotations__,
+    *PROXIES,
+    *STREAM_PROXIES,
+    *("user_agent", "trust_env", "aiohttp_trust_env", "requests_trust_env", "asyncio_loop"),
+    *("verbose", "logger", "number", "timeout_on_exit"),
+}
+_HONOURED: Final = _SETTINGS | _DESCRIPTION
+_MISSPELT_AS: Final = _SETTINGS | _INSTEAD.keys()
+"""The settings that another name may be a misspelling of: those that matter to a balance."""
+
+
 def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """The configuration without the settings whose value is ``None``, which means not given.
 
@@ -139,11 +138,16 @@ def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
     given = {key: value for key, value in given.items() if value or key not in PROXIES}
     if isinstance(options := given.get("options"), dict):
         given["options"] = {key: value for key, value in options.items() if value is not None}
+    unknown = []
     for key, value in given.items():
-        if key not in _HONOURED and _means_something(key, value, kind):
+        if key in _HONOURED:
+            continue
+        default = getattr(kind, str(key), None)
+        if key not in _KNOWN_BESIDES and not hasattr(kind, str(key)):
+            unknown.append(key)
+        elif value not in ("", default) and (value or default):
             advice = f": {_INSTEAD[key]}" if key in _INSTEAD else ""
             raise NotSupported(f"the setting {key!r} cannot be honoured{advice}")
-    unknown = [key for key in given if key not in _KNOWN and not hasattr(kind, str(key))]
     check_spelling("setting", unknown, _MISSPELT_AS)
     _check_kinds(given)
     options = given.get("options", {}).keys() - _OTHER_OPTIONS
@@ -163,12 +167,6 @@ def check_spelling(what: str, names: Iterable[object], known: Collection[str]) -
     for name in names:
         if hint := did_you_mean(str(name), known):
             raise BadRequest(f"unknown {what} {name!r}{hint}")
-
-
-def _means_something(key: str, value: object, kind: type) -> bool:
-    known = key in _KNOWN_BESIDES or hasattr(kind, key)
-    default = getattr(kind, key, None)
-    return known and value not in ("", default) and bool(value or default)
 
 
 def _check_kinds(given: Mapping[str, Any]) -> None:

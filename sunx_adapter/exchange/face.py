@@ -23,6 +23,7 @@ from sunx_adapter.exchange.config import (
     PROXIES,
     PROXY_ADVICE,
     REFUSED_PROXIES,
+    STREAM_PROXIES,
     accepted_config,
     check_address,
     check_choice,
@@ -414,7 +415,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
         The URL's key may be another one than the exchange's present one.
         """
-        urls = (self.options.get("rateLimitStorage"), *(getattr(self, p, None) for p in _PROXIES))
+        urls = (self.options.get("rateLimitStorage"), *_proxy_attributes(self))
         sent = {unquote(text) for text in (*_SECRET_PARAMETER.findall(url), *self._signatures)}
         secrets = (self.secret, self.privateKey, *passwords(*urls), *(sent - {self.apiKey}))
         return cleaned(text, api_key=self.apiKey, secrets=secrets, length=length)
@@ -437,7 +438,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return type(failure)(shortened(self._cleaned(f"{where}{failure}", url), _MAX_MESSAGE))
 
 
-_PROXIES: Final = (*PROXIES, "ws_proxy", "wss_proxy", "wsProxy", "wssProxy")
+_proxy_attributes = attrgetter(*PROXIES, *STREAM_PROXIES)
 _connection_attributes = attrgetter(
     *PROXIES,
     *REFUSED_PROXIES,
