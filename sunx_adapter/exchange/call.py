@@ -118,25 +118,24 @@ class Reader(Face):
             use_clock=self._use_clock,
             log=lambda text: self._log(logging.WARNING, text),
         )
-        return await self._in_time(
-            call, deadline, self._tried(call, deadline, mapping, retries), retries.given_up
-        )
+        try:
+            work = self._tried(call, deadline, mapping, retries)
+            return await self._in_time(call, deadline, work)
+        except BaseError as error:
+            raise retries.given_up(error) from None
 
     async def _in_time(
-        self,
-        call: Call,
-        deadline: float,
-        work: Coroutine[Any, Any, Result],
-        final: Callable[[BaseError], BaseError] = lambda error: error,
+        self, call: Call, deadline: float, work: Coroutine[Any, Any, Result]
     ) -> Result:
         try:
             return await self._waiting.within(deadline, work)
         except TimeoutError:
             self._check_open()
-        raise final(
-            RequestTimeout(
-                f"GET {call.address}: no whole answer within {self._milliseconds():g} ms (timeout)"
-            )
+        except BaseError:
+            self._check_open()  # whatever closing the exchange made of the call
+            raise
+        raise RequestTimeout(
+            f"GET {call.address}: no whole answer within {self._milliseconds():g} ms (timeout)"
         )
 
     async def _tried(
@@ -154,9 +153,6 @@ class Reader(Face):
             except TransientError as failure:
                 self._check_open()
                 await self._waiting.pause(retries.after(failure))
-            except BaseError as error:
-                self._check_open()
-                raise retries.given_up(error) from None
 
     async def _mapped(
         self, call: Call, deadline: float, mapping: Callable[[Document], Result]

@@ -6,16 +6,13 @@
 import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
 
 from ccxt.base.errors import BadResponse, BaseError, ExchangeError, NetworkError, RequestTimeout
 
-from sunx_adapter.protocol.envelope import redirect_text
+from sunx_adapter.protocol.envelope import is_temporary, redirect_text
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.wire.answer import DeclinedError
 from sunx_adapter.wire.route import UnsendableError
-
-_TRY_AGAIN: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def network_fault(error: Exception, what: str) -> BaseError | TransientError:
@@ -66,8 +63,7 @@ def connect_fault(
     if status < HTTPStatus.BAD_REQUEST:
         return BadResponse(f"{text}: {error}")
     failure = http_exceptions.get(str(status), ExchangeError)(text)
-    temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN
-    return TransientError(failure) if temporary else failure
+    return TransientError(failure) if is_temporary(status) else failure
 
 
 def as_ccxt(error: Exception) -> BaseError:

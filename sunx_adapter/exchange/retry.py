@@ -71,16 +71,16 @@ class Retries:
         """
         if failure.venue_time is not None:
             if self._use_clock is None:  # only once per call
-                raise self.given_up(failure.error)
+                raise failure.error
             ahead, self._use_clock = self._use_clock(failure.venue_time), None
             if abs(ahead) <= CLOCK_OFF_MS:
-                raise self.given_up(failure.error)
+                raise failure.error
             self._tries += 1
             self._log(f"{clock_text(ahead)}: {failure}")
             return 0.0
         wait = self._wait(failure)
         if self._made >= self._retries or time.monotonic() + wait >= self._deadline:
-            raise self.given_up(failure.error)
+            raise failure.error
         self._made += 1
         self._tries += 1
         self._log(f"trying again in {wait:.2f} s ({self._made} of {self._retries}): {failure}")

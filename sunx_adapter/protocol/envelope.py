@@ -92,7 +92,7 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         kind = http_exceptions.get(str(status), ExchangeError)
         said = f"{code} {message}".rstrip() if code else _excerpt(answer)
         refusal = kind(f"HTTP {status}: {said}")
-        transient = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
+        transient = is_temporary(status)
     else:
         raise ExchangeError(f"{code} {message}".rstrip())
     if transient:
@@ -151,6 +151,11 @@ def outcome(content: Any) -> tuple[str, str]:
 
 def _denied(success: object) -> bool:
     return success is not None and str(success).lower() not in ("true", "1")
+
+
+def is_temporary(status: int) -> bool:
+    """Whether another try may succeed after this HTTP status."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
 
 
 def redirect_text(status: int, location: str) -> str:
