@@ -11,6 +11,7 @@ from ccxt.base.errors import BadResponse, ExchangeClosedByUser, NetworkError, No
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.config import check_choice
+from sunx_adapter.exchange.face import Params
 from sunx_adapter.exchange.faults import connect_fault, without_frames
 from sunx_adapter.exchange.waiting import TaskWaiting
 from sunx_adapter.protocol.account import AccountSummary
@@ -121,31 +122,29 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             self._ended.discard(task)
         raise failure
 
-    async def fetch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
+    async def fetch_balance(self, params: Params = None) -> "Balances":
         """The account's balance, exactly; see ``SyncExchange.fetch_balance``."""
         return await self._call("fetch_balance", self._balance(params))
 
-    async def fetch_partial_balance(
-        self, part: View, params: Mapping[str, Any] | None = None
-    ) -> Amounts:
+    async def fetch_partial_balance(self, part: View, params: Params = None) -> Amounts:
         """One view of the balance by currency; parameters as in ``fetch_balance``."""
         check_choice(f"{self.id} part", part, get_args(View))
         amounts: Any = await self.fetch_balance(params)
         return amounts[part]  # type: ignore[no-any-return]
 
-    async def fetch_free_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+    async def fetch_free_balance(self, params: Params = None) -> Amounts:
         """What is free of each currency."""
         return await self.fetch_partial_balance("free", params)
 
-    async def fetch_used_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+    async def fetch_used_balance(self, params: Params = None) -> Amounts:
         """What is used of each currency."""
         return await self.fetch_partial_balance("used", params)
 
-    async def fetch_total_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+    async def fetch_total_balance(self, params: Params = None) -> Amounts:
         """The equity in each currency."""
         return await self.fetch_partial_balance("total", params)
 
-    async def watch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
+    async def watch_balance(self, params: Params = None) -> "Balances":
         """The next balance that the venue pushes; the first call returns as soon as there is one.
 
         One connection serves all tasks. A slow task gets the newest balance, never an old one.
@@ -171,9 +170,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     fetchTotalBalance = fetch_total_balance
     watchBalance = watch_balance
 
-    async def watch_balances(
-        self, params: Mapping[str, Any] | None = None
-    ) -> AsyncIterator["Balances"]:
+    async def watch_balances(self, params: Params = None) -> AsyncIterator["Balances"]:
         """``async for balance in exchange.watch_balances():``; see :meth:`watch_balance`.
 
         An exception ends the loop; a new loop uses the same connection.
@@ -182,9 +179,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         while True:
             yield await self._call("watch_balances", self._watched(params, cursor))
 
-    async def _watched(
-        self, params: Mapping[str, Any] | None, cursor: Cursor | None = None
-    ) -> dict[str, Any]:
+    async def _watched(self, params: Params, cursor: Cursor | None = None) -> dict[str, Any]:
         parameters, policy = self._parameters(params)
         if parameters:
             names = ", ".join(map(repr, parameters))
@@ -244,17 +239,11 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         self._signatures.append(signature)
         return message
 
-    async def fetch_account_summary(
-        self, params: Mapping[str, Any] | None = None
-    ) -> AccountSummary:
+    async def fetch_account_summary(self, params: Params = None) -> AccountSummary:
         """The account's state and totals; parameters as in ``fetch_balance``."""
         return await self._call("fetch_account_summary", self._account_summary(params))
 
-    async def load_markets(
-        self,
-        reload: bool = False,  # noqa: ARG002
-        params: Mapping[str, Any] | None = None,  # noqa: ARG002
-    ) -> dict[str, Any]:
+    async def load_markets(self, reload: bool = False, params: Params = None) -> dict[str, Any]:  # noqa: ARG002
         """The markets of the configuration, if any: a balance needs none."""
         return self._given_markets()
 
@@ -263,7 +252,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         path: str,
         api: str | list[str] = "public",
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         *_more: Any,
         **_rest: Any,
     ) -> Any:
@@ -280,7 +269,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         """Send a request that ``sign()`` made; returns the answer unchanged."""
         return await self._call("fetch", self._fetched(url, method, headers, body))
 
-    async def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
+    async def load_time_difference(self, params: Params = None) -> int:  # noqa: ARG002
         """Measure by how many ms our clock is ahead, and use the venue's clock from now on."""
         return await self._call("load_time_difference", self._time_difference())
 

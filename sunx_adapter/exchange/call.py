@@ -24,7 +24,7 @@ from ccxt.base.errors import (
 
 from sunx_adapter.exchange.budget import SHARED_WINDOWS, Limit, MemoryWindows, ReadBudget
 from sunx_adapter.exchange.config import MAX_TIMEOUT_MS, check_address
-from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, check_reads
+from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, Params, check_reads
 from sunx_adapter.exchange.faults import network_fault
 from sunx_adapter.exchange.redaction import redact_logs
 from sunx_adapter.exchange.retry import Retries
@@ -70,11 +70,11 @@ class Reader(Face):
 
     # -- the public methods, for both kinds -------------------------------------------------
 
-    async def _balance(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+    async def _balance(self, params: Params) -> dict[str, Any]:
         parameters, policy = self._parameters(params)
         return await self._account(parameters, lambda answer: self._structure(answer, policy))
 
-    async def _account_summary(self, params: Mapping[str, Any] | None) -> AccountSummary:
+    async def _account_summary(self, params: Params) -> AccountSummary:
         return await self._account(self._parameters(params)[0], summarize)
 
     async def _account(
@@ -83,9 +83,7 @@ class Reader(Face):
         call = self._get(self._paths().balance, parameters)
         return await self._read(call, lambda document: mapping(read_account(document)))
 
-    async def _endpoint(
-        self, path: str, api: str | list[str], method: str, params: Mapping[str, Any] | None
-    ) -> Any:
+    async def _endpoint(self, path: str, api: str | list[str], method: str, params: Params) -> Any:
         call = self._endpoint_call(path, api, method, params)
         return await self._read(call, lambda document: document.info)
 

@@ -65,6 +65,10 @@ _KEPT_SIGNATURES: Final = 16
 _SECRET_PARAMETER: Final = re.compile(r"[?&](?:Signature|AccessKeyId)=([^&#]*)")
 
 
+Params = Mapping[str, Any] | None
+"""A caller's parameters, as ccxt passes them."""
+
+
 class Call(NamedTuple):
     """One GET, signed each time it is sent.
 
@@ -257,7 +261,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         path: str,
         api: str | list[str] = "public",
         method: str = "GET",
-        params: Mapping[str, object] | None = None,
+        params: Params = None,
     ) -> dict[str, Any]:
         """A signed request for ccxt's ``fetch()``: ``url``, ``method``, ``body``, ``headers``.
 
@@ -296,7 +300,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     # -- the steps of a call that need no network -------------------------------------------
 
-    def _parameters(self, params: Mapping[str, Any] | None) -> tuple[dict[str, Any], FreePolicy]:
+    def _parameters(self, params: Params) -> tuple[dict[str, Any], FreePolicy]:
         """The parameters to send, and the meaning of ``free``."""
         if not isinstance(params := params or {}, Mapping):
             raise BadRequest("params must be a mapping")
@@ -314,9 +318,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         check_choice("options['pathVariant']", chosen, tuple(PATH_VARIANTS))
         return PATH_VARIANTS[chosen]
 
-    def _endpoint_call(
-        self, path: str, api: str | list[str], method: str, params: Mapping[str, object] | None
-    ) -> Call:
+    def _endpoint_call(self, path: str, api: str | list[str], method: str, params: Params) -> Call:
         check_reads(method)
         access = api if isinstance(api, str) else api[0]
         # ccxt's endpoints have no leading slash, and one of HTX's ends with one.

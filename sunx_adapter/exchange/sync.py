@@ -9,6 +9,7 @@ from ccxt.base.errors import NotSupported
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.config import check_choice
+from sunx_adapter.exchange.face import Params
 from sunx_adapter.exchange.faults import without_frames
 from sunx_adapter.exchange.waiting import ThreadWaiting
 from sunx_adapter.protocol.account import AccountSummary
@@ -76,7 +77,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
             failure = without_frames(error)
         raise failure
 
-    def fetch_balance(self, params: Mapping[str, Any] | None = None) -> "Balances":
+    def fetch_balance(self, params: Params = None) -> "Balances":
         """The account's balance, exactly.
 
         Args:
@@ -92,25 +93,25 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         """
         return self._call("fetch_balance", self._balance(params))
 
-    def fetch_partial_balance(self, part: View, params: Mapping[str, Any] | None = None) -> Amounts:
+    def fetch_partial_balance(self, part: View, params: Params = None) -> Amounts:
         """One view of the balance by currency; parameters as in :meth:`fetch_balance`."""
         check_choice(f"{self.id} part", part, get_args(View))
         amounts: Any = self.fetch_balance(params)
         return amounts[part]  # type: ignore[no-any-return]
 
-    def fetch_free_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+    def fetch_free_balance(self, params: Params = None) -> Amounts:
         """What is free of each currency."""
         return self.fetch_partial_balance("free", params)
 
-    def fetch_used_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+    def fetch_used_balance(self, params: Params = None) -> Amounts:
         """What is used of each currency."""
         return self.fetch_partial_balance("used", params)
 
-    def fetch_total_balance(self, params: Mapping[str, Any] | None = None) -> Amounts:
+    def fetch_total_balance(self, params: Params = None) -> Amounts:
         """The equity in each currency."""
         return self.fetch_partial_balance("total", params)
 
-    def watch_balance(self, params: Mapping[str, Any] | None = None) -> Never:  # noqa: ARG002
+    def watch_balance(self, params: Params = None) -> Never:  # noqa: ARG002
         """Not supported.
 
         Raises:
@@ -127,15 +128,11 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
     fetchTotalBalance = fetch_total_balance
     watchBalance = watch_balance
 
-    def fetch_account_summary(self, params: Mapping[str, Any] | None = None) -> AccountSummary:
+    def fetch_account_summary(self, params: Params = None) -> AccountSummary:
         """The account's state and totals; parameters as in ``fetch_balance``."""
         return self._call("fetch_account_summary", self._account_summary(params))
 
-    def load_markets(
-        self,
-        reload: bool = False,  # noqa: ARG002
-        params: Mapping[str, Any] | None = None,  # noqa: ARG002
-    ) -> dict[str, Any]:
+    def load_markets(self, reload: bool = False, params: Params = None) -> dict[str, Any]:  # noqa: ARG002
         """The markets of the configuration, if any: a balance needs none."""
         return self._given_markets()
 
@@ -144,7 +141,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         path: str,
         api: str | list[str] = "public",
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         *_more: Any,
         **_rest: Any,
     ) -> Any:
@@ -161,7 +158,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         """Send a request that :meth:`sign` made; returns the answer unchanged."""
         return self._call("fetch", self._fetched(url, method, headers, body))
 
-    def load_time_difference(self, params: Mapping[str, Any] | None = None) -> int:  # noqa: ARG002
+    def load_time_difference(self, params: Params = None) -> int:  # noqa: ARG002
         """Measure by how many ms our clock is ahead, and use the venue's clock from now on."""
         return self._call("load_time_difference", self._time_difference())
 
