@@ -107,21 +107,6 @@ def check_reads(method: str, body: object = None) -> None:
         raise NotSupported(f"only GET is supported, not {method}: this adapter only reads")
 
 
-class _Codes(dict[str, str]):
-    """Unified codes by currency id, cached: ccxt makes a whole currency structure for each."""
-
-    def __init__(self, exchange: "Face") -> None:
-        self._exchange = exchange
-        # What the codes depend on.
-        self.common = dict(getattr(exchange, "commonCurrencies", {}))
-        self.by_id = getattr(exchange, "currencies_by_id", None)
-
-    def __missing__(self, currency_id: str) -> str:
-        code: str = self._exchange.safe_currency_code(currency_id)
-        self[currency_id] = code
-        return code
-
-
 if TYPE_CHECKING:
     from ccxt import Exchange as CcxtExchange
 else:
@@ -165,7 +150,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
             raise BadRequest(f"{self.venue.id}: settings must be in a dict")
         # Of the latest requests and logins: a peer may repeat them.
         self._signatures: deque[str] = deque(maxlen=_KEPT_SIGNATURES)
-        self._codes = _Codes(self)
+        self._codes: tuple[object, object, Callable[[str], str]] | None = None
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
         self._settings: tuple[object, ConnectionSettings] | None = None
         try:
@@ -257,11 +242,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return not missing
 
     def sign(
-        self,
-        path: str,
-        api: str | list[str] = "public",
-        method: str = "GET",
-        params: Params = None,
+        self, path: str, api: str | list[str] = "public", method: str = "GET", params: Params = None
     ) -> dict[str, Any]:
         """A signed request for ccxt's ``fetch()``: ``url``, ``method``, ``body``, ``headers``.
 
@@ -380,15 +361,12 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return headers
 
     def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
-        # The user may change commonCurrencies at any time.
-        if (
-            self.commonCurrencies != self._codes.common
-            or self.currencies_by_id is not self._codes.by_id
-        ):
-            self._codes = _Codes(self)
-        return balance_structure(
-            answer, policy=policy, number=self.number, code_of=self._codes.__getitem__
-        )
+        # What the codes depend on; the user may change it at any time.
+        common, by_id, codes = self.commonCurrencies, self.currencies_by_id, self._codes
+        if codes is None or codes[0] != common or codes[1] is not by_id:
+            # Cached: ccxt makes a whole currency structure for each.
+            codes = self._codes = dict(common), by_id, cache(self.safe_currency_code)
+        return balance_structure(answer, policy=policy, number=self.number, code_of=codes[2])
 
     def _given_markets(self) -> dict[str, Any]:
         if not self.markets_by_id:
