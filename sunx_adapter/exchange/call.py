@@ -97,7 +97,7 @@ class Reader(Face):
         api_key = query.get("AccessKeyId", [""])[0]
         call = Call(address, lambda: url, api_key, "Signature" in query, headers or {})
         deadline = self._deadline()
-        work = self._mapped(call, deadline, lambda document: document.info)
+        work = self._answer(call, deadline, self._reading(lambda document: document.info))
         return await self._in_time(call, deadline, work)
 
     async def _time_difference(self) -> int:
@@ -117,7 +117,7 @@ class Reader(Face):
             log=lambda text: self._log(logging.WARNING, text),
         )
         try:
-            work = self._tried(call, deadline, mapping, retries)
+            work = self._tried(call, deadline, self._reading(mapping), retries)
             return await self._in_time(call, deadline, work)
         except BaseError as error:
             raise retries.given_up(error) from None
@@ -137,31 +137,25 @@ class Reader(Face):
         )
 
     async def _tried(
-        self,
-        call: Call,
-        deadline: float,
-        mapping: Callable[[Document], Result],
-        retries: Retries,
+        self, call: Call, deadline: float, reading: Callable[[HttpAnswer], Result], retries: Retries
     ) -> Result:
         if call.private and self.options["adjustForTimeDifference"] and not self._clock_measured:
             await self._measured(self._time_call(), deadline)
         while True:
             try:
-                return await self._mapped(call, deadline, mapping)
+                return await self._answer(call, deadline, reading)
             except TransientError as failure:
                 self._check_open()
                 await self._waiting.pause(retries.after(failure))
 
-    async def _mapped(
-        self, call: Call, deadline: float, mapping: Callable[[Document], Result]
-    ) -> Result:
+    def _reading(self, mapping: Callable[[Document], Result]) -> Callable[[HttpAnswer], Result]:
         def reading(answer: HttpAnswer) -> Result:
             document = read_envelope(answer, self.httpExceptions)
             if self.enableLastJsonResponse:
                 self.last_json_response = copy.deepcopy(document.info)
             return mapping(document)
 
-        return await self._answer(call, deadline, reading)
+        return reading
 
     async def _answer(
         self, call: Call, deadline: float, reading: Callable[[HttpAnswer], Result]
