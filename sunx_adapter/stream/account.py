@@ -57,6 +57,9 @@ _LARGE_MESSAGE: Final = 65_536
 _STABLE_SECONDS: Final = 10.0
 """After a connection that lived for so long, the next wait is the shortest one again."""
 
+_LOOK_SECONDS: Final = 0.1
+"""Waiting calls do not look more often whether the newest account is in doubt."""
+
 _MAX_WAITS: Final = 25
 """The wait before reconnecting doubles, up to this multiple of the first one."""
 
@@ -127,8 +130,9 @@ class AccountStream:
     async def _change(self, began: float) -> BaseError | None:
         """Wait for a change, for a call that began then; returns an unreadable message's error."""
         now, gap, since = self.loop.time(), self._settings.gap, self._doubted_since
-        deadline = now + gap if since is None else max(began, since) + gap
-        if now >= deadline:
+        # Without a doubt, look again later: one may begin meanwhile.
+        wait = max(gap, _LOOK_SECONDS) if since is None else max(began, since) + gap - now
+        if wait <= 0:
             kind = type(self._reason) if isinstance(self._reason, NetworkError) else NetworkError
             raise kind(
                 f"no balance for {gap * 1000:g} ms (streamGapTimeout), still reconnecting: "
@@ -137,7 +141,7 @@ class AccountStream:
         changed = self.loop.create_future()
         self._waiting.add(changed)
         try:
-            await asyncio.wait([changed], timeout=deadline - now)
+            await asyncio.wait([changed], timeout=wait)
             return changed.result() if changed.done() else None
         finally:
             self._waiting.discard(changed)
