@@ -12,8 +12,9 @@ from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.config import check_choice
 from sunx_adapter.exchange.face import Params
-from sunx_adapter.exchange.faults import connect_fault, without_frames
+from sunx_adapter.exchange.faults import connect_fault
 from sunx_adapter.exchange.waiting import TaskWaiting
+from sunx_adapter.frames import without_frames
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.protocol.push import auth_message

@@ -8,7 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Never
 from urllib.parse import unquote, urlsplit
@@ -62,6 +62,7 @@ RATE_LIMIT_MS: Final = READ_LIMIT.seconds * 1000 / READ_LIMIT.requests
 _MAX_MESSAGE: Final = 600
 _MAX_PRINTED: Final = 200_000
 _KEPT_SIGNATURES: Final = 16
+_KEPT_CODES: Final = 4096
 _SECRET_PARAMETER: Final = re.compile(r"[?&](?:Signature|AccessKeyId)=([^&#]*)")
 
 
@@ -365,7 +366,8 @@ class Face(CcxtExchange):  # type: ignore[misc]
         common, by_id, codes = self.commonCurrencies, self.currencies_by_id, self._codes
         if codes is None or codes[0] != common or codes[1] is not by_id:
             # Cached: ccxt makes a whole currency structure for each.
-            codes = self._codes = dict(common), by_id, cache(self.safe_currency_code)
+            code_of = lru_cache(_KEPT_CODES)(self.safe_currency_code)
+            codes = self._codes = dict(common), by_id, code_of
         return balance_structure(answer, policy=policy, number=self.number, code_of=codes[2])
 
     def _given_markets(self) -> dict[str, Any]:

@@ -73,9 +73,3 @@ def as_ccxt(error: Exception) -> BaseError:
     if isinstance(error, BaseError):
         return error
     return ExchangeError(f"unexpected {type(error).__name__}: {error}")
-
-
-def without_frames(error: BaseException) -> BaseException:
-    """The same exception without its frames, which may hold secrets."""
-    error.__context__ = error.__cause__ = None
-    return error.with_traceback(None)

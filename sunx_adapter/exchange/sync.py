@@ -10,8 +10,8 @@ from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
 from sunx_adapter.exchange.config import check_choice
 from sunx_adapter.exchange.face import Params
-from sunx_adapter.exchange.faults import without_frames
 from sunx_adapter.exchange.waiting import ThreadWaiting
+from sunx_adapter.frames import without_frames
 from sunx_adapter.protocol.account import AccountSummary
 from sunx_adapter.venue import HTX_FUTURES, SUNX
 from sunx_adapter.wire.threads import ThreadConnections, run
