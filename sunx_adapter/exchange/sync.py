@@ -1,14 +1,13 @@
 """The synchronous exchanges."""
 
 from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar
 
 import ccxt
 from ccxt.base.errors import NotSupported
 
 from sunx_adapter.balance import Amounts, View
 from sunx_adapter.exchange.call import Reader
-from sunx_adapter.exchange.config import check_choice
 from sunx_adapter.exchange.face import Params
 from sunx_adapter.exchange.waiting import ThreadWaiting
 from sunx_adapter.frames import without_frames
@@ -95,7 +94,6 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
 
     def fetch_partial_balance(self, part: View, params: Params = None) -> Amounts:
         """One view of the balance by currency; parameters as in :meth:`fetch_balance`."""
-        check_choice(f"{self.id} part", part, get_args(View))
         amounts: Any = self.fetch_balance(params)
         return amounts[part]  # type: ignore[no-any-return]
 
