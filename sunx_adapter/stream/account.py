@@ -51,9 +51,6 @@ The login is then repeated with the venue's time."""
 _MAX_AHEAD_MS: Final = 300_000
 """A time further in the future is not compared with later ones: it would hide all of them."""
 
-_LARGE_MESSAGE: Final = 65_536
-"""After a larger message other tasks get their turn, so that a flood does not block them."""
-
 _STABLE_SECONDS: Final = 10.0
 """After a connection that lived for so long, the next wait is the shortest one again."""
 
@@ -71,13 +68,18 @@ class AccountStream:
         source: its exchange.
         settings: its timeouts and waits.
         numbers: numbers the accounts that are published.
+        before: the stream that it replaces, if that had the same account.
 
     Attributes:
         loop: the event loop in which it was made.
     """
 
     def __init__(
-        self, source: StreamSource, settings: StreamSettings, numbers: Iterator[int]
+        self,
+        source: StreamSource,
+        settings: StreamSettings,
+        numbers: Iterator[int],
+        before: "AccountStream | None",
     ) -> None:
         self._source = source
         self._settings = settings
@@ -91,9 +93,8 @@ class AccountStream:
         self._reason: BaseError | None = None
         # The newest account, and what it is compared with.
         self._news: News | None = None
-        self._version: int | None = None
-        self._timestamp: int | None = None
-        self._data: object = None
+        self._version: int | None = None if before is None else before._version
+        self._timestamp: int | None = None if before is None else before._timestamp
         self._fresh_at: float | None = None
         self._doubted_since: float | None = self.loop.time()
         # Waiting calls; and an unreadable message for the next call, if none was waiting.
@@ -159,7 +160,7 @@ class AccountStream:
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a call in this event loop can use the stream, or a new stream is needed."""
-        if self._key_refused:
+        if self._key_refused and self._state is StreamState.REFUSED:
             return True
         return self.loop is loop and not (self._failure and self._failure_raised)
 
@@ -204,13 +205,18 @@ class AccountStream:
 
     def _take(self, answer: AccountAnswer, version: int | None, *, pushed: bool) -> bool:
         """Publish an account and end the doubt; returns whether it is current, not an older one."""
-        timestamp, data = answer.timestamp, answer.info["data"]
+        timestamp = answer.timestamp
         if _is_older(version, self._version) or _is_older(timestamp, self._timestamp):
             return False
         # The snapshot after a reconnection repeats the account if nothing happened.
-        repeats = version is not None and version == self._version and data == self._data
+        repeats = (
+            self._news is not None
+            and version is not None
+            and version == self._version
+            and answer.info["data"] == self._news.copy().info["data"]
+        )
         # After a read, the next pushed account may count its versions anew.
-        self._version, self._data = version, data
+        self._version = version
         if timestamp and self._source.clock_ahead(timestamp) > -_MAX_AHEAD_MS:
             self._timestamp = timestamp
         self._fresh_at, self._doubted_since = self.loop.time(), None
@@ -360,8 +366,7 @@ class AccountStream:
         while True:
             try:
                 body = await self._in_silence(socket.receive(), "no heartbeat")
-                if len(body) > _LARGE_MESSAGE:
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the other tasks' turn, even in a flood
                 message = read_message(body)
                 if isinstance(message, AccountNews) and not self._take(
                     message.answer, message.version, pushed=True

@@ -26,7 +26,11 @@ class News:
     def answer(self) -> AccountAnswer:
         """The account, for one caller alone."""
         first, self._first = self._first, None
-        return first or read_account(decode_json(self._body))
+        return first or self.copy()
+
+    def copy(self) -> AccountAnswer:
+        """The account, decoded anew."""
+        return read_account(decode_json(self._body))
 
 
 class Cursor:

@@ -22,6 +22,8 @@ class BalanceWatch:
         # For all its streams, so that a cursor works with a later stream too.
         self._numbers = itertools.count(1)
         self._stream: AccountStream | None = None
+        # The latest stream, even if it was closed, and what it was made for.
+        self._latest: AccountStream | None = None
         self._identity: object = None
 
     async def next(
@@ -58,7 +60,10 @@ class BalanceWatch:
         if old is not None and identity == self._identity and old.serves(loop):
             return old
         # Before anything is awaited, so that simultaneous calls make one stream.
-        self._stream = AccountStream(self._source, self._source.settings(), self._numbers)
+        before = self._latest if identity == self._identity else None
+        self._latest = self._stream = AccountStream(
+            self._source, self._source.settings(), self._numbers, before
+        )
         self._identity = identity
         if old is not None and old.loop is loop:
             await old.close()
