@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.processes import run_python
+
 EXAMPLES = Path(__file__).parent / "examples"
 CACHE = Path(__file__).parent.parent / ".mypy_cache" / "examples"
 
@@ -66,13 +68,7 @@ def test_pyright(tmp_path: Path) -> None:
 
 def test_the_bot_runs() -> None:
     """The type-checked bot runs."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.examples.bot"],
-        cwd=EXAMPLES.parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-W", "error", "-m", "tests.examples.bot")
     assert (done.returncode, done.stderr) == (0, "")
     assert "liquidating sunx: 0 USDT to spend" in done.stdout
     assert done.stdout.endswith("0.4 in use\n")
