@@ -284,6 +284,7 @@ def _become(request: dict[str, Any], files: tuple[int, ...]) -> Callable[[], obj
 if __name__ == "__main__":
     for _name in _DEPENDENCIES:
         importlib.import_module(_name)
+    sys.dont_write_bytecode = False  # or each fork would compile the package
     gc.collect()
     gc.freeze()  # or each fork would copy all of it
     with socket.socket(fileno=int(sys.argv[1])) as _control:

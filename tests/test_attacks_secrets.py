@@ -17,12 +17,11 @@ from urllib.parse import parse_qs, quote, unquote
 import httpx
 import pytest
 from ccxt.base.errors import AuthenticationError, BaseError
-from rich.traceback import Traceback
 
 from sunx_adapter import AsyncSunx, ExchangeHost, HtxFutures, Sunx
 from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
 from sunx_adapter.keys import KeysError, config_from_environment
-from tests.conftest import Caller, config_answering, payload
+from tests.conftest import Caller, config_answering, frames_of, payload
 from tests.faulty import http
 from tests.processes import run_python
 from tests.test_attacks import unlimited, venue
@@ -54,21 +53,6 @@ def spellings(signature: str) -> list[str]:
 def signature_of(request: bytes) -> str:
     query = request.split(b"?")[1].split(b" ")[0].decode()
     return parse_qs(query)["Signature"][0]
-
-
-def frames_of(error: BaseException) -> str:
-    """Return the local variables of a traceback's frames, from the package's first frame on.
-
-    As rich shows them, but without the source code, which takes long to colour.
-    """
-    trace = Traceback.extract(type(error), error, error.__traceback__, show_locals=True)
-    lines = []
-    for stack in reversed(trace.stacks):
-        for frame in stack.frames:
-            lines.append(f"{frame.filename}:{frame.lineno} in {frame.name}")
-            lines += [f"{name} = {value}" for name, value in (frame.locals or {}).items()]
-        lines.append(f"{stack.exc_type}: {stack.exc_value}")
-    return "\n".join(lines).partition("sunx_adapter/")[2]
 
 
 @contextmanager
