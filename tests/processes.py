@@ -1,9 +1,9 @@
 """Python processes that start quickly, because they are forks.
 
-The tests start hundreds of processes, and importing ccxt and aiohttp takes a second of processor
-time. So one process imports the dependencies, but nothing of this project, and then forks itself
-for each process that a test starts. A fork has the environment, the files and the exit of any
-Python. Tests about imports or about Python's own options start Python anew.
+The tests start some two hundred processes, and importing ccxt and aiohttp takes a second of
+processor time. So one process imports the dependencies, but nothing of this project, and then forks
+itself for each process that a test starts. A fork has the environment, the files and the exit of
+any Python. Tests about imports or about Python's own options start Python anew.
 """
 
 import atexit
@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
+from subprocess import PIPE
 from typing import IO, Any, Final, NoReturn, Self
 
 _DEPENDENCIES: Final = (
@@ -40,6 +42,7 @@ class PythonProcess:
         arguments: as ``python`` takes them: ``-W error`` or nothing, then ``-m`` and a module or
             ``-c`` and code, then the arguments of these.
         env: the environment; ``None`` for the present one.
+        cwd: the working directory; ``None`` for the present one.
         stdin: a file descriptor, or ``subprocess.PIPE``; ``None`` for no input.
         stdout: the same; ``None`` for the standard output of this process.
         stderr: the same; ``None`` for the standard error of this process.
@@ -56,6 +59,7 @@ class PythonProcess:
         self,
         *arguments: str,
         env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
@@ -64,7 +68,7 @@ class PythonProcess:
         request = {
             "arguments": arguments,
             "env": dict(os.environ if env is None else env),
-            "cwd": os.getcwd(),
+            "cwd": str(cwd or Path.cwd()),
             "start_new_session": start_new_session,
         }
         self.returncode: int | None = None
@@ -76,7 +80,7 @@ class PythonProcess:
             _forker().send([theirs.fileno(), for_stdin, for_stdout, for_stderr])
             pipes = ((stdin, for_stdin), (stdout, for_stdout), (stderr, for_stderr))
             for given, descriptor in pipes:
-                if given == subprocess.PIPE:
+                if given == PIPE:
                     os.close(descriptor)
         self._channel.sendall(json.dumps(request).encode() + b"\n")
         self._answers = self._channel.makefile("r", encoding="ascii")
@@ -130,7 +134,7 @@ class PythonProcess:
 
         It is killed after ``timeout`` seconds.
         """
-        timer = threading.Timer(timeout, self.kill)
+        timer = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
         timer.start()
         try:
             with ThreadPoolExecutor(2) as threads:
@@ -146,17 +150,21 @@ class PythonProcess:
 
 
 def run_python(
-    *arguments: str, env: Mapping[str, str] | None = None, text: str = ""
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    text: str = "",
 ) -> "subprocess.CompletedProcess[str]":
     """Run a process to its end; its status is not checked.
 
     Args:
         arguments: as for :class:`PythonProcess`.
         env: as there.
+        cwd: as there.
         text: its standard input.
     """
     with PythonProcess(
-        *arguments, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *arguments, env=env, cwd=cwd, stdin=PIPE, stdout=PIPE, stderr=PIPE
     ) as process:
         output, errors = process.communicate(text)
         return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
@@ -166,7 +174,7 @@ def _end(
     given: int | None, default: int, *, writable: bool = False
 ) -> "tuple[IO[str] | None, int]":
     """Return our end of a pipe, if there is one, and the process's file descriptor."""
-    if given != subprocess.PIPE:
+    if given != PIPE:
         return None, default if given is None else given
     reading, writing = os.pipe()
     if writable:
@@ -196,6 +204,8 @@ class _Forker:
 
     def close(self) -> None:
         """End it."""
+        # Forks of this process may have the socket, too.
+        self._control.shutdown(socket.SHUT_RDWR)
         self._control.close()
         self._process.wait()
 

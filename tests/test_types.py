@@ -68,7 +68,7 @@ def test_pyright(tmp_path: Path) -> None:
 
 def test_the_bot_runs() -> None:
     """The type-checked bot runs."""
-    done = run_python("-W", "error", "-m", "tests.examples.bot")
+    done = run_python("-W", "error", "-m", "tests.examples.bot", cwd=EXAMPLES.parent.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert "liquidating sunx: 0 USDT to spend" in done.stdout
     assert done.stdout.endswith("0.4 in use\n")
