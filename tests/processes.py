@@ -276,7 +276,6 @@ def _become(request: dict[str, Any], files: tuple[int, ...]) -> Callable[[], obj
     if "PYTHONUNBUFFERED" in os.environ:
         sys.stdout.reconfigure(write_through=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.path.insert(0, request["cwd"])
     arguments = request["arguments"]
     if arguments[:2] == ["-W", "error"]:
         sys.warnoptions.append("error")
@@ -284,11 +283,14 @@ def _become(request: dict[str, Any], files: tuple[int, ...]) -> Callable[[], obj
         arguments = arguments[2:]
     kind, what, *others = arguments
     sys.argv = [kind, *others]
+    sys.path.insert(0, "" if kind == "-c" else request["cwd"])
     if kind == "-m":
         return lambda: runpy.run_module(what, run_name="__main__", alter_sys=True)
     assert kind == "-c", "neither a module nor code"
-    module = sys.modules["__main__"] = types.ModuleType("__main__")
-    return lambda: exec(compile(what, "<string>", "exec"), vars(module))  # noqa: S102
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    code = compile(what, "<string>", "exec")
+    # With no other reference to the module, so that it is freed as early as in any Python.
+    return lambda: exec(code, vars(sys.modules["__main__"]))  # noqa: S102
 
 
 if __name__ == "__main__":
