@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.processes import run_python
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -22,6 +24,7 @@ follow_untyped_imports = true
 """
 
 
+@pytest.mark.long("runs mypy and pyright on a user's code")
 def test_mypy(tmp_path: Path) -> None:
     """mypy ``--strict`` accepts a bot and knows the type of every call."""
     config = tmp_path / "pyproject.toml"
@@ -47,6 +50,7 @@ def test_mypy(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long("runs mypy and pyright on a user's code")
 def test_pyright(tmp_path: Path) -> None:
     """Pyright accepts the bot too, and knows the type of every call."""
     done = subprocess.run(
