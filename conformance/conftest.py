@@ -143,8 +143,9 @@ def subject(
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Attach the report's data to the results."""
+    """Attach the report's data to the results, if a report is written."""
     result = yield
-    if (result.when == "call" or result.failed) and isinstance(item, pytest.Function):
+    wanted = item.config.getoption("--report") is not None
+    if wanted and (result.when == "call" or result.failed) and isinstance(item, pytest.Function):
         attach_record(item, result)
     return result

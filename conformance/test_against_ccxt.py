@@ -41,26 +41,31 @@ def vectors() -> list[Vector]:
     ]
 
 
-def ccxt_outcome(server_thread: ServerThread, vector: Vector) -> Any:
+@pytest.fixture(scope="module")
+def theirs() -> Iterator[Any]:
+    """ccxt's exchange: one for all vectors, because making it takes long."""
+    exchange = ccxt.htx(
+        {
+            "apiKey": "conformance-key",
+            "secret": "conformance-secret",
+            "enableRateLimit": False,
+            "markets": {MARKET["symbol"]: MARKET},
+            "options": {"defaultType": "swap"},
+            "timeout": 20_000,
+        }
+    )
+    with closing(exchange):
+        yield exchange
+
+
+def ccxt_outcome(exchange: Any, server_thread: ServerThread, vector: Vector) -> Any:
     """ccxt's balance or exception."""
     with server_thread.serving(vector) as server:
-        exchange = ccxt.htx(
-            {
-                "apiKey": "conformance-key",
-                "secret": "conformance-secret",
-                "enableRateLimit": False,
-                "urls": {"api": {"contract": server.address}},
-                "markets": {MARKET["symbol"]: MARKET},
-                "options": {"defaultType": "swap"},
-                "timeout": 20_000,
-            }
-        )
+        exchange.urls["api"]["contract"] = server.address
         try:
             return exchange.fetch_balance()
         except Exception as error:  # noqa: BLE001 - whatever ccxt raises
             return error
-        finally:
-            exchange.close()
 
 
 def verdict(vector: Vector, outcome: Any) -> str:
@@ -100,10 +105,9 @@ def table(counted: Mapping[str, Counter[str]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> Iterator[list[tuple[Vector, Any]]]:
+def outcomes(theirs: Any, server_thread: ServerThread) -> list[tuple[Vector, Any]]:
     """ccxt's outcome for every vector."""
-    with ServerThread() as server_thread:
-        yield [(vector, ccxt_outcome(server_thread, vector)) for vector in vectors()]
+    return [(vector, ccxt_outcome(theirs, server_thread, vector)) for vector in vectors()]
 
 
 def test_ccxt_agrees_where_it_gives_free(outcomes: list[tuple[Vector, Any]]) -> None:
@@ -133,22 +137,21 @@ def test_ccxt_agrees_where_it_gives_free(outcomes: list[tuple[Vector, Any]]) -> 
     assert compared, "nothing was compared"
 
 
-def test_generated_accounts_are_the_same() -> None:
+def test_generated_accounts_are_the_same(theirs: Any, server_thread: ServerThread) -> None:
     """For random accounts whose rows have available_margin, ours and ccxt's amounts are equal."""
     generator = random.Random(4_5_90)  # noqa: S311 - the same accounts each time
-    with ServerThread() as server_thread:
-        for _ in range(40):
-            body = {"text": _answer(generator)}
-            vector = Vector(Path("generated.json"), {"answer": {"body": body}})
-            theirs = ccxt_outcome(server_thread, vector)
-            with server_thread.serving(vector) as server:
-                config = {"apiKey": "conformance-key", "secret": "conformance-secret"}
-                urls = {"api": {"rest": server.address}}
-                made = ExchangeHost().create("htxfutures", {**config, "urls": urls})
-                with closing(made) as exchange:
-                    ours = exchange.fetch_balance()
-            assert ours["free"] == theirs["free"]
-            assert ours["total"] == theirs["total"]
+    for _ in range(40):
+        body = {"text": _answer(generator)}
+        vector = Vector(Path("generated.json"), {"answer": {"body": body}})
+        expected = ccxt_outcome(theirs, server_thread, vector)
+        with server_thread.serving(vector) as server:
+            config = {"apiKey": "conformance-key", "secret": "conformance-secret"}
+            urls = {"api": {"rest": server.address}}
+            made = ExchangeHost().create("htxfutures", {**config, "urls": urls})
+            with closing(made) as exchange:
+                ours = exchange.fetch_balance()
+        assert ours["free"] == expected["free"]
+        assert ours["total"] == expected["total"]
 
 
 def _answer(generator: random.Random) -> str:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from rich.traceback import Traceback
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sandbox, Sunx
 from tests import progress
@@ -138,6 +139,21 @@ def config_for(address: str, **more: Any) -> dict[str, Any]:
         **more,
         "options": {"maxRetriesOnFailure": 0, **more.get("options", {})},
     }
+
+
+def frames_of(error: BaseException) -> str:
+    """Return the local variables of a traceback's frames, from the package's first frame on.
+
+    As rich shows them, but without the source code, which takes long to colour.
+    """
+    trace = Traceback.extract(type(error), error, error.__traceback__, show_locals=True)
+    lines = []
+    for stack in reversed(trace.stacks):
+        for frame in stack.frames:
+            lines.append(f"{frame.filename}:{frame.lineno} in {frame.name}")
+            lines += [f"{name} = {value}" for name, value in (frame.locals or {}).items()]
+        lines.append(f"{stack.exc_type}: {stack.exc_value}")
+    return "\n".join(lines).partition("sunx_adapter/")[2]
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sunx_adapter import Holding, Sandbox
+from tests.processes import PythonProcess
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 COLUMNS: Final = 90
@@ -98,13 +97,16 @@ def run_in_terminal(
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     written = b""
-    with subprocess.Popen(
-        [sys.executable, "-m", "sunx_adapter", *arguments],
-        env=variables,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    with (
+        open(os.devnull, "w") as nowhere,
+        PythonProcess(
+            *("-m", "sunx_adapter", *arguments),
+            env=variables,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=nowhere.fileno(),
+        ) as process,
+    ):
         os.close(theirs)
         while piece := _read_piece(ours):
             written += piece

@@ -22,10 +22,10 @@ from ccxt.base.errors import BaseError, NetworkError, RequestTimeout
 
 from sunx_adapter import AsyncSunx, Sunx
 from tests.certificates import make_certificate
-from tests.conftest import KEYS, Caller, new_user, payload
+from tests.conftest import KEYS, Caller, frames_of, new_user, payload
 from tests.faulty import http, tcp_server
 from tests.test_attacks import TOTAL, good, unlimited, venue
-from tests.test_attacks_secrets import API_KEY, SECRET, frames_of, signature_of
+from tests.test_attacks_secrets import API_KEY, SECRET, signature_of
 from tests.test_reliability import most_in_any_window
 
 BODY = payload("sunx-documented")

@@ -1,13 +1,10 @@
 """Attacks on secrets and on the host from outside, by a venue that repeats what it gets."""
 
 import asyncio
-import io
 import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from base64 import b64decode, b64encode, urlsafe_b64encode
@@ -20,14 +17,13 @@ from urllib.parse import parse_qs, quote, unquote
 import httpx
 import pytest
 from ccxt.base.errors import AuthenticationError, BaseError
-from rich.console import Console
-from rich.traceback import Traceback
 
 from sunx_adapter import AsyncSunx, ExchangeHost, HtxFutures, Sunx
 from sunx_adapter.hookspecs import ExchangeOffer, hookimpl
 from sunx_adapter.keys import KeysError, config_from_environment
-from tests.conftest import Caller, config_answering, payload
+from tests.conftest import Caller, config_answering, frames_of, payload
 from tests.faulty import http
+from tests.processes import run_python
 from tests.test_attacks import unlimited, venue
 
 SECRET = "made-up+secret/for=tests"
@@ -57,14 +53,6 @@ def spellings(signature: str) -> list[str]:
 def signature_of(request: bytes) -> str:
     query = request.split(b"?")[1].split(b" ")[0].decode()
     return parse_qs(query)["Signature"][0]
-
-
-def frames_of(error: BaseException) -> str:
-    """Return a traceback with local variables, from the package's first frame on."""
-    output = io.StringIO()
-    trace = Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True)
-    Console(file=output, width=2000).print(trace)
-    return output.getvalue().partition("sunx_adapter/")[2]
 
 
 @contextmanager
@@ -299,10 +287,7 @@ def test_doctor_hides_control_characters() -> None:
             "HTXFUTURES_API_KEY": API_KEY,
             "HTXFUTURES_API_SECRET": SECRET,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "sunx_adapter", "doctor", "-e", "htxfutures"],
-            env=environ, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_python("-m", "sunx_adapter", "doctor", "-e", "htxfutures", env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(line.isprintable() for line in done.stdout.splitlines())
     assert SECRET not in done.stdout + done.stderr
@@ -478,10 +463,7 @@ def test_echoed_secrets_on_the_command_line(command: list[str], number: int) -> 
             "SUNX_API_KEY": API_KEY,
             "SUNX_API_SECRET": SECRET,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "sunx_adapter", *command, "-e", "sunx"],
-            env=environ, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_python("-m", "sunx_adapter", *command, "-e", "sunx", env=environ)
     shown = done.stdout + done.stderr
     assert done.returncode == 1
     assert sent

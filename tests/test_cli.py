@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import httpx
 import pytest
 
 from sunx_adapter import ExchangeHost, Sandbox, __version__
 from sunx_adapter.cli.accounts import chosen_accounts
+from tests.processes import PythonProcess, run_python
 
-COMMAND = [sys.executable, "-m", "sunx_adapter"]
+COMMAND = ["-m", "sunx_adapter"]
 CLEAN = {
     name: value
     for name, value in os.environ.items()
@@ -22,14 +24,7 @@ CLEAN = {
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does, in a clean environment plus ``environ``."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=CLEAN | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return run_python(*COMMAND, *arguments, env=CLEAN | environ)
 
 
 def test_balance_of_the_sandbox() -> None:
@@ -229,8 +224,8 @@ def test_main_module_can_be_imported() -> None:
 
 def test_ctrl_c_while_it_starts() -> None:
     """Ctrl-C ends the command quietly, even while it still imports what it needs."""
-    command = [sys.executable, "-X", "importtime", "-m", "sunx_adapter", "balance", "--sandbox"]
-    with subprocess.Popen(command, env=CLEAN, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-X", "importtime", *COMMAND, "balance", "--sandbox"]
+    with subprocess.Popen(command, env=CLEAN, stderr=PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.endswith(" typer.main\n"):
@@ -239,6 +234,18 @@ def test_ctrl_c_while_it_starts() -> None:
         errors = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in errors
+
+
+def imported_by(*arguments: str, **environ: str) -> set[str]:
+    """Return the modules that the command line imports in a new Python."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMAND, *arguments],
+        env=CLEAN | environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
 
 
 def test_quick_start() -> None:
@@ -250,12 +257,10 @@ def test_quick_start() -> None:
             "SUNX_API_SECRET": config["secret"],
             "SUNX_REST_URL": sandbox.url,
         }
-        done = run("balance", "-e", "sunx", "--json", PYTHONPROFILEIMPORTTIME="1", **environ)
-    version = run("--version", PYTHONPROFILEIMPORTTIME="1")
-    imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
+        imported = imported_by("balance", "-e", "sunx", "--json", **environ)
     assert {"ccxt", "typer", "sunx_adapter.keys"} <= imported
     assert not {"pydantic", "rich", "aiohttp", "sunx_adapter.cli.table"} & imported
-    assert not re.search(r"\| +ccxt$", version.stderr, re.MULTILINE)
+    assert "ccxt" not in imported_by("--version")
 
 
 def keys_file(directory: Path, text: str) -> Path:
@@ -315,16 +320,20 @@ def test_closed_pipe() -> None:
     """A command whose output pipe is closed ends without a traceback."""
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as closed:
-        done = subprocess.run(
-            [*COMMAND, "exchanges", "--all"],
+    with (
+        os.fdopen(writing, "w") as closed,
+        PythonProcess(
+            *COMMAND,
+            "exchanges",
+            "--all",
             env=CLEAN,
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert done.returncode != 0
-    assert done.stderr == b""
+            stdout=closed.fileno(),
+            stderr=PIPE,
+        ) as process,
+    ):
+        _, errors = process.communicate()
+    assert process.returncode
+    assert errors == ""
 
 
 def test_version() -> None:
@@ -332,14 +341,14 @@ def test_version() -> None:
     assert run("--version").stdout.strip() == f"sunx-adapter {__version__}"
 
 
-def sandbox_process(*options: str) -> "subprocess.Popen[str]":
+def sandbox_process(*options: str) -> PythonProcess:
     """Start ``sandbox`` with these options."""
-    return subprocess.Popen(
-        [*COMMAND, "sandbox", *options],
+    return PythonProcess(
+        *COMMAND,
+        *("sandbox", *options),
         env=CLEAN | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=PIPE,
+        stderr=PIPE,
     )
 
 

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
@@ -22,6 +20,7 @@ from sunx_adapter import Sandbox, Sunx
 from sunx_adapter.protocol.errors import ERROR_RULES, ErrorRule
 from sunx_adapter.protocol.push import PUSH_ERROR_RULES
 from tests import draw
+from tests.processes import run_python
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -71,14 +70,7 @@ def keys() -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("code", list(examples()))
 def test_examples_run(code: str, keys: dict[str, str]) -> None:
     """Each Python example runs as printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUN_A_CELL],
-        input=code,
-        env=keys,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-W", "error", "-c", RUN_A_CELL, env=keys, text=code)
     # Retries are logged.
     errors = [line for line in done.stderr.splitlines() if "trying again" not in line]
     assert (done.returncode, errors) == (0, [])
@@ -230,14 +222,10 @@ def test_named_options_exist() -> None:
     """Each command-line option that a page names exists."""
     named = set(options_named())
     help_texts = {
-        command: subprocess.run(
-            [sys.executable, "-m", "sunx_adapter", command, "--help"],
-            env=os.environ | {"COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            check=True,
+        command: run_python(
+            *("-m", "sunx_adapter", command, "--help"), env=os.environ | {"COLUMNS": "200"}
         ).stdout
-        for command, _ in named
+        for command in {command for command, _ in named}
     }
     assert {(c, option) for c, option in named if option not in help_texts[c]} == set()
 

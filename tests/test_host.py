@@ -18,6 +18,7 @@ from sunx_adapter.host import (
     UnknownExchangeError,
 )
 from sunx_adapter.sandbox import SandboxAccount
+from tests.processes import run_python
 
 
 def plugin_with(*offers: object) -> Any:
@@ -226,8 +227,8 @@ def test_more_accounts_than_descriptors() -> None:
     count = 400
     accounts = [SandboxAccount(str(n), str(n), f"made-up-{n}", "made-up") for n in range(count)]
     with Sandbox(accounts) as venue:
-        command = [sys.executable, "-c", FEW_DESCRIPTORS, venue.url, str(count)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = run_python("-c", FEW_DESCRIPTORS, venue.url, str(count))
+    assert done.returncode == 0, done.stderr
     read, failed, turns = json.loads(done.stdout)
     assert (read, failed) == (count, [])
     # Other tasks run after each exchange is made.

@@ -5,12 +5,12 @@ import pty
 import re
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import pairwise
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.cli.live import Pane, follow, render, sparkline
 from sunx_adapter.sandbox import Holding
 from tests.conftest import config_answering, payload
+from tests.processes import PythonProcess
 from tests.test_cli import CLEAN, COMMAND, run
 
 ALTERNATE, NORMAL = "\x1b[?1049h", "\x1b[?1049l"
@@ -48,7 +49,7 @@ class Terminal:
         status: the exit status, once the command has ended.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], controller: int) -> None:
+    def __init__(self, process: PythonProcess, controller: int) -> None:
         self._process = process
         self._controller = controller
         self._shown = b""
@@ -107,8 +108,9 @@ def terminal(
     """Run a command in a terminal of this size; kill it at the end."""
     controller, other_end = pty.openpty()
     size = {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(lines)}
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
+    with PythonProcess(
+        *COMMAND,
+        *arguments,
         env=CLEAN | size | environ,
         stdin=other_end,
         stdout=other_end,
@@ -167,19 +169,17 @@ def test_refused_key(sandbox: Sandbox) -> None:
 
 def test_closed_pipe(sandbox: Sandbox) -> None:
     """``watch`` ends quietly when its output pipe is closed, even if no balance changes."""
-    with subprocess.Popen(
-        [*COMMAND, "watch", "--json"],
-        env=CLEAN | keys_of(sandbox),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    environ = CLEAN | keys_of(sandbox)
+    with PythonProcess(
+        *COMMAND, "watch", "--json", env=environ, stdout=PIPE, stderr=PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            assert b'"USDT"' in process.stdout.readline()
+            assert '"USDT"' in process.stdout.readline()
             process.stdout.close()
             process.wait(SECONDS)
-            assert process.stderr.read() == b""
+            assert process.stderr.read() == ""
         finally:
             process.kill()
 
@@ -299,12 +299,13 @@ def test_reason_for_waiting_with_json() -> None:
     """With ``--json``, the reason goes to standard error."""
     with Sandbox() as sandbox:
         environ = keys_of(sandbox)
-    with subprocess.Popen(
-        [*COMMAND, "watch", "--json"],
+    with PythonProcess(
+        *COMMAND,
+        "watch",
+        "--json",
         env=CLEAN | environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=PIPE,
+        stderr=PIPE,
     ) as process:
         assert process.stderr is not None
         try:

@@ -1,7 +1,5 @@
 """Misspelt or misplaced settings: each is one error that suggests the right one."""
 
-import subprocess
-import sys
 from typing import Any
 
 import ccxt
@@ -10,6 +8,7 @@ from ccxt.base.errors import BadRequest, NotSupported
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
 from tests.conftest import Caller
+from tests.processes import run_python
 
 URL = "http://127.0.0.1:9"
 CLASSES = [Sunx, AsyncSunx, HtxFutures, AsyncHtxFutures]
@@ -66,11 +65,11 @@ def test_timeout_on_exit(kind: type[Any]) -> None:
 def test_keywords_instead_of_a_dict(kind: type[Any]) -> None:
     """Settings given as keywords raise a TypeError that shows the right way."""
     script = f"import sunx_adapter; sunx_adapter.{kind.__name__}(apiKey='made-up')"
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
-    [*_, last] = done.stderr.decode().splitlines()
+    done = run_python("-c", script)
+    [*_, last] = done.stderr.splitlines()
     name = kind.__name__
     assert last == f"TypeError: {name} takes its settings in a dict: {name}({{'apiKey': …}})"
-    assert b"ignored" not in done.stderr
+    assert "ignored" not in done.stderr
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -2,11 +2,12 @@ import asyncio
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.exchange.budget import SHARED_WINDOWS
 from tests.conftest import Caller, config_answering, payload
 from tests.ports import free_port
+from tests.processes import PythonProcess
 from tests.test_reliability import arrival_times, most_in_any_window
 
 PASSWORD = "made-up-password"
@@ -39,9 +41,7 @@ def redis_uri(tmp_path: Path) -> Iterator[str]:
         "--requirepass",
         PASSWORD,
     ]
-    with subprocess.Popen(
-        [server, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([server, *arguments], cwd=tmp_path, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -84,13 +84,12 @@ print(json.dumps(sent))
 @pytest.mark.long("reads balances in four processes for 9 s")
 def test_four_processes_share_one_budget(redis_uri: str) -> None:
     """Four processes share the budget: never a 73rd read in 3 s, and 85 % of it is used."""
-    with Sandbox() as sandbox:
+    with Sandbox() as sandbox, ExitStack() as stack:
         config = sandbox.config("sunx") | {"timeout": 30_000}
         config["options"] = {"rateLimitStorage": redis_uri}
-        command = [sys.executable, "-c", READER, json.dumps(config), "9"]
+        command = ["-c", READER, json.dumps(config), "9"]
         readers = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(4)
+            stack.enter_context(PythonProcess(*command, stdin=PIPE, stdout=PIPE)) for _ in range(4)
         ]
         for reader in readers:
             assert reader.stdout is not None

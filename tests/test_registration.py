@@ -42,9 +42,16 @@ HOSTS = Path(__file__).parent / "hosts"
 Result = TypeVar("Result")
 
 
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
+
+
 def in_a_fresh_interpreter(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call the function in a new process, because ccxt's modules are global."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    """Call the function in a process of its own, because ccxt's modules are global.
+
+    It is the fork of a process that has imported this module, and done nothing else.
+    """
+    with ProcessPoolExecutor(1, mp_context=FORKS) as process:
         return process.submit(function, *arguments).result()
 
 

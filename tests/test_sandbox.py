@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -47,6 +48,7 @@ from sunx_adapter.sandbox import (
     load_accounts,
 )
 from sunx_adapter.venue import VENUES
+from tests.processes import PythonProcess
 
 SAPI_BALANCE = "/sapi/v1/account/balance"
 V5_BALANCE = "/v5/account/balance"
@@ -535,7 +537,7 @@ def test_refuses_targets_that_are_not_ascii(
 
 def test_refuses_targets_that_are_not_ascii_in_pure_python() -> None:
     """The same holds with aiohttp's parser in pure Python, which accepts such targets."""
-    process = run_script(
+    script = (
         "import socket\n"
         "from sunx_adapter.sandbox import Sandbox\n"
         "with Sandbox() as sandbox:\n"
@@ -543,12 +545,16 @@ def test_refuses_targets_that_are_not_ascii_in_pure_python() -> None:
         "    for target in (b'/\\xc3\\xa9', b'/heartbeat/?\\xff'):\n"
         "        with socket.create_connection(('127.0.0.1', port)) as connection:\n"
         "            connection.sendall(b'GET ' + target + b' HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
-        "            print(connection.recv(12).decode())\n",
-        AIOHTTP_NO_EXTENSIONS="1",
+        "            print(connection.recv(12).decode())\n"
     )
-    with process:
-        output, errors = process.communicate(timeout=60)
-    assert (output, errors) == ("HTTP/1.1 400\n" * 2, "")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, "AIOHTTP_NO_EXTENSIONS": "1"},  # read when aiohttp is imported
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("HTTP/1.1 400\n" * 2, "")
 
 
 def test_accepts_any_host_header(reader: Reader) -> None:
@@ -1101,15 +1107,9 @@ def test_waits_until_closed() -> None:
     assert not waiting.is_alive()
 
 
-def run_script(script: str, **environment: str) -> subprocess.Popen[str]:
-    """Run a script in a new Python, with every warning as an error."""
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def run_script(script: str) -> PythonProcess:
+    """Run a script in a process, with every warning as an error."""
+    return PythonProcess("-W", "error", "-c", script, stdout=PIPE, stderr=PIPE)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")

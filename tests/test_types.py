@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.processes import run_python
+
 EXAMPLES = Path(__file__).parent / "examples"
 CACHE = Path(__file__).parent.parent / ".mypy_cache" / "examples"
 
@@ -20,6 +24,7 @@ follow_untyped_imports = true
 """
 
 
+@pytest.mark.long("runs mypy and pyright on a user's code")
 def test_mypy(tmp_path: Path) -> None:
     """mypy ``--strict`` accepts a bot and knows the type of every call."""
     config = tmp_path / "pyproject.toml"
@@ -45,6 +50,7 @@ def test_mypy(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long("runs mypy and pyright on a user's code")
 def test_pyright(tmp_path: Path) -> None:
     """Pyright accepts the bot too, and knows the type of every call."""
     done = subprocess.run(
@@ -66,13 +72,7 @@ def test_pyright(tmp_path: Path) -> None:
 
 def test_the_bot_runs() -> None:
     """The type-checked bot runs."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.examples.bot"],
-        cwd=EXAMPLES.parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-W", "error", "-m", "tests.examples.bot", cwd=EXAMPLES.parent.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert "liquidating sunx: 0 USDT to spend" in done.stdout
     assert done.stdout.endswith("0.4 in use\n")

@@ -68,7 +68,8 @@ class AsyncRunner:
 
     def run(self, action: Callable[[], Any]) -> Any:
         """Run the action; a result that can be awaited is awaited."""
-        return self._loop.run(_awaited(action))
+        # Not Runner.run(), which sets a signal handler each time: that is slow.
+        return self._loop.get_loop().run_until_complete(_awaited(action))
 
     def run_together(self, actions: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run the actions as tasks of the event loop."""
