@@ -47,6 +47,7 @@ def spellings(signature: str) -> list[str]:
         urlsafe_b64encode(raw).decode(),
         "".join(f"\\u{ord(letter):04x}" for letter in signature),
         "".join(f"&#{ord(letter)};" for letter in signature),
+        f"%{ord(signature[0]):02x}{signature[1:]}",
     ]
 
 
@@ -102,7 +103,7 @@ ECHOES: list[Echo] = [_as_error, _as_busy, _as_page, _as_header, _as_no_http]
 
 
 @pytest.mark.parametrize("echo", ECHOES, ids=lambda echo: echo.__name__)
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", range(12))
 def test_echoed_secrets_are_hidden(
     call: Caller, echo: Echo, number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

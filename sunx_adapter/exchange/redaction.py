@@ -10,8 +10,9 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import Iterable
-from functools import cache, lru_cache
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -28,22 +29,27 @@ _SHORTEST_SECRET: Final = 6
 _SHORTEST_LINE: Final = 16
 
 _NAMED: Final = r"""\b%s(?:\\?["'])?\s*(?:=|%%3D|:)\s*(?:\\?["'])?"""
-_WORDS: Final = re.compile(r"[A-Za-z0-9]+")
 _SIGNATURE: Final = re.compile(rf"""({_NAMED % "Signature"})[^&\s"'<>\\]+""", re.I)
 _ACCESS_KEY: Final = re.compile(rf"""({_NAMED % "AccessKeyId"})([^&\s"'<>\\]+)""", re.I)
-_BACKSLASHES: Final = r"(?<!\\)\\+"  # from the first one on: else each would be tried
-_ALSO: Final = {
-    "+": "|-|&plus;",
-    "/": rf"|_|{_BACKSLASHES}/|&sol;",
-    "=": "|&equals;",
-    "&": "|&amp;",
-}
-"""Other spellings: of Base64 in URLs, in JSON with escaped slashes, in HTML."""
+_USER_IN_URL: Final = re.compile(r"(\w://)[^/@\s]*@")
 
-_AT_CUT: Final = rf"(?=(?:[%&\\][^\s{CUT}]{{0,40}})?{CUT})"
+# Backslashes from the first one of a row on: else each of many would be tried.
+_ESCAPED: Final = re.compile(
+    r"%(?:25)*([0-9a-f]{2})|(?<!\\)\\+u([0-9a-f]{4})|&#x0*([0-9a-f]{1,6});|&#0*([0-9]{1,7});"
+    r"|&(plus|sol|equals|amp);|(?<!\\)\\+(?=/)",
+    re.I,
+)
+"""A letter that is percent-encoded (once or more often), or escaped for JSON or HTML."""
+
+_LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
+_NAMES: Final = {"plus": "+", "sol": "/", "equals": "=", "amp": "&"}
+_URL_SAFE: Final = str.maketrans("-_", "+/")  # the letters of Base64 in URLs
+
+_CUT: Final = re.compile(rf"(?:(?:%|&#?x?|(?<!\\)\\+u?)[0-9A-Za-z]{{0,7}})?{CUT}")
 """The end of a cut text, perhaps in the middle of an escaped letter."""
 
-_USER_IN_URL: Final = re.compile(r"(\w://)[^/@\s]*@")
+_MOST_CUTS: Final = 8
+"""A text that was cut more often than that is a peer's; our own cuts are the last ones."""
 
 
 def cleaned(
@@ -62,16 +68,86 @@ def cleaned(
         length: how many characters of the text to clean; the rest is cut.
     """
     text = shortened(text, length)
-    for secret in secrets:
-        for part in _parts(secret or ""):
-            if _may_hold(text, part):
-                text = _spellings(part).sub(HIDDEN, text)
-    if api_key and len(api_key) >= _SHORTEST_SECRET and _may_hold(text, api_key):
-        text = _spellings(api_key).sub(lambda _: mask(api_key), text)
+    plain = _Unescaped(text)
+    found = [
+        (*span, HIDDEN)
+        for secret in secrets
+        for part in _parts(secret or "")
+        for span in plain.spans(part)
+    ]
+    if api_key and len(api_key) >= _SHORTEST_SECRET:
+        found += [(*span, mask(api_key)) for span in plain.spans(api_key)]
+    text = _replaced(text, found)
     text = _USER_IN_URL.sub(rf"\1{HIDDEN}@", text)
     text = _SIGNATURE.sub(rf"\1{HIDDEN}", text)
     text = _ACCESS_KEY.sub(lambda match: match[1] + _masked_once(match[2]), text)
     return printable(text)
+
+
+def _replaced(text: str, found: Iterable[tuple[int, int, str]]) -> str:
+    pieces, done = [], 0
+    for start, end, replacement in sorted(found):
+        if start >= done:
+            pieces += [text[done:start], replacement]
+        done = max(done, end)
+    return "".join(pieces) + text[done:]
+
+
+class _Unescaped:
+    """A text without its escapes, in which secrets are looked for."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        letters: list[str] = []
+        places: list[int] = []  # of each letter in the text
+        end = 0
+        for match in _ESCAPED.finditer(text):
+            letter = _unescaped(match)
+            letters += [text[end : match.start()], letter]
+            places += range(end, match.start())
+            places += [match.start()] * len(letter)
+            end = match.end()
+        self._places: Sequence[int] = [*places, *range(end, len(text) + 1)]
+        self._letters = "".join((*letters, text[end:])).translate(_URL_SAFE)
+        self._lower = self._letters.translate(_LOWER)
+        cuts = [match.start() for match in _CUT.finditer(self._letters)]
+        self._cuts = cuts[-_MOST_CUTS:]
+
+    def spans(self, secret: str) -> Iterator[tuple[int, int]]:
+        """Where the text has the secret, in any encoding, or the beginning of it before a cut."""
+        yield from _occurrences(self._text, secret, ())
+        bare = secret.rstrip("=").translate(_URL_SAFE)
+        in_bytes = bare.encode("utf-8", "replace").decode("latin-1")  # if percent-encoded
+        for form, letters in (
+            *((each, self._letters) for each in {bare, in_bytes}),
+            (_hexadecimal(secret), self._lower),
+        ):
+            for start, end in _occurrences(letters, form, self._cuts):
+                while secret.endswith("=") and letters.startswith("=", end):
+                    end += 1  # noqa: PLW2901
+                yield self._places[start], self._places[end]
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    percent, json, html, decimal, name = match.groups()
+    if number := percent or json or html:
+        return chr(min(int(number, 16), sys.maxunicode))
+    if decimal:
+        return chr(min(int(decimal), sys.maxunicode))
+    return _NAMES[name.lower()] if name else ""
+
+
+def _occurrences(text: str, secret: str, cuts: Iterable[int]) -> Iterator[tuple[int, int]]:
+    start = text.find(secret)
+    while start >= 0:
+        yield start, start + len(secret)
+        start = text.find(secret, start + len(secret))
+    for cut in cuts:
+        start = text.find(secret[:_SHORTEST_SECRET], max(cut - len(secret), 0), cut)
+        while start >= 0 and not secret.startswith(text[start:cut]):
+            start = text.find(secret[:_SHORTEST_SECRET], start + 1, cut)
+        if start >= 0:
+            yield start, cut
 
 
 def passwords(*urls: object) -> list[str]:
@@ -100,45 +176,12 @@ def _parts(secret: str) -> list[str]:
     return [secret] if len(secret) >= _SHORTEST_SECRET else []
 
 
-def _may_hold(text: str, secret: str) -> bool:
-    # A pattern takes milliseconds to compile; most encodings leave letters and digits alone.
-    digest, length = _hexadecimal(secret), _SHORTEST_SECRET if CUT in text else len(secret)
-    longest = max(_WORDS.findall(secret[:length]), key=len, default="")
-    escaped = sum(map(text.count, ("%", "&#", "\\u")))
-    return longest in text or escaped >= length // 2 or digest[:length] in text.lower()
-
-
 def _hexadecimal(secret: str) -> str:
     try:
         digest = base64.b64decode(secret, validate=True).hex()
     except (binascii.Error, ValueError):
         digest = ""
     return digest if len(digest) >= _SHORTEST_LINE else secret
-
-
-@lru_cache(maxsize=256)
-def _spellings(secret: str) -> re.Pattern[str]:
-    """A secret: plain, percent-encoded once or twice, escaped for JSON or HTML, or as hex."""
-    bare = secret.rstrip("=")
-    written = _cuttable(map(_letter, bare)) + f"(?:{_letter('=')})*" * (bare != secret)
-    return re.compile(f"{written}|(?i:{_cuttable(map(re.escape, _hexadecimal(secret)))})")
-
-
-def _cuttable(letters: Iterable[str]) -> str:
-    """The pattern of these letters, or of so many of them as come before a cut."""
-    return "".join(
-        letter if index < _SHORTEST_SECRET else f"(?:{letter}|{_AT_CUT})"
-        for index, letter in enumerate(letters)
-    )
-
-
-@cache
-def _letter(letter: str) -> str:
-    spelled = "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode("utf-8", "replace"))
-    number = ord(letter)
-    also = _ALSO.get(letter, "")
-    codes = rf"{_BACKSLASHES}u{number:04x}|&#0*{number};|&#x0*{number:x};"
-    return f"(?:{re.escape(letter)}{also}|(?i:{spelled}|{codes}))"
 
 
 class _Redaction(logging.Filter):
