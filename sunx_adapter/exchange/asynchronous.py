@@ -143,7 +143,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         """The equity in each currency."""
         return await self.fetch_partial_balance("total", params)
 
-    async def watch_balance(self, params: Params = None) -> "Balances":
+    def watch_balance(self, params: Params = None) -> Coroutine[Any, Any, "Balances"]:
         """The next balance that the venue pushes; the first call returns as soon as there is one.
 
         One connection serves all tasks. A slow task gets the newest balance, never an old one.
@@ -160,7 +160,8 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
             BadResponse: a message could not be read; the stream goes on.
             ccxt.BaseError: the exception of the error table; a refused key is not tried again.
         """
-        return await self._call("watch_balance", self._watched(params))
+        # The cursor of the task that calls: asyncio.wait_for() may await the result in another.
+        return self._call("watch_balance", self._watched(params, self._watch.cursor()))
 
     fetchBalance = fetch_balance
     fetchPartialBalance = fetch_partial_balance
@@ -178,7 +179,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         while True:
             yield await self._call("watch_balances", self._watched(params, cursor))
 
-    async def _watched(self, params: Params, cursor: Cursor | None = None) -> dict[str, Any]:
+    async def _watched(self, params: Params, cursor: Cursor | None) -> dict[str, Any]:
         parameters, policy = self._parameters(params)
         if parameters:
             names = ", ".join(map(repr, parameters))

@@ -116,8 +116,8 @@ class AccountStream:
             BadResponse: a message could not be read, during the call or since the last one.
             BaseError: the stream has ended.
         """
-        began, error = self.loop.time(), None
-        while self._news is None or self._news.number <= cursor.seen:
+        began, error, seen = self.loop.time(), None, cursor.seen
+        while self._news is None or self._news.number <= seen:
             if error is None:
                 error, self._complaint = self._complaint, None
             if error is None and self._failure is not None:
@@ -125,7 +125,7 @@ class AccountStream:
             if error is not None:
                 raise copy.copy(error)  # each caller's own
             error = await self._change(began)
-        cursor.seen = self._news.number
+        cursor.seen = max(cursor.seen, self._news.number)
         return self._news
 
     async def _change(self, began: float) -> BaseError | None:

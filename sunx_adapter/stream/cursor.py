@@ -43,11 +43,12 @@ class Cursor:
 
 
 class Cursors:
-    """One cursor per task.
+    """One cursor per task: the one that calls ``watch_balance()``.
 
-    A new task starts from the cursor of the task that made it. ``asyncio.wait_for`` may run each
-    ``watch_balance()`` in a task of its own, made by a task that never calls itself; so an ended
-    task's cursor also goes to the next new task. A loop over either never gets a balance twice.
+    A new task starts from the cursor of the task that made it. A function that calls
+    ``watch_balance()`` may run in a task of its own each time, as in ``asyncio.wait_for``, made by
+    a task that never calls itself; so an ended task's cursor also goes to the next new task. A loop
+    over either never gets a balance twice.
     """
 
     def __init__(self) -> None:

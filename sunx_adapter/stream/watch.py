@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from ccxt.base.errors import BadResponse
+from ccxt.base.errors import BadResponse, ExchangeClosedByUser
 
 from sunx_adapter.protocol.account import AccountAnswer
 from sunx_adapter.stream import StreamSource, StreamStatus
@@ -27,7 +27,7 @@ class BalanceWatch:
         self._identity: object = None
 
     async def next(
-        self, mapped: Callable[[AccountAnswer], dict[str, Any]], cursor: Cursor | None = None
+        self, mapped: Callable[[AccountAnswer], dict[str, Any]], cursor: Cursor | None
     ) -> dict[str, Any]:
         """The next balance.
 
@@ -35,14 +35,29 @@ class BalanceWatch:
             mapped: makes a balance of an account.
             cursor: what the caller has seen; the current task's cursor if ``None``.
         """
-        stream = await self._current()
-        news = await stream.next(self._cursors.current() if cursor is None else cursor)
+        cursor = cursor or self._cursors.current()
+        while True:
+            stream = await self._current()
+            try:
+                news = await stream.next(cursor)
+                break
+            except ExchangeClosedByUser:
+                if self._stream in (None, stream):
+                    raise
+                # Only replaced, because another task has changed the keys or addresses.
         try:
             return mapped(news.answer())
         except BadResponse as error:
             if news.pushed:
                 stream.doubt(error)
             raise
+
+    def cursor(self) -> Cursor | None:
+        """The current task's cursor; ``None`` outside of tasks."""
+        try:
+            return self._cursors.current() if asyncio.current_task() else None
+        except RuntimeError:  # no event loop runs
+            return None
 
     def status(self) -> StreamStatus:
         """A snapshot of the connection."""
