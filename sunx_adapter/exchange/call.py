@@ -243,7 +243,7 @@ class Reader(Face):
 
     def _use_clock(self, venue_time: int) -> int:
         """Use the venue's clock from now on; returns by how many ms ours was ahead of it."""
-        ahead: int = self.nonce() - venue_time
+        ahead = self._venue_time() - venue_time
         self.options["timeDifference"] += ahead
         return ahead
 

@@ -278,6 +278,10 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     def nonce(self) -> int:
         """The time to sign for, ms UTC: the venue's time, if its difference is known."""
+        return self._venue_time()
+
+    def _venue_time(self) -> int:
+        # Not nonce(), which is for signing: a host may replace it to see when.
         return int(time.time() * 1000) - int(self.options["timeDifference"])
 
     # -- the steps of a call that need no network -------------------------------------------

@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Mapping
 from functools import cache
 from typing import Any, Final
 
-from ccxt.base.errors import ExchangeError, NetworkError
+from ccxt.base.errors import ExchangeClosedByUser, ExchangeError, NetworkError
 from distributed import Worker, WorkerPlugin
 
 from sunx_adapter.exchange.redaction import cleaned
@@ -43,6 +43,7 @@ CONCURRENCY: Final = 64
 _SLOW_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 3.0
 _ABANDONED_SECONDS: Final = 60.0
+_KEYS_SECONDS: Final = 1.0
 _LARGEST_REPORT: Final = 1000
 _REPORT_SECONDS: Final = 0.05
 _LONGEST_REPORT_SECONDS: Final = 0.25
@@ -89,7 +90,7 @@ class OwnedAccount:
                     exchange = await self._opened()
                     await self._permission()
                     return await exchange.fetch_balance()
-                except LeaseEndedError:
+                except (LeaseEndedError, ExchangeClosedByUser):
                     continue
                 except Exception as error:  # noqa: BLE001 - the application gets it
                     return self._fleet.redacted(self.name, error)
@@ -156,10 +157,14 @@ class OwnedAccount:
                 await self._permission()
                 if every or not exchange.has.get("watchBalance"):
                     await self._poll(every or _POLL_SECONDS)
-                async for balance in exchange.watch_balances():
-                    failures = 0
-                    self._fleet.publish(self, 0, balance)
-            except LeaseEndedError:
+                try:
+                    async for balance in exchange.watch_balances():
+                        failures = 0
+                        self._fleet.publish(self, 0, balance)
+                except asyncio.CancelledError:
+                    await self.close()  # else its push connection would go on
+                    raise
+            except (LeaseEndedError, ExchangeClosedByUser):
                 continue
             except Exception as error:  # noqa: BLE001 - the application gets it
                 failures += 1
@@ -202,6 +207,7 @@ class FleetPlugin(WorkerPlugin):
         self._assignment: Assignment
         self._accounts: dict[str, Account] = {}
         self._keys: asyncio.Task[dict[str, Account]] | None = None
+        self._keys_read_at = 0.0
         self._owned: dict[str, OwnedAccount] = {}
         self._watches = False
         self._queue: deque[OwnedAccount] = deque()
@@ -307,10 +313,15 @@ class FleetPlugin(WorkerPlugin):
         """The account's exchange."""
         if self._keys is None:
             keys = asyncio.to_thread(_accounts_with_keys, self._assignment.file)
-            self._keys = asyncio.create_task(keys)
-        self._accounts = await asyncio.shield(self._keys)
-        if name not in self._accounts:
-            raise KeysError(f"this worker has no keys for {name!r}")
+            self._keys, self._keys_read_at = asyncio.create_task(keys), time.monotonic()
+        try:
+            self._accounts = await asyncio.shield(self._keys)
+            if name not in self._accounts:
+                raise KeysError(f"this worker has no keys for {name!r}")
+        except KeysError:
+            if time.monotonic() > self._keys_read_at + _KEYS_SECONDS:
+                self._keys = None  # they may be mended meanwhile
+            raise
         account = self._accounts[name]
         config = {**account.config, "number": self._assignment.number}
         exchange = self._host.create(account.exchange, config, asynchronous=True)
