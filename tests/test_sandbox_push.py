@@ -319,7 +319,7 @@ def test_refused_logins(venue: Sandbox, fault: str, error: type[Exception]) -> N
     @asynchronous
     async def watch() -> None:
         venue.set_faults([fault])
-        async with AsyncHtxFutures(watching(venue, streamGapTimeout=100)) as exchange:
+        async with AsyncHtxFutures(watching(venue, streamGapTimeout=1000)) as exchange:
             with pytest.raises(error):
                 await exchange.watch_balance()
 

@@ -366,7 +366,7 @@ async def test_temporary_refusals(
     else:
         venue.sub_reply = {"op": "error", **refused}
     venue.snapshots = False
-    async with AsyncSunx(venue.config(streamGapTimeout=100)) as exchange:
+    async with AsyncSunx(venue.config(streamGapTimeout=400)) as exchange:
         with pytest.raises(error, match=str(code)):
             await exchange.watch_balance()
         venue.auth_reply = lambda _: {"err-code": 0}

@@ -114,7 +114,10 @@ class PushChannel:
     @staticmethod
     def accepts(request: web.BaseRequest) -> bool:
         """Whether a request is a valid WebSocket handshake."""
-        return bool(web.WebSocketResponse().can_prepare(request))
+        try:
+            return bool(web.WebSocketResponse().can_prepare(request))
+        except ValueError:  # of a header that is not ASCII
+            return False
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one connection, from its accepted handshake until it ends."""
@@ -143,7 +146,7 @@ class PushChannel:
 
     def _answer(self, connection: _Connection, text: str) -> None:
         message: dict[str, Any] = {}
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
             message = msgspec.json.decode(text, type=dict[str, Any])
         answer: dict[str, object] = {"op": "error", "err-code": 0}
         try:
