@@ -326,3 +326,109 @@ async def test_odd_redirects(venue: Venue, location: str) -> None:
     async with AsyncSunx(venue.config()) as exchange:
         with pytest.raises(BadResponse, match="HTTP 302 redirects to"):
             await exchange.watch_balance()
+
+
+@pytest.mark.parametrize("replaced_by", ["a refusal", "close and open"])
+@with_venue
+async def test_a_later_stream_is_not_older(venue: Venue, replaced_by: str) -> None:
+    """A venue that lags behind does not make an older balance come after a newer one."""
+    async with AsyncSunx(venue.config()) as exchange:
+        await exchange.watch_balance()
+        older = venue.data, venue.ts
+        venue.ts += 60_000
+        await venue.push(500)
+        assert (await exchange.watch_balance())["USDT"]["total"] == 500
+        if replaced_by == "a refusal":
+            venue.sub_reply = {"err-code": 2010, "err-msg": "no"}
+            await venue.drop()
+            with pytest.raises(BaseError, match="2010"):
+                await exchange.watch_balance()
+            venue.sub_reply = {"err-code": 0}
+        else:
+            await exchange.close()
+            exchange.open()
+        newer = venue.data, venue.ts
+        venue.data, venue.ts = older
+        waiting = asyncio.ensure_future(exchange.watch_balance())
+        await venue.wait_for_subscriptions(2 if replaced_by == "close and open" else 3)
+        assert not (await asyncio.wait({waiting}, timeout=0.2))[0]
+        venue.data, venue.ts = newer
+        await venue.push(600)
+        assert (await waiting)["USDT"]["total"] == 600
+
+
+@with_venue
+async def test_a_changed_info_is_not_news(venue: Venue) -> None:
+    """What a caller does to ``info`` does not make the same account come again."""
+    async with AsyncSunx(venue.config()) as exchange:
+        balance = await exchange.watch_balance()
+        balance["info"]["data"]["note"] = "the caller's"
+        await venue.drop()
+        waiting = asyncio.ensure_future(exchange.watch_balance())
+        assert not (await asyncio.wait({waiting}, timeout=0.2))[0]
+        await venue.wait_for_subscriptions(2)
+        await venue.push(5)
+        assert (await waiting)["USDT"]["total"] == 5
+
+
+@with_venue
+async def test_keys_that_change_while_another_task_waits(venue: Venue) -> None:
+    """A waiting call goes on with the new keys."""
+    async with AsyncSunx(venue.config()) as exchange:
+        await exchange.watch_balance()
+        waiting = asyncio.ensure_future(exchange.watch_balance())
+        await asyncio.sleep(0)
+        exchange.apiKey = "another"
+        await exchange.watch_balance()
+        await venue.push(5)
+        assert (await waiting)["total"]
+
+
+@with_venue
+async def test_loops_with_wait_for_do_not_disturb_each_other(venue: Venue) -> None:
+    """A slow loop over ``wait_for(create_task(watch_balance()))`` gets the newest, too."""
+    async with AsyncSunx(venue.config()) as exchange:
+
+        async def total() -> float:
+            task = asyncio.create_task(exchange.watch_balance())
+            return float((await asyncio.wait_for(task, 10))["USDT"]["total"])
+
+        async def loop(ready: asyncio.Event, free: asyncio.Event) -> float:
+            await total()
+            ready.set()
+            await free.wait()
+            return await total()
+
+        events = [asyncio.Event() for _ in range(4)]
+        slow = asyncio.create_task(loop(events[0], events[1]))
+        quick = asyncio.create_task(loop(events[2], events[3]))
+        await asyncio.gather(events[0].wait(), events[2].wait())
+        events[3].set()
+        await venue.push(1000)
+        assert await quick == 1000
+        events[1].set()
+        assert await slow == 1000
+
+
+@with_venue
+async def test_a_flood_leaves_other_tasks_their_turn(venue: Venue) -> None:
+    """While unreadable messages arrive in a flood, other tasks go on."""
+    venue.compressed = False
+    async with AsyncSunx(venue.config()) as exchange:
+        await exchange.watch_balance()
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        for _ in range(2000):
+            await venue.broadcast("x")
+        before = turns
+        await venue.push(5)
+        await wait_for_total(_ignoring_bad_messages(exchange), 5)
+        counting.cancel()
+        assert turns - before > 100
