@@ -339,6 +339,8 @@ def test_cluster_of_its_own(tmp_path: Path) -> None:
                 assert all(address.startswith("tls://127.0.0.1:") for address in fleet.workers)
                 balances = await fetched(fleet)
                 assert balances["account-7"]["free"] == {"USDT": "7"}
+                with pytest.raises(ValueError, match="every must be"):
+                    fleet.watch_balances(every=-1)
                 with pytest.raises(KeyError, match="no account 'unknown'"):
                     await anext(fleet.fetch_balances(["unknown"]))
                 return len(multiprocessing.active_children())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable
@@ -222,8 +223,11 @@ class Fleet:
 
         Raises:
             KeyError: an unknown account.
+            ValueError: ``every`` is negative or infinite.
             FleetError: the fleet was closed, or no worker has answered for ``patience``.
         """
+        if not 0 <= (every or 0.0) < math.inf:
+            raise ValueError(f"every must be a number of seconds, not {every}")
         return self._balances(names, every or 0.0)
 
     async def _balances(
