@@ -140,8 +140,8 @@ class PythonProcess:
             with ThreadPoolExecutor(2) as threads:
                 reads = [threads.submit(_read_all, file) for file in (self.stdout, self.stderr)]
                 if self.stdin is not None:
-                    self.stdin.write(text)
-                    self.stdin.close()
+                    with suppress(BrokenPipeError), self.stdin:  # it may end without reading
+                        self.stdin.write(text)
                 output, errors = (read.result() for read in reads)
             self.wait()
         finally:

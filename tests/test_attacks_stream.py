@@ -5,14 +5,22 @@ import contextlib
 import copy
 import json
 import logging
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from aiohttp import web
-from ccxt.base.errors import AuthenticationError, BadResponse, BaseError, NetworkError
+from ccxt.base.errors import (
+    AuthenticationError,
+    BadResponse,
+    BaseError,
+    NetworkError,
+    NotSupported,
+)
 
 from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.stream import StreamState
@@ -432,3 +440,30 @@ async def test_a_flood_leaves_other_tasks_their_turn(venue: Venue) -> None:
         await wait_for_total(_ignoring_bad_messages(exchange), 5)
         counting.cancel()
         assert turns - before > 100
+
+
+def test_two_event_loops_at_once() -> None:
+    """An exchange that watches in one event loop says that another one needs its own."""
+    ready, done = threading.Event(), threading.Event()
+
+    @asynchronous
+    async def first(exchange: AsyncSunx) -> None:
+        await exchange.watch_balance()
+        ready.set()
+        await asyncio.to_thread(done.wait)
+        await exchange.close()
+
+    @asynchronous
+    async def second(exchange: AsyncSunx) -> None:
+        with pytest.raises(NotSupported, match="one for each event loop"):
+            await exchange.watch_balance()
+
+    with Sandbox() as sandbox, ThreadPoolExecutor() as threads:
+        exchange = AsyncSunx(sandbox.config("sunx"))
+        watching = threads.submit(first, exchange)
+        try:
+            assert ready.wait(30)
+            second(exchange)
+        finally:
+            done.set()
+        watching.result()

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from ccxt.base.errors import BadResponse, ExchangeClosedByUser
+from ccxt.base.errors import BadResponse, ExchangeClosedByUser, NotSupported
 
 from sunx_adapter.protocol.account import AccountAnswer
 from sunx_adapter.stream import StreamSource, StreamStatus
@@ -74,6 +74,10 @@ class BalanceWatch:
         old = self._stream
         if old is not None and identity == self._identity and old.serves(loop):
             return old
+        if old is not None and old.loop is not loop and old.loop.is_running():
+            raise NotSupported(
+                "another event loop watches with this exchange; make one for each event loop"
+            )
         # Before anything is awaited, so that simultaneous calls make one stream.
         before = self._latest if identity == self._identity else None
         self._latest = self._stream = AccountStream(
