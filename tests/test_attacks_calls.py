@@ -6,11 +6,11 @@ import json
 import logging
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sunx_adapter import AsyncSunx, Sunx
 from tests.certificates import make_certificate
 from tests.conftest import KEYS, Caller, frames_of, new_user, payload
 from tests.faulty import http, tcp_server
+from tests.processes import run_python
 from tests.test_attacks import TOTAL, good, unlimited, venue
 from tests.test_attacks_secrets import API_KEY, SECRET, signature_of
 from tests.test_reliability import most_in_any_window
@@ -312,13 +313,11 @@ def test_a_slow_log_does_not_hold_up_counted_reads() -> None:
                 with suppress(BaseError):
                     exchange.fetch_balance()
 
-            threads = [threading.Thread(target=read) for _ in range(144)]
-            for thread in threads:
-                thread.start()
-            time.sleep(3.5)
-            go_on.set()
-            for thread in threads:
-                thread.join()
+            with ThreadPoolExecutor(144) as threads:
+                for _ in range(144):
+                    threads.submit(read)
+                time.sleep(3.5)
+                go_on.set()
         assert most_in_any_window(recorder.moments, 3) <= 72
 
 
@@ -386,8 +385,6 @@ def test_a_signal_handler_may_close_and_read(action: str) -> None:
     """A signal handler may close the exchange or read at any line of a call that it interrupts."""
     with venue(good) as (config, _):
         port = config["urls"]["api"]["rest"].rpartition(":")[2]
-        done = subprocess.run(
-            [sys.executable, "-c", _HANDLER, action, port],
-            timeout=60, check=True, capture_output=True, text=True,
-        )  # fmt: skip
+        done = run_python("-c", _HANDLER, action, port)
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100

@@ -55,9 +55,9 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
                 connect=self._stream_connect,
                 login=self._stream_login,
                 read=lambda: self._account({}, lambda answer: answer),
-                clock_ahead=lambda venue_time: self._venue_time() - venue_time,
+                clock_ahead=lambda venue_time: self._clock() - venue_time,
                 use_clock=self._use_clock,
-                redacted=lambda error: self._redacted(error, ""),
+                redacted=self._redacted,
                 warn=lambda text: self._log(logging.WARNING, text),
             )
         )

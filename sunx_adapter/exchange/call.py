@@ -172,10 +172,11 @@ class Reader(Face):
             self._check_open()
             url = call.url()
             self._record_request(url)
+            request = GetRequest(url, {**self._headers(), **call.headers})
             if reads is not None:
                 await reads.take(deadline)  # logging may have taken long
             written = True
-            return GetRequest(url, {**self._headers(), **call.headers})
+            return request
 
         failure: Exception
         try:
@@ -207,7 +208,7 @@ class Reader(Face):
             if reads is not None and not written:
                 reads.give_back()
         # Here, where this request's key and signature are known: a peer may repeat them.
-        clean = self._redacted(failure, "", url)
+        clean = self._redacted(failure, url=url)
         if isinstance(failure, TransientError):
             raise TransientError(clean, failure.retry_after, failure.venue_time)
         raise clean
@@ -243,7 +244,7 @@ class Reader(Face):
 
     def _use_clock(self, venue_time: int) -> int:
         """Use the venue's clock from now on; returns by how many ms ours was ahead of it."""
-        ahead = self._venue_time() - venue_time
+        ahead = self._clock() - venue_time
         self.options["timeDifference"] += ahead
         return ahead
 

@@ -278,9 +278,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     def nonce(self) -> int:
         """The time to sign for, ms UTC: the venue's time, if its difference is known."""
-        return self._venue_time()
+        return self._clock()
 
-    def _venue_time(self) -> int:
+    def _clock(self) -> int:
         # Not nonce(), which is for signing: a host may replace it to see when.
         return int(time.time() * 1000) - int(self.options["timeDifference"])
 
@@ -415,7 +415,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         lines = "\n".join(self._cleaned(part, url, _MAX_PRINTED) for part in map(str, parts))
         self.log(f"\n{title}:", self.id, lines)
 
-    def _redacted(self, error: Exception, where: str, url: str = "") -> BaseError:
+    def _redacted(self, error: Exception, where: str = "", url: str = "") -> BaseError:
         """A copy of the exception for users: one of ccxt's, without secrets.
 
         The traceback of the original leads through frames that hold the signed request.
