@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -226,18 +227,18 @@ def test_limit_is_used_and_kept() -> None:
     """Under load, a venue that refuses a 73rd read in 3 s never has to; 90 % of it is used."""
     reads = 288  # four windows
 
-    async def read_all(config: dict[str, Any]) -> float:
+    async def read_all(config: dict[str, Any]) -> None:
         async with AsyncSunx({**config, "timeout": 30_000}) as exchange:
-            start = time.monotonic()
             await asyncio.gather(*(exchange.fetch_balance() for _ in range(reads)))
-            return time.monotonic() - start
 
     with Sandbox() as sandbox, Lateness() as lateness:
-        took = asyncio.run(read_all({**sandbox.config("sunx"), "uid": "on its own"}))
+        asyncio.run(read_all({**sandbox.config("sunx"), "uid": "on its own"}))
     assert {request.code for request in sandbox.requests} <= lateness.codes
-    assert most_in_any_window(arrival_times(sandbox), 3.0 - lateness.seconds) <= 72
+    arrivals = arrival_times(sandbox)
+    assert most_in_any_window(arrivals, 3.0 - lateness.seconds) <= 72
     # The last 72 reads need no window after them.
-    assert (reads - 72) / (took - 3 * lateness.seconds) >= 0.9 * 72 / 3
+    took = arrivals[-1] - arrivals[0] - 3 * lateness.seconds
+    assert (reads - 72) / took >= 0.9 * 72 / 3
 
 
 def test_threads_share_the_limit() -> None:
@@ -356,6 +357,51 @@ def test_rate_limit_setting(call: Caller) -> None:
     start = time.monotonic()
     call.times(4, "sunx", config, "fetch_balance")
     assert time.monotonic() - start >= 0.85
+
+
+class SlowToConnect(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """A transport that takes 0.5 s to connect at first, and notes when it sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[float] = []
+        self._delays = [0.5]
+
+    def _delay(self) -> float:
+        return self._delays.pop() if self._delays else 0
+
+    def _send(self) -> httpx.Response:
+        self.sent.append(time.monotonic())
+        return httpx.Response(200, content=payload("sunx-documented"))
+
+    def handle_request(self, _request: httpx.Request) -> httpx.Response:
+        """Connect, then send."""
+        threading.Event().wait(self._delay())
+        return self._send()
+
+    async def handle_async_request(self, _request: httpx.Request) -> httpx.Response:
+        """Connect, then send."""
+        await asyncio.sleep(self._delay())
+        return self._send()
+
+
+def test_read_counts_until_it_is_sent(call: Caller) -> None:
+    """However long a transport takes to connect, no two reads are sent within ``rateLimit``."""
+
+    async def in_tasks(exchange: Any) -> None:
+        await asyncio.gather(*(exchange.fetch_balance() for _ in range(3)))
+
+    def in_threads(exchange: Any) -> None:
+        threads = [threading.Thread(target=exchange.fetch_balance) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    transport = SlowToConnect()
+    config = {**KEYS, "rateLimit": 200, "timeout": 20_000, "options": {"transport": transport}}
+    call.using("sunx", config, in_tasks if call.asynchronous else in_threads)
+    assert len(transport.sent) == 3
+    assert min(after - before for before, after in pairwise(transport.sent)) >= 0.2
 
 
 # -- close, cancellation and timeouts -------------------------------------------------------

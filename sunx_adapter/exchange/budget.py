@@ -6,7 +6,9 @@ process read more than its own share.
 
 A call first reserves a moment, now or later: first come, first served, and no lock is held while
 it waits. Its read is counted when there is a connection to write it to, however long connecting
-took. A call that is killed blocks nobody: its moment passes.
+took. Until it is known to be written it counts as a read of now, and then as one of that moment: a
+thread may lose its turn in between, and a transport of the user's may still have to connect. A call
+that is killed blocks nobody: its moment passes.
 """
 
 import contextlib
@@ -37,7 +39,7 @@ _FRESH_SECONDS: Final = 0.1
 
 _UNREACHABLE_SECONDS: Final = 5.0
 _FEW_USERS: Final = 64
-_LONGEST_WINDOW: Final = 60.0
+_LONGEST_SECONDS: Final = 60.0
 _TICK: Final = 1e-6
 _MAX_DIGITS: Final = 8
 
@@ -53,25 +55,31 @@ VENUE_LIMIT: Final = Limit(READ_LIMIT.requests, READ_LIMIT.seconds + SLACK_SECON
 
 
 class _Window:
-    """The reads of one user: when they were written, and the moments that are reserved."""
+    """The reads of one user, each by its moment.
 
-    __slots__ = ("reserved", "written")
+    Attributes:
+        reserved: when a call may read.
+        sending: when reads were counted that may be written at any moment.
+        written: when reads were written, at the latest.
+    """
+
+    __slots__ = ("reserved", "sending", "written")
 
     def __init__(self) -> None:
-        self.written: list[float] = []
         self.reserved: list[float] = []
+        self.sending: list[float] = []
+        self.written: list[float] = []
 
-    def forget(self, moment: float) -> None:
-        """Remove one read."""
-        for moments in (self.reserved, self.written):
-            if moment in moments:
-                moments.remove(moment)
-                return
+    def forget(self, until: float, abandoned: float) -> None:
+        """Forget what was written or reserved until then, and sends that were abandoned."""
+        for moments in (self.written, self.reserved):
+            del moments[: bisect_right(moments, until)]
+        if self.sending and self.sending[0] <= abandoned:
+            self.sending = [moment for moment in self.sending if moment > abandoned]
 
-    def is_used(self, now: float) -> bool:
-        """Whether one of its reads may still count."""
-        newest = max(self.written[-1:] + self.reserved[-1:], default=0.0)
-        return newest > now - _LONGEST_WINDOW
+    def is_empty(self) -> bool:
+        """Whether it has no read that counts."""
+        return not (self.reserved or self.sending or self.written)
 
 
 # Reentrant: a signal handler may read, too, in the middle of what is locked.
@@ -96,6 +104,7 @@ class MemoryWindows:
     def reset(self) -> None:
         """Forget all reads, for tests: the venue remembers them."""
         self._windows: dict[str, _Window] = {}
+        self._process = os.getpid()
         self._crowded = _FEW_USERS
         self._uids: dict[str, str] = {}
 
@@ -117,16 +126,21 @@ class MemoryWindows:
 
     def current(self, user: str, seconds: float, now: float) -> _Window:
         """A user's reads of the last ``seconds``. The caller holds the lock."""
+        abandoned = now - _LONGEST_SECONDS
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            for inherited in self._windows.values():
+                inherited.sending.clear()  # the parent sends them
         window = self._windows.get(user)
         if window is None:
             if len(self._windows) >= self._crowded:
                 for other, used in list(self._windows.items()):
-                    if not used.is_used(now):
+                    used.forget(abandoned, abandoned)
+                    if used.is_empty():
                         self._windows.pop(other, None)
                 self._crowded = max(2 * len(self._windows), _FEW_USERS)
             window = self._windows[user] = _Window()
-        for moments in (window.written, window.reserved):
-            del moments[: bisect_right(moments, now - seconds)]
+        window.forget(now - seconds, abandoned)
         return window
 
 
@@ -141,23 +155,24 @@ class _MemoryRead:
         self._windows, self._user, self._limit = windows, user, limit
         self._waiting = waiting
         self._moment: float | None = None
+        self._counted = False
 
     async def reserve(self, deadline: float) -> None:
         """Reserve the first free moment, and wait for it."""
         requests, seconds = self._limit
         with _lock:
             window, moment = self._now()
-            taken = sorted(window.written + window.reserved)
+            taken = sorted(window.written + [moment] * len(window.sending) + window.reserved)
             if len(taken) >= requests:
                 moment = max(moment, taken[-requests] + seconds)
             if moment > deadline:
                 raise _used_up()
-            insort(window.reserved, moment)
             self._moment = moment
+            insort(window.reserved, moment)
         await self.wait_until(moment, deadline)
 
     async def take(self, deadline: float) -> None:
-        """Count the read as written now, or as soon as there is room."""
+        """Count the read as of now, or as soon as there is room, until it is settled."""
         if self._moment is None:
             await self.reserve(deadline)
         while full_until := self._count():
@@ -166,20 +181,22 @@ class _MemoryRead:
     def _count(self) -> float | None:
         requests, seconds = self._limit
         with _lock:
-            window, now = self._now()
-            written, reserved, moment = window.written, window.reserved, self._moment
+            (window, now), moment = self._now(), self._moment
             assert moment is not None
-            window.forget(moment)  # also if it was counted before, and not written after all
+            self._forget(window)  # also if it was counted before, and not written after all
             # Counted first, then judged: a signal handler may count a read in between.
-            insort(written, now)
+            self._moment, self._counted = now, True
+            window.sending.append(now)
             # Earlier reservations have their share; later ones do not matter.
-            excess = len(written) + bisect_left(reserved, moment) - requests
+            earlier = bisect_left(window.reserved, moment)
+            taken = window.written + [now] * len(window.sending) + window.reserved
+            excess = len(window.written) + len(window.sending) + earlier - requests
             if excess <= 0:
-                self._moment = now
                 return None
-            written.remove(now)
-            insort(reserved, moment)
-            return (written + reserved)[excess - 1] + seconds + _TICK
+            self._forget(window)
+            self._moment, self._counted = moment, False
+            insort(window.reserved, moment)
+            return taken[excess - 1] + seconds + _TICK
 
     async def wait_until(self, moment: float, deadline: float) -> None:
         """Wait; raises RateLimitExceeded if the moment is after the deadline."""
@@ -188,18 +205,27 @@ class _MemoryRead:
         while (wait := moment - time.monotonic()) > 0:
             await self._waiting.pause(wait)
 
-    def give_back(self) -> None:
-        """The read is not written."""
+    def settle(self, *, written: bool) -> None:
+        """The read was written by now, or never will be."""
         if self._moment is not None:
             with _lock:
-                self._now()[0].forget(self._moment)
+                window, now = self._now()
+                if written:
+                    insort(window.written, now)
+                self._forget(window)
+            self._moment = None
 
     def spend(self, remaining: int) -> None:
         """Leave at most ``remaining`` reads."""
         with _lock:
             window, now = self._now()
-            left = self._limit.requests - len(window.written) - len(window.reserved)
-            window.written += [now] * (left - remaining)
+            used = len(window.written) + len(window.sending) + len(window.reserved)
+            window.written += [now] * (self._limit.requests - used - remaining)
+
+    def _forget(self, window: _Window) -> None:
+        moments = window.sending if self._counted else window.reserved
+        if self._moment in moments:  # else it has passed, or an error cut short how it was counted
+            moments.remove(self._moment)
 
     def _now(self) -> tuple[_Window, float]:
         now = time.monotonic()
@@ -301,12 +327,14 @@ class ReadBudget:
         self._longest = longest
         self._in_memory = [] if pace is None else [_MemoryRead(pace[0], user, pace[1], waiting)]
         self._in_memory.append(_MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting))
+        self._settled = [*self._in_memory]
         self._on_redis: _RedisRead | None = None
         if storage != MEMORY:
             less = None
             if fallback:
                 share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
                 less = _MemoryRead(SHARED_WINDOWS, f"{user} less", share, waiting)
+                self._settled.append(less)
             self._on_redis = _RedisRead(redis_windows(storage, os.getpid()), user, less, waiting)
 
     async def reserve(self, deadline: float) -> None:
@@ -322,7 +350,9 @@ class ReadBudget:
             await read.reserve(self._latest(deadline))
 
     async def take(self, deadline: float) -> None:
-        """Count the read, which is to be written at once; again, if it was counted before.
+        """Count the read, which is to be written at once, until it is settled.
+
+        Again, if it was counted before.
 
         Raises:
             RateLimitExceeded: no read is left before the deadline.
@@ -338,10 +368,10 @@ class ReadBudget:
             if self._on_redis is None or self._on_redis.is_fresh:
                 return
 
-    def give_back(self) -> None:
-        """The read is not written."""
-        for read in self._in_memory:
-            read.give_back()
+    def settle(self, *, written: bool = True) -> None:
+        """The read was written by now, or never will be."""
+        for read in self._settled:
+            read.settle(written=written)
 
     async def follow(self, headers: Mapping[str, str], deadline: float) -> None:
         """Spend what others have read, by the venue's header ``ratelimit-remaining``."""

@@ -172,9 +172,11 @@ class Reader(Face):
             self._check_open()
             url = call.url()
             self._record_request(url)
-            request = GetRequest(url, {**self._headers(), **call.headers})
-            if reads is not None:
-                await reads.take(deadline)  # logging may have taken long
+            headers = {**self._headers(), **call.headers}
+            if reads is None:
+                return GetRequest(url, headers)
+            request = GetRequest(url, headers, reads.settle)
+            await reads.take(deadline)  # logging may have taken long
             written = True
             return request
 
@@ -205,8 +207,8 @@ class Reader(Face):
         except Exception as error:  # noqa: BLE001 - whatever it is, it may quote the answer
             failure = error
         finally:
-            if reads is not None and not written:
-                reads.give_back()
+            if reads is not None:
+                reads.settle(written=written)
         # Here, where this request's key and signature are known: a peer may repeat them.
         clean = self._redacted(failure, url=url)
         if isinstance(failure, TransientError):

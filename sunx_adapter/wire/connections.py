@@ -192,9 +192,8 @@ class Connection:
                     raise ProxyError("the proxy closed the connection")
                 text = handshake.send(data)
 
-    async def answer(self, text: bytes, limit: int) -> RawAnswer:
-        """Write a request and read its whole answer."""
-        await self.top.send(text)
+    async def answer(self, limit: int) -> RawAnswer:
+        """Read the whole answer to the request that was written."""
         answer = RawAnswer(limit)
         while not answer.ended:
             data = await self.top.receive()
@@ -328,9 +327,12 @@ class Connections:
             reusable = False
             try:
                 await self.turn()
-                text = written(await prepare(), proxy_at(settings.proxy))
+                request = await prepare()
+                text = written(request, proxy_at(settings.proxy))
                 if connection.is_fit():
-                    answer = await connection.answer(text, limit)
+                    await connection.top.send(text)
+                    request.sent()
+                    answer = await connection.answer(limit)
                     reusable = answer.reusable
                     return answer
                 if kept is None:

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -32,10 +32,12 @@ class GetRequest(NamedTuple):
     Attributes:
         url: encoded.
         headers: all but ``Host``, which the URL gives.
+        sent: called once it is written.
     """
 
     url: str
     headers: Mapping[str, str]
+    sent: Callable[[], object] = lambda: None
 
     def __repr__(self) -> str:
         # Without the query: it holds the key and the signature.

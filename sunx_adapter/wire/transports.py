@@ -139,13 +139,14 @@ class GivenTransport:
         limit: int,
     ) -> RawAnswer:
         """See :meth:`sunx_adapter.wire.connections.Connections.fetch`."""
-        url, headers = await prepare()
+        url, headers, sent = await prepare()
         timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
         answer = RawAnswer(limit)
         try:
             request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
             if self._asynchronous:
                 response = await self._transport.handle_async_request(request)
+                sent()
                 async with contextlib.aclosing(response):
                     async for piece in response.stream:
                         seconds_left(deadline)
@@ -154,6 +155,7 @@ class GivenTransport:
                             break
             else:
                 response = self._transport.handle_request(request)
+                sent()
                 with contextlib.closing(response):
                     for piece in response.stream:
                         seconds_left(deadline)
