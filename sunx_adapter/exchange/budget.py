@@ -189,10 +189,10 @@ class _MemoryRead:
             window.sending.append(now)
             # Earlier reservations have their share; later ones do not matter.
             earlier = bisect_left(window.reserved, moment)
-            taken = window.written + [now] * len(window.sending) + window.reserved
             excess = len(window.written) + len(window.sending) + earlier - requests
             if excess <= 0:
                 return None
+            taken = window.written + [now] * len(window.sending) + window.reserved
             self._forget(window)
             self._moment, self._counted = moment, False
             insort(window.reserved, moment)
