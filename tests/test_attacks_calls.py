@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from ccxt.base.errors import BaseError, NetworkError, RequestTimeout
+from ccxt.base.errors import BaseError, NetworkError, RateLimitExceeded, RequestTimeout
 
 from sunx_adapter import AsyncSunx, Sunx
 from tests.certificates import make_certificate
@@ -338,6 +338,18 @@ def test_signed_requests_count_for_their_key(way: str) -> None:
                 with suppress(BaseError):
                     sender.fetch(url)
         assert most_in_any_window(recorder.moments, 3) <= 72
+
+
+@pytest.mark.parametrize("uids", [(None, "a"), ("a", None), ("a", "a")], ids=str)
+def test_key_counts_for_its_uid(uids: tuple[str | None, str | None], call: Caller) -> None:
+    """Exchanges of one key share one budget, even if only one of them knows the UID."""
+    key, users = new_user(), {"a": new_user(), None: None}
+    with venue(good) as (config, recorder):
+        config |= {"apiKey": key, "timeout": 1500}
+        for uid in uids:
+            with suppress(RateLimitExceeded):
+                call.times(40, "sunx", {**config, "uid": users[uid]}, "fetch_balance")
+    assert len(recorder.moments) == 72
 
 
 # -- signals --------------------------------------------------------------------------------

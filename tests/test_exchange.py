@@ -253,7 +253,7 @@ def test_unsupported_methods(call: Caller, exchange_id: str) -> None:
     """Every method that ``has`` does not list raises NotSupported, with any arguments."""
     exchange = CLASSES[exchange_id, call.asynchronous](config_answering(b"{}"))
     refused = 0
-    for name, works in exchange.has.items():
+    for name, works in [*exchange.has.items(), ("fetchFees", False)]:
         if not works and callable(getattr(exchange, name, None)):
             with pytest.raises(NotSupported, match=r"only balances are served|use Async"):
                 call(exchange_id, config_answering(b"{}"), name, "anything")

@@ -77,6 +77,15 @@ class _Window:
         if self.sending and self.sending[0] <= abandoned:
             self.sending = [moment for moment in self.sending if moment > abandoned]
 
+    def add(self, other: "_Window") -> None:
+        """Add the reads of another window."""
+        for moments, others in (
+            (self.reserved, other.reserved),
+            (self.sending, other.sending),
+            (self.written, other.written),
+        ):
+            moments[:] = sorted(moments + others)
+
     def is_empty(self) -> bool:
         """Whether it has no read that counts."""
         return not (self.reserved or self.sending or self.written)
@@ -106,26 +115,28 @@ class MemoryWindows:
         self._windows: dict[str, _Window] = {}
         self._process = os.getpid()
         self._crowded = _FEW_USERS
-        self._uids: dict[str, str] = {}
+        self._users: dict[str, str] = {}
 
-    def user_of(self, api_key: str, *, own: bool, uid: str | None) -> str:
-        """The name of a user; the API key cannot be read from it.
+    def user_of(self, venue: str, api_key: str, uid: str | None) -> str:
+        """Whose reads count together: those of a UID, or of an API key while its UID is unknown.
 
         Args:
-            api_key: of the request.
-            own: whether it is the exchange's own key.
-            uid: the exchange's; a request that was signed elsewhere counts for the UID that its
-                key was used with last.
+            venue: the exchange's id.
+            api_key: of the request; it cannot be read from the result.
+            uid: of the key, if it is known here. From now on all know it.
         """
-        name = _name_of(api_key)
-        if not own:
-            return self._uids.get(name, name)
-        if uid:
-            self._uids[name] = uid
-        return uid or name
+        key = f"{venue}:{_name_of(api_key)}"
+        user = f"{venue}:{uid}" if uid else self._users.get(key, key)
+        if user != self._users.get(key, key):
+            with _lock:
+                self._users[key] = user
+                if (earlier := self._windows.pop(key, None)) is not None:
+                    self.current(user, _LONGEST_SECONDS, time.monotonic()).add(earlier)
+        return user
 
     def current(self, user: str, seconds: float, now: float) -> _Window:
         """A user's reads of the last ``seconds``. The caller holds the lock."""
+        user = self._users.get(user, user)  # a read that began before the UID was known
         abandoned = now - _LONGEST_SECONDS
         if self._process != os.getpid():
             self._process = os.getpid()

@@ -218,14 +218,14 @@ class Reader(Face):
     def _read_budget(self, call: Call) -> ReadBudget | None:
         if not call.private or not self.enableRateLimit:
             return None
-        user = SHARED_WINDOWS.user_of(call.api_key, own=call.api_key == self.apiKey, uid=self.uid)
+        uid = self.uid if call.api_key == self.apiKey else None
         pace = None
         if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, where it is slower than the venue's
             self._pace = self._pace or MemoryWindows()
             pace = self._pace, Limit(1, self.rateLimit / 1000)
         longest = self.options.get("rateLimitTimeout")
         return ReadBudget(
-            f"{self.venue.id}:{user}",
+            SHARED_WINDOWS.user_of(self.venue.id, call.api_key, uid),
             self.options["rateLimitStorage"],
             longest=None if longest is None else longest / 1000,
             fallback=self.options.get("rateLimitFallback") == "memory",

@@ -43,7 +43,8 @@ def refuse_unserved(cls: Any, kind: type) -> None:
         cls: our class, with the names in ``cls.serves``; methods of its own are left alone.
         kind: ccxt's class.
     """
-    unserved = ccxt.Exchange().has.keys() - cls.serves
+    # ccxt's ``has`` does not name fetchFees, which needs methods that are not served.
+    unserved = (ccxt.Exchange().has.keys() | {"fetchFees"}) - cls.serves
     for name in dir(kind):
         method = getattr(kind, name)
         if name not in vars(cls) and _camel_case(name) in unserved and callable(method):
