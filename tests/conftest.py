@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
 from rich.traceback import Traceback
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sandbox, Sunx
+from sunx_adapter.exchange.budget import SHARED_WINDOWS
 from tests import progress
 from tests.certificates import make_certificate
 
@@ -87,6 +87,12 @@ class Caller:
         return asyncio.run(run())
 
 
+@pytest.fixture(autouse=True)
+def whole_budget() -> None:
+    """Begin each test with the whole read budget: other tests read other venues."""
+    SHARED_WINDOWS.reset()
+
+
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def call(request: pytest.FixtureRequest) -> Caller:
     """Run the test with the synchronous, then the asynchronous class."""
@@ -101,7 +107,7 @@ def exchange_id(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """A separate venue for each test, so that the tests' read limits do not add up."""
+    """A separate venue for each test, so that its read limit is unused."""
     with Sandbox() as running:
         yield running
 
@@ -111,18 +117,13 @@ def payload(name: str) -> bytes:
     return (PAYLOADS / f"{name}.json").read_bytes()
 
 
-def new_user() -> str:
-    """Return a unique user id, because the read limit counts reads by user in the whole process."""
-    return f"made-up-user-{uuid4()}"
-
-
 def config_answering(body: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """Return a configuration whose transport gives this answer to every request."""
 
     def answer(request: httpx.Request) -> httpx.Response:  # noqa: ARG001
         return httpx.Response(200, content=body, headers=headers)
 
-    return {**KEYS, "uid": new_user(), "options": {"transport": httpx.MockTransport(answer)}}
+    return {**KEYS, "options": {"transport": httpx.MockTransport(answer)}}
 
 
 def config_for(address: str, **more: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ccxt.base.errors import (
 )
 
 from sunx_adapter import AsyncSunx, Sunx
-from tests.conftest import KEYS, Caller, config_answering, new_user, payload
+from tests.conftest import KEYS, Caller, config_answering, payload
 from tests.faulty import http, tcp_server
 from tests.test_reliability import most_in_any_window
 
@@ -75,13 +75,12 @@ class RecordingVenue:
 
 @contextmanager
 def venue(answer: AnswerFunction) -> Iterator[tuple[dict[str, Any], RecordingVenue]]:
-    """Run that venue; yield it with a configuration for a separate user."""
+    """Run that venue; yield it with a configuration."""
     recorder = RecordingVenue(answer)
     with tcp_server(recorder.serve) as port:
         yield (
             {
                 **KEYS,
-                "uid": new_user(),
                 "urls": {"api": {"rest": f"http://127.0.0.1:{port}"}},
                 "options": {"maxRetriesOnFailure": 0},
             },
@@ -411,7 +410,6 @@ def test_budget_with_slow_connections(certificate: Path) -> None:
     async def run(port: int) -> None:
         config = {
             **KEYS,
-            "uid": new_user(),
             "timeout": 12_000,
             "cafile": str(certificate),
             "urls": {"api": {"rest": f"https://127.0.0.1:{port}"}},
@@ -538,7 +536,7 @@ def test_keys_that_change_while_calls_wait() -> None:
                 connection.sendall(http(BODY))
 
     async def run(port: int) -> None:
-        keys = [f"{new_user()}-{name}" for name in "ab"]
+        keys = ["made-up-key-a", "made-up-key-b"]
         config = {
             **KEYS,
             "apiKey": keys[0],

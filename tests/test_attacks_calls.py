@@ -22,7 +22,7 @@ from ccxt.base.errors import BaseError, NetworkError, RateLimitExceeded, Request
 
 from sunx_adapter import AsyncSunx, Sunx
 from tests.certificates import make_certificate
-from tests.conftest import KEYS, Caller, frames_of, new_user, payload
+from tests.conftest import KEYS, Caller, frames_of, payload
 from tests.faulty import http, tcp_server
 from tests.processes import run_python
 from tests.test_attacks import TOTAL, good, unlimited, venue
@@ -164,7 +164,7 @@ def test_a_timeout_may_be_text() -> None:
 
     with tcp_server(silent) as port:
         address = f"http://127.0.0.1:{port}"
-        with Sunx({**KEYS, "urls": {"api": {"rest": address}}, "uid": new_user()}) as exchange:
+        with Sunx({**KEYS, "urls": {"api": {"rest": address}}}) as exchange:
             exchange.timeout = "200"
             with pytest.raises(RequestTimeout):
                 exchange.fetch_balance()
@@ -230,7 +230,7 @@ def tls_venue(directory: Path, play: Play) -> Iterator[dict[str, Any]]:
 
     with tcp_server(serve) as port:
         address = {"rest": f"https://127.0.0.1:{port}"}
-        yield {**KEYS, "uid": new_user(), "cafile": str(file), "urls": {"api": address}}
+        yield {**KEYS, "cafile": str(file), "urls": {"api": address}}
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
@@ -324,7 +324,7 @@ def test_a_slow_log_does_not_hold_up_counted_reads() -> None:
 @pytest.mark.parametrize("way", ["another key", "another exchange"])
 def test_signed_requests_count_for_their_key(way: str) -> None:
     """Requests of a key count together, whichever key or exchange fetches them."""
-    key, other = new_user(), new_user()
+    key, other = "made-up-key", "another-made-up-key"
     with venue(good) as (config, recorder):
         config |= {"timeout": 500}
         with Sunx({**config, "apiKey": key}) as one, Sunx({**config, "apiKey": other}) as two:
@@ -340,15 +340,14 @@ def test_signed_requests_count_for_their_key(way: str) -> None:
         assert most_in_any_window(recorder.moments, 3) <= 72
 
 
-@pytest.mark.parametrize("uids", [(None, "a"), ("a", None), ("a", "a")], ids=str)
+@pytest.mark.parametrize("uids", [(None, "made-up-uid"), ("made-up-uid", None)], ids=str)
 def test_key_counts_for_its_uid(uids: tuple[str | None, str | None], call: Caller) -> None:
     """Exchanges of one key share one budget, even if only one of them knows the UID."""
-    key, users = new_user(), {"a": new_user(), None: None}
     with venue(good) as (config, recorder):
-        config |= {"apiKey": key, "timeout": 1500}
+        config |= {"timeout": 1500}
         for uid in uids:
             with suppress(RateLimitExceeded):
-                call.times(40, "sunx", {**config, "uid": users[uid]}, "fetch_balance")
+                call.times(40, "sunx", {**config, "uid": uid}, "fetch_balance")
     assert len(recorder.moments) == 72
 
 

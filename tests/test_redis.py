@@ -112,7 +112,7 @@ def test_four_processes_share_one_budget(redis_uri: str) -> None:
 
 def test_budget_is_in_redis(call: Caller, redis_uri: str) -> None:
     """The reads of one process count for the next one too."""
-    config = config_answering(payload("sunx-documented")) | {"uid": f"in redis {call}"}
+    config = config_answering(payload("sunx-documented"))
     config["options"]["rateLimitStorage"] = redis_uri
 
     def read_72(exchange: Any) -> Any:

@@ -232,7 +232,7 @@ def test_limit_is_used_and_kept() -> None:
             await asyncio.gather(*(exchange.fetch_balance() for _ in range(reads)))
 
     with Sandbox() as sandbox, Lateness(sandbox) as lateness:
-        asyncio.run(read_all({**sandbox.config("sunx"), "uid": "on its own"}))
+        asyncio.run(read_all(sandbox.config("sunx")))
     assert {request.code for request in sandbox.requests if request.uid} <= lateness.codes
     arrivals = arrival_times(sandbox)
     assert most_in_any_window(arrivals, 3.0 - lateness.seconds) <= 72
@@ -344,7 +344,7 @@ def test_remaining_limit_in_headers(call: Caller) -> None:
     )
     script = ScriptedTransport(exhausted)
 
-    config = {**script.config(), "uid": f"remaining {call}", "timeout": 1000}
+    config = {**script.config(), "timeout": 1000}
     with pytest.raises(RateLimitExceeded):
         call.times(2, "sunx", config, "fetch_balance")
     assert len(script.requests) == 1
@@ -450,7 +450,7 @@ def test_close_ends_calls_of_tasks(stage: str, silent_config: dict[str, Any]) ->
             script = ScriptedTransport(
                 httpx.Response(200, headers={"ratelimit-remaining": "0"}, json={})
             )
-            config = {**script.config(), "uid": "closed while waiting"}
+            config = script.config()
         exchange = AsyncSunx(config)
         tasks = [asyncio.create_task(exchange.fetch_balance()) for _ in range(3)]
         await asyncio.sleep(0.2)  # the calls wait
