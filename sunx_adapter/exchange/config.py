@@ -1,4 +1,4 @@
-"""Which of ccxt's settings are honoured. The others are refused, never silently ignored."""
+"""Checks the configuration: unsupported settings of ccxt are refused, never silently ignored."""
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
@@ -66,7 +66,7 @@ _URLS: Final = {"api", "www", "doc", "logo", "fees", "test", "referral", "api_ma
 
 
 class _Options(TypedDict, total=False):
-    """The types of our options. Others are carried along, as with ccxt."""
+    """The types of our options. Other options are accepted, as with ccxt."""
 
     pathVariant: str
     signatureHost: str
@@ -119,22 +119,22 @@ _SETTINGS: Final = {
 }
 _HONOURED: Final = _SETTINGS | _DESCRIPTION
 _MISSPELT_AS: Final = _SETTINGS | _INSTEAD.keys()
-"""The settings that another name may be a misspelling of: those that matter to a balance."""
+"""Names that are compared with unknown names, to find misspellings."""
 
 
 def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """The configuration without the settings whose value is ``None``, which means not given.
+    """The checked configuration, without the settings that are ``None``: they count as not given.
 
     Args:
-        config: the user's.
-        kind: the exchange's class; ccxt's settings are its attributes.
+        config: the user's configuration.
+        kind: the exchange's class, which has ccxt's settings as attributes.
 
     Raises:
-        NotSupported: a setting of ccxt's has a value and cannot be honoured here.
+        NotSupported: a setting of ccxt has a value and cannot be honoured here.
         BadRequest: a value has the wrong type, or a setting or an option is misspelt.
     """
     given = {key: value for key, value in config.items() if value is not None}
-    # An empty proxy is none, as with ccxt.
+    # As with ccxt, an empty proxy counts as not given.
     given = {key: value for key, value in given.items() if value or key not in PROXIES}
     if isinstance(options := given.get("options"), dict):
         given["options"] = {key: value for key, value in options.items() if value is not None}
@@ -157,12 +157,12 @@ def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
 
 
 def check_spelling(what: str, names: Iterable[object], known: Collection[str]) -> None:
-    """Refuse a misspelt name: one that is not known and looks like one that is.
+    """Refuse misspelt names, which are unknown but similar to a known name.
 
-    Any other unknown name is accepted, since hosts pass their own.
+    Other unknown names are accepted, because hosts pass their own.
 
     Raises:
-        BadRequest: with the name that was probably meant.
+        BadRequest: a name is misspelt; the message suggests the right one.
     """
     for name in names:
         if hint := did_you_mean(str(name), known):
@@ -178,7 +178,7 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
             return
         reason, place = f"there is no {min(unknown)!r}", "`$.urls`"
     except msgspec.ValidationError as error:
-        # "Expected `str`, got `int` - at `$.secret`": kinds and places, never values.
+        # "Expected `str`, got `int` - at `$.secret`": types and places, never values.
         reason, _, place = str(error).partition(" - at ")
     if "`$.urls" in place:
         reason += '; it must look like {"api": {"rest": "https://…", "stream": "wss://…"}}'
@@ -214,7 +214,7 @@ def _check_header(name: str, text: str) -> None:
 
 
 def _check_proxy(key: str, proxy: object) -> None:
-    # No part of it is repeated: if it is malformed, any part may be the password.
+    # The message quotes no part of the URL: if it is malformed, any part may be the password.
     try:
         parts = urlsplit(proxy if isinstance(proxy, str) else "")
         parts.port  # noqa: B018 - raises ValueError for an invalid one
@@ -268,10 +268,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 @lru_cache(maxsize=256)
 def check_address(address: str) -> None:
-    """Refuse an address that no signed request may be sent to.
+    """Refuse an address to which no signed request may be sent.
 
     Raises:
-        NotSupported: it is unencrypted and not on this machine, or no HTTP or WebSocket URL.
+        NotSupported: it is unencrypted and not on this machine, or not an HTTP or WebSocket URL.
     """
     scheme = address.partition("://")[0].lower()
     if scheme not in ("https", "wss", "http", "ws"):
