@@ -74,7 +74,7 @@ def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) ->
 
     Args:
         exchange: made with the user's configuration and ``maxRetriesOnFailure`` 0.
-        sources: where its keys come from, for messages.
+        sources: the places that the keys were read from, for messages.
         name: the account's name; default: the exchange's id.
     """
     checks: list[Callable[[Exchange], Iterator[Finding]]] = [_name, _connection, _heartbeat]

@@ -1,6 +1,6 @@
 """The reference host: finds plugins, makes exchanges by id, and reads many accounts at once.
 
-A bot can use it as it is, or take it as an example for its own host.
+A bot can use it, or take it as an example for its own host.
 """
 
 import contextlib
@@ -292,9 +292,11 @@ def _checked(offers: Any) -> list[ExchangeOffer]:
             raise TypeError(f"exchange_offers() gave {offer!r} instead of an ExchangeOffer")
         given: tuple[Any, ...] = (offer.id, offer.name, offer.sync_class, offer.async_class)
         if any(not isinstance(text, str) for text in given):
-            raise TypeError(f"exchange_offers() gave an offer whose names are no texts: {offer!r}")
+            raise TypeError(f"exchange_offers() gave an offer whose names are not text: {offer!r}")
         works: Any = offer.has
         if not isinstance(works, Mapping):
-            raise TypeError(f"exchange_offers() gave an offer whose has is no mapping: {offer!r}")
+            raise TypeError(
+                f"exchange_offers() gave an offer whose 'has' is not a mapping: {offer!r}"
+            )
         checked.append(offer)
     return checked

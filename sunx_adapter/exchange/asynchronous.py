@@ -157,7 +157,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
 
         Raises:
             NetworkError: no fresh balance for ``options["streamGapTimeout"]`` ms.
-            BadResponse: a message could not be read; the stream goes on.
+            BadResponse: a message was unreadable; the stream continues.
             ccxt.BaseError: the exception of the error table; a refused key is not tried again.
         """
         # The calling task's cursor: asyncio.wait_for() may await the coroutine in another task.
@@ -187,7 +187,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return await self._watch.next(lambda answer: self._structure(answer, policy), cursor)
 
     def stream_status(self) -> StreamStatus:
-        """The push connection's state, the age of the newest balance, and what failed last."""
+        """The push connection's state, the age of the newest balance, and the latest failure."""
         return self._watch.status()
 
     def _stream_url(self) -> str:

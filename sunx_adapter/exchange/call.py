@@ -265,7 +265,7 @@ class Reader(BaseExchange):
         with contextlib.suppress(TypeError, ValueError):
             if 0 < (milliseconds := float(self.timeout)) <= MAX_TIMEOUT_MS:
                 return milliseconds
-        raise BadRequest(f"timeout = {self.timeout!r} is no positive number of milliseconds")
+        raise BadRequest(f"timeout = {self.timeout!r} is not a positive number of milliseconds")
 
     def _record_request(self, url: str) -> None:
         self.lastRestRequestTimestamp = self.milliseconds()

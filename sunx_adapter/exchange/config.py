@@ -39,7 +39,7 @@ _INSTEAD: Final = {
     "validateServerSsl": "certificates are always verified; name your own authority's file with "
     "cafile",
     **dict.fromkeys(REFUSED_PROXIES, PROXY_ADVICE),
-    "password": "these venues know no passphrase",
+    "password": "these venues have no passphrase",
     "sandbox": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
     "testnet": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
     "returnResponseHeaders": "they are in last_response_headers",
@@ -176,7 +176,7 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
         unknown = urls.keys() - _URLS or urls.get("api", {}).keys() - _Addresses.__annotations__
         if not unknown:
             return
-        reason, place = f"there is no {min(unknown)!r}", "`$.urls`"
+        reason, place = f"unknown key {min(unknown)!r}", "`$.urls`"
     except msgspec.ValidationError as error:
         # "Expected `str`, got `int` - at `$.secret`": types and places, never values.
         reason, _, place = str(error).partition(" - at ")
@@ -276,8 +276,8 @@ def check_address(address: str) -> None:
     scheme = address.partition("://")[0].lower()
     if scheme not in ("https", "wss", "http", "ws"):
         raise NotSupported(
-            f"{address!r} is no address; it must begin with https:// (wss:// for the stream), or "
-            "with http:// on this machine"
+            f"{address!r} is not an address; it must begin with https:// (wss:// for the stream), "
+            "or with http:// on this machine"
         )
     try:
         parts = urlsplit(address)
@@ -287,8 +287,8 @@ def check_address(address: str) -> None:
         host = ""
     if not host or ".." in host or set("@?#").intersection(address.split("/")[2]):
         raise NotSupported(
-            f"{address.rpartition('@')[2]!r} is no address: it needs a host in ASCII, may have a "
-            "port, and has no user name"
+            f"{address.rpartition('@')[2]!r} is not an address: it needs a host in ASCII, may have "
+            "a port, and must not have a user name"
         )
     if scheme in ("http", "ws") and not _is_loopback(host):
         raise NotSupported(

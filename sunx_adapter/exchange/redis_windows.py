@@ -78,7 +78,7 @@ class RedisWindows:
             client = None
         if client is None:
             raise NotSupported(
-                "options['rateLimitStorage'] is no address of a Redis: redis://host:port/db"
+                "options['rateLimitStorage'] is not the address of a Redis: redis://host:port/db"
             )
         self._script = client.register_script(_SCRIPT)
         self.late = 0.0
@@ -86,7 +86,7 @@ class RedisWindows:
         self.answered = 0.0
 
     def ask(self, key: str, limit: tuple[int, float], late: float, remaining: int = -1) -> float:
-        """Take a read, or leave at most ``remaining``. Blocks; raises what redis raises.
+        """Take a read, or leave at most ``remaining``. It blocks, and raises redis's exceptions.
 
         Args:
             key: the name of the user.
@@ -109,5 +109,5 @@ class RedisWindows:
 
 @lru_cache(maxsize=64)
 def redis_windows(uri: str, _process: int) -> RedisWindows:
-    """The windows on that Redis. The child of a fork gets connections of its own."""
+    """The windows on that Redis. The child of a fork gets its own connections."""
     return RedisWindows(uri)

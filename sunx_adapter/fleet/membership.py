@@ -126,7 +126,7 @@ class Membership:
                         worker.leave, self._fleet, workers=addresses, on_error="ignore"
                     )
 
-    # -- who owns what ----------------------------------------------------------------------
+    # -- ownership --------------------------------------------------------------------------
 
     def plan(self) -> None:
         """Choose an owner for each user, and the accounts of each worker."""

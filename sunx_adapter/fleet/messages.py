@@ -94,4 +94,4 @@ def unpacked(data: bytes) -> Any:
 
 def _not_transferable(value: object, error: Exception) -> ExchangeError:
     what = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else "a balance"
-    return ExchangeError(f"{what} (cannot pass between processes: {type(error).__name__})")
+    return ExchangeError(f"{what} (cannot be sent between processes: {type(error).__name__})")

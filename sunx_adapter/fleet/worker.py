@@ -414,7 +414,7 @@ def _start(work: Coroutine[Any, Any, Any], tasks: set[asyncio.Task[Any]]) -> asy
 
 @cache
 def _prepare_process() -> float:
-    """Do what every fleet here needs once; returns how many files may be open."""
+    """Prepare this process for fleets, once; returns how many files may be open."""
     import ccxt.async_support  # noqa: F401, PLC0415 - slow, and needed by every account
 
     # Modules are half of all objects here: the garbage collector need not check them again.

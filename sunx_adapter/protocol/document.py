@@ -79,7 +79,7 @@ def decode_json(body: bytes) -> Document:
     try:
         return _decoder.document(body)
     except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
-        reason = f"the answer is no readable JSON: {_reason(error)}"
+        reason = f"the answer is not readable JSON: {_reason(error)}"
     raise BadResponse(reason)
 
 

@@ -133,7 +133,7 @@ def outcome(content: Any) -> tuple[str, str]:
         BadResponse: the answer is not a JSON object, or has neither code nor status.
     """
     if not isinstance(content, dict):
-        raise BadResponse(f"the answer is no JSON object but {type(content).__name__}")
+        raise BadResponse(f"the answer is not a JSON object but {type(content).__name__}")
     code, status = content.get("code"), content.get("status")
     if code == _SUCCESS_NUMBER and _RARE_KEYS.isdisjoint(content):
         return SUCCESS_CODE, ""  # the usual case first

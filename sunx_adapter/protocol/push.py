@@ -196,7 +196,7 @@ def read_message(body: bytes) -> Message:
 def _message(document: Document) -> Message:
     message = document.exact
     if not isinstance(message, dict):
-        raise BadResponse(f"the message is no JSON object but {type(message).__name__}")
+        raise BadResponse(f"the message is not a JSON object but {type(message).__name__}")
     match message.get("op"):
         case "ping":
             return Ping(_repeatable(document.info.get("ts")))
@@ -211,9 +211,7 @@ def _message(document: Document) -> Message:
         case "close":
             return Closing()
         case op:
-            raise BadResponse(
-                f"the message has no known op but {shortened(str(op), _MAX_QUOTED)!r}"
-            )
+            raise BadResponse(f"the message has an unknown op: {shortened(str(op), _MAX_QUOTED)!r}")
 
 
 def _repeatable(ts: object) -> str | int | float | None:

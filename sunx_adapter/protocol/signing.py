@@ -97,8 +97,8 @@ def _load_ed25519(text: str) -> Ed25519PrivateKey:
         return key
     # Raised outside the handler: the parser's own exception may quote the key.
     raise AuthenticationError(
-        "privateKey is no Ed25519 private key: it must be unencrypted PEM, or Base64 of the raw "
-        "32 bytes or of PKCS#8 DER"
+        "privateKey is not an Ed25519 private key: it must be unencrypted PEM, or Base64 of the "
+        "raw 32 bytes or of PKCS#8 DER"
     )
 
 

@@ -262,7 +262,7 @@ class AccountStream:
         return task
 
     def _interrupted(self, _: object) -> None:
-        if self._failure is None:  # not closed, but cancelled by others: the next call starts anew
+        if self._failure is None:  # cancelled by others: the next call starts a new stream
             self._failure = NetworkError("the task of the stream was cancelled")
             self._failure_raised = True
             self._state = StreamState.OFF

@@ -75,7 +75,7 @@ class RawAnswer:
         return b"".join(self._body)
 
     def content(self) -> tuple[bytes, str | None]:
-        """The decompressed body, and what is wrong with it, if anything."""
+        """The decompressed body, and its defect or ``None``."""
         if self.too_large:
             return b"", too_large_text(self._limit)
         return decompressed(self.body, self.headers.get("content-encoding", ""), self._limit)
@@ -101,7 +101,7 @@ class RawAnswer:
             self.reusable = False
             if not self.ended:
                 reason = cause if isinstance(cause, WireError) else error
-                raise WireError(f"the answer is no HTTP: {reason}") from None
+                raise WireError(f"the answer is not HTTP: {reason}") from None
         if self.ended:
             self._parser = None  # it refers to this object
             self.reusable = self.reusable and self._ends_here()

@@ -19,7 +19,7 @@ def too_large_text(limit: int) -> str:
 
 
 def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes, str | None]:
-    """The decompressed body, and what is wrong with it, if anything.
+    """The decompressed body, and its defect or ``None``.
 
     Args:
         body: the received body.
@@ -31,7 +31,7 @@ def decompressed(body: bytes, content_encoding: str, limit: int) -> tuple[bytes,
         return (body, None) if len(body) <= limit else (b"", too_large_text(limit))
     if encoding not in ("gzip", "x-gzip", "deflate"):
         quoted = shortened(content_encoding.strip(), _MAX_QUOTED)
-        return body, f"the answer is encoded as {quoted!r}, which was not asked for"
+        return body, f"the answer is encoded as {quoted!r}, which was not requested"
     if not body:
         return body, None
     inflate = zlib.decompressobj(_ZLIB_OR_GZIP)

@@ -35,7 +35,7 @@ def resolve(host: str, port: int) -> list[Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a host name"
         raise WireError(f"{host}: {reason}") from None
     families = dict.fromkeys(family for family, *_ in found)
     columns = [[(f, address) for f, *_, address in found if f == family] for family in families]

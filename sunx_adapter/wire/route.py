@@ -66,7 +66,7 @@ def origin_of(address: str) -> Origin:
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UnsendableError("the address is no HTTP URL")
+        raise UnsendableError("the address is not an HTTP URL")
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
     return Origin(parts.scheme == "https", parts.hostname, port)
 
@@ -128,7 +128,7 @@ class Proxy:
             received += yield socks5.SOCKS5AuthMethodsRequest([wanted]).dumps()
             chosen = socks5.SOCKS5AuthReply.loads((yield from _exactly(received, 2)))
             if chosen.method != wanted:
-                raise ProxyError("the proxy wants another kind of login")
+                raise ProxyError("the proxy requires another kind of login")
             if wanted is method.USERNAME_PASSWORD:
                 name, password = (word.encode() for word in self._user)
                 received += yield socks5.SOCKS5UsernamePasswordRequest(name, password).dumps()

@@ -106,7 +106,7 @@ class PushSocket:
             case aiohttp.WSMsgType.ERROR if data.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
                 raise ValueError(f"the message is larger than {self._max_bytes} bytes")
             case aiohttp.WSMsgType.ERROR:
-                raise ValueError(f"the message is no WebSocket frame: {_reason(data)}")
+                raise ValueError(f"the message is not a WebSocket frame: {_reason(data)}")
             case _:
                 code = self._socket.close_code
                 raise self._ended(f"closed by the other side ({code or 'without a reason'})")
