@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
+class AsyncExchange(Reader, ccxt_class=ccxt.async_support.Exchange):
     """An asynchronous exchange; ``SyncExchange`` documents the methods that both have."""
 
     serves = frozenset({"fetchBalance", "watchBalance", "ws"})

@@ -30,7 +30,7 @@ from sunx_adapter.exchange.config import (
     check_spelling,
 )
 from sunx_adapter.exchange.faults import as_ccxt
-from sunx_adapter.exchange.methods import name_methods, refuse_unserved
+from sunx_adapter.exchange.methods import name_methods, refuse_unsupported
 from sunx_adapter.exchange.redaction import MAX_TEXT, cleaned, passwords
 from sunx_adapter.exchange.retry import DEFAULT_RETRIES
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
@@ -127,11 +127,11 @@ class BaseExchange(CcxtExchange):  # type: ignore[misc]
     _settings_names: ClassVar[list[str]]
 
     def __init_subclass__(
-        cls, venue: Venue | None = None, refuses: type | None = None, **kwargs: Any
+        cls, venue: Venue | None = None, ccxt_class: type | None = None, **kwargs: Any
     ) -> None:
         super().__init_subclass__(**kwargs)
-        if refuses is not None:
-            refuse_unserved(cls, refuses)
+        if ccxt_class is not None:
+            refuse_unsupported(cls, ccxt_class)
         if venue is not None:
             cls.venue = venue
             for endpoint in _endpoints(venue):

@@ -20,7 +20,7 @@ def network_fault(error: Exception, what: str) -> BaseError | TransientError:
 
     Args:
         error: an ``OSError``, or ``UnsendableError``.
-        what: what failed, for the message: an address without its query.
+        what: the method and address without its query, or the URL, for the message.
     """
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, UnsendableError):

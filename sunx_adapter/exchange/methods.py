@@ -36,17 +36,17 @@ def name_methods(cls: type) -> list[str]:
     return [name for name in names if not isinstance(found[name], _METHODS)]
 
 
-def refuse_unserved(cls: Any, kind: type) -> None:
+def refuse_unsupported(cls: Any, kind: type) -> None:
     """Replace the methods of ccxt that ``cls`` inherits but does not support.
 
     Args:
         cls: our class; ``cls.serves`` has the supported names. Its own methods are not replaced.
         kind: ccxt's class.
     """
-    unserved = ccxt.Exchange().has.keys() - cls.serves
+    unsupported = ccxt.Exchange().has.keys() - cls.serves
     for name in dir(kind):
         method = getattr(kind, name)
-        if name not in vars(cls) and _camel_case(name) in unserved and callable(method):
+        if name not in vars(cls) and _camel_case(name) in unsupported and callable(method):
             setattr(cls, name, _refusing(method))
 
 

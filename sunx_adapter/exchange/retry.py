@@ -32,7 +32,7 @@ def backoff(failures: int, first: float = _FIRST_BACKOFF) -> float:
 
 
 def clock_text(ahead_ms: float) -> str:
-    """The log message when the venue's clock is used, and ours is ahead of it by ``ahead_ms``."""
+    """The log message when the venue's clock is used: says by how much ours is off."""
     side = "ahead" if ahead_ms > 0 else "behind"
     return f"using the venue's clock: ours is {abs(ahead_ms) / 1000:.1f} s {side}"
 

@@ -30,7 +30,7 @@ class _NoSession:
         """Nothing to close."""
 
 
-class SyncExchange(Reader, refuses=ccxt.Exchange):
+class SyncExchange(Reader, ccxt_class=ccxt.Exchange):
     """A synchronous exchange. Threads may share it."""
 
     session = _NoSession()
