@@ -88,7 +88,7 @@ def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) ->
     except _Stop:
         return
     if keys.status != "ok":
-        yield Finding("account", "skipped", "no keys to read it with")
+        yield Finding("account", "skipped", "cannot be read without keys")
 
 
 def _keys(exchange: Exchange, sources: list[str], name: str) -> Finding:

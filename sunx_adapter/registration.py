@@ -51,7 +51,7 @@ def register_with_ccxt(*, replace: bool = False) -> tuple[str, ...]:
         if taken and not replace:
             raise NotSupported(
                 f"ccxt {ccxt.__version__} already has {', '.join(taken)}, which may be another "
-                "exchange; register_with_ccxt(replace=True) puts this package's in its place"
+                "exchange; to replace it, call register_with_ccxt(replace=True)"
             )
         for slot in slots:
             slot.fill()

@@ -64,7 +64,7 @@ PUSH_ERROR_RULES: Final = (
         ("2005", "2012", "2014"),
         "already authenticated, not subscribed, or subscribed twice",
         ExchangeNotAvailable,
-        "a new connection begins afresh",
+        "the stream makes a new connection",
         transient=True,
     ),
     ErrorRule(

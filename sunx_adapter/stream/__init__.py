@@ -1,8 +1,8 @@
 """The push channel: the newest account, kept current by one connection per exchange.
 
-This module has the types that the other modules share: ``account`` (the connections of a stream,
-and the newest account), ``cursor`` (the account that each caller got last) and ``watch`` (the
-stream of one exchange).
+This module has the shared types. The other modules: ``account`` (the connections of a stream, and
+the newest account), ``cursor`` (the account that each caller got last) and ``watch`` (the stream of
+one exchange).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
