@@ -1,4 +1,4 @@
-"""Compares ccxt's own ``htx`` with the vectors: where it gives an amount, the vectors agree.
+"""Compares ccxt's own ``htx`` with the vectors: its amounts must equal theirs.
 
 ``docs/comparison.md`` has a table of ccxt's results. These tests check it, or update it with
 ``--write-docs``.

@@ -30,7 +30,7 @@ __all__ = [
     "register_with_ccxt",
 ]
 
-_HOMES = {
+_MODULES = {
     "AccountState": "sunx_adapter.protocol.account",
     "AccountSummary": "sunx_adapter.protocol.account",
     "AsyncHtxFutures": "sunx_adapter.exchange.asynchronous",
@@ -44,11 +44,11 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker is to know just the names above
+if not TYPE_CHECKING:  # a type checker must know only the names above
 
     def __getattr__(name: str) -> object:
-        if name in _HOMES:
-            return getattr(import_module(_HOMES[name]), name)
+        if name in _MODULES:
+            return getattr(import_module(_MODULES[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

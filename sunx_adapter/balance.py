@@ -1,4 +1,4 @@
-"""The policy: from a venue's account to ccxt's balance structure.
+"""From a venue's account to ccxt's balance structure.
 
 ========== ==================================================================================
 ``total``  ``equity`` of the row
@@ -6,12 +6,12 @@
            it, else ``equity`` − ``initial_margin``; ``available`` its ``available`` (the cash);
            ``withdrawable`` its ``withdraw_available``
 ``used``   ``total`` − ``free``, exactly
-``debt``   −``available``, where that is below zero; else absent
+``debt``   −``available`` if ``available`` is negative; else absent
 ========== ==================================================================================
 
 Why ``margin``: in HTX's documented example the account's ``available_margin`` is its ``equity``
 less its ``initial_margin``, while a row's ``available`` is its ``equity`` less its
-``profit_unreal``: the cash, from which margin in use is not yet taken.
+``profit_unreal``: the cash, from which margin in use is not subtracted.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from sunx_adapter.venue import FreePolicy
 
 View = Literal["free", "used", "total"]
 Amounts = dict[str, float | str | Decimal]
-"""Amounts by unified currency code, as ``exchange.number`` makes them."""
+"""Amounts by unified currency code, in the type that the setting ``number`` chooses."""
 
 _FREE_FIELDS: Final[dict[FreePolicy, str]] = {
     "margin": "available_margin",
@@ -44,8 +44,8 @@ _FREE_FIELDS: Final[dict[FreePolicy, str]] = {
 }
 FREE_POLICIES: Final[tuple[FreePolicy, ...]] = get_args(FreePolicy)
 
-# Enough precision for any sum of amounts with MAX_DIGITS before and after the point. If it were
-# ever too little, the traps would raise: no figure is silently rounded.
+# The precision is enough for any sum of amounts with MAX_DIGITS before and after the point. If it
+# were not, the traps would raise: no figure is silently rounded.
 _EXACT = Context(
     prec=4 * MAX_DIGITS, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[InvalidOperation, Inexact]
 )
@@ -53,7 +53,7 @@ _ZERO = Decimal(0)
 
 
 def free_policy(value: object) -> FreePolicy:
-    """The policy of that name.
+    """The policy with this name.
 
     Raises:
         NotSupported: there is no such policy; the message lists the policies.
@@ -65,7 +65,7 @@ def free_policy(value: object) -> FreePolicy:
 
 
 class CurrencyBalance(msgspec.Struct, gc=False):
-    """One currency's exact figures, in that currency; ``used`` is ``total`` − ``free``."""
+    """The exact figures of one currency; ``used`` is ``total`` − ``free``."""
 
     total: Decimal
     free: Decimal
@@ -75,7 +75,7 @@ class CurrencyBalance(msgspec.Struct, gc=False):
 def currency_balances(
     answer: AccountAnswer, policy: FreePolicy, code_of: Callable[[str], str]
 ) -> dict[str, CurrencyBalance | str]:
-    """The exact figures by unified currency code; rows that come out as one code are added.
+    """The exact figures by unified currency code; rows with the same code are added.
 
     Args:
         answer: the venue's answer.
@@ -83,8 +83,8 @@ def currency_balances(
         code_of: ccxt's ``safe_currency_code``.
 
     Returns:
-        The figures of each currency. Where all of it is free, which is the usual case, these are
-        just its amount, in digits as the venue sent it.
+        The figures of each currency. In the usual case all of a currency is free; then its only
+        figure is the venue's text for the amount.
 
     Raises:
         BadResponse: a needed amount or a currency is missing or unreadable.
@@ -143,13 +143,13 @@ def balance_structure(
     Args:
         answer: the venue's answer.
         policy: what ``free`` means.
-        number: ``exchange.number``, which converts exact text at the very end.
+        number: ``exchange.number``, which converts exact text to the type of the figures.
         code_of: ccxt's ``safe_currency_code``.
 
     Returns:
         Per currency code ``{"free", "used", "total"}`` (and ``"debt"``), the same figures under
         ``free``, ``used``, ``total`` (and ``debt``), and ``info``, ``timestamp`` (ms UTC),
-        ``datetime``; no other key, because bots read every other key as a currency.
+        ``datetime``. There is no other key: bots would read it as a currency.
 
     Raises:
         BadResponse: a needed amount or a currency is missing or unreadable.
@@ -193,7 +193,7 @@ def iso8601(timestamp: int | None) -> str | None:
 
 
 def _float(exact: Decimal | str) -> float:
-    # Of a Decimal and of its text, float() is the same: the nearest float. Never -0.0.
+    # float() of a Decimal and of its text is the same, the nearest float. Zero is never -0.0.
     return float(exact) or 0.0
 
 

@@ -37,7 +37,7 @@ class Finding:
 
     Attributes:
         check: what was checked.
-        status: ``failed``: no balance can be read; ``warning``: this may happen soon.
+        status: ``failed`` if no balance can be read; ``warning`` if that may happen soon.
         seen: what the check found.
         advice: what to do, if anything.
     """
@@ -70,11 +70,11 @@ class _Stop(Exception):  # noqa: N818 - control flow, not an error
 
 
 def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) -> Iterator[Finding]:
-    """Check one account; yields each finding as soon as it is known.
+    """Check one account; yields each finding as soon as its check has ended.
 
     Args:
         exchange: made with the user's configuration and ``maxRetriesOnFailure`` 0.
-        sources: where its keys come from, for messages.
+        sources: the places that the keys were read from, for messages.
         name: the account's name; default: the exchange's id.
     """
     checks: list[Callable[[Exchange], Iterator[Finding]]] = [_name, _connection, _heartbeat]
@@ -88,7 +88,7 @@ def diagnose(exchange: Exchange, sources: list[str], name: str | None = None) ->
     except _Stop:
         return
     if keys.status != "ok":
-        yield Finding("account", "skipped", "no keys to read it with")
+        yield Finding("account", "skipped", "cannot be read without keys")
 
 
 def _keys(exchange: Exchange, sources: list[str], name: str) -> Finding:
@@ -111,7 +111,7 @@ def _keys(exchange: Exchange, sources: list[str], name: str) -> Finding:
 
 
 def _malformed(text: str) -> str:
-    """Why a text cannot be a key or a secret, without repeating it; empty if it can."""
+    """Why the text cannot be a key or a secret, without quoting it; empty if it can."""
     if "…" in text or "..." in text:
         return "is a placeholder from an example"
     if not (text.isascii() and text.isprintable()) or " " in text:

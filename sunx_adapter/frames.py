@@ -1,4 +1,4 @@
-"""Exceptions without the frames that they went through, which may hold secrets."""
+"""Removes the frames of exceptions, which may hold secrets."""
 
 from typing import TypeVar
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["closest", "did_you_mean"]
 
-# A lower value takes hosts' own settings for misspelt ones: "defaultSettle" for "defaultType".
+# With a lower value, settings of hosts look misspelt: "defaultSettle" like "defaultType".
 _MIN_SIMILARITY = 0.8
 
 

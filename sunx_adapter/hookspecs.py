@@ -18,15 +18,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True, slots=True)
 class ExchangeOffer:
-    """One exchange that a plugin provides, as data: offering it imports nothing.
+    """One exchange that a plugin provides, as data, so that an offer imports nothing.
 
     Attributes:
         id: ccxt-style id, lower case: ``"sunx"``.
-        name: for people: ``"SunX"``.
+        name: the name to display: ``"SunX"``.
         sync_class: import string ``"package.module:Class"`` of a ``ccxt.Exchange``.
         async_class: the same of a ``ccxt.async_support.Exchange``.
-        has: what works, in the terms of ccxt's ``has``: ``{"fetchBalance": True}``; where the two
-            classes differ, what works with the asynchronous one.
+        has: what works, with the keys of ccxt's ``has``: ``{"fetchBalance": True}``. If the two
+            classes differ, it describes the asynchronous one.
     """
 
     id: str

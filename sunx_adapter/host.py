@@ -1,6 +1,6 @@
 """The reference host: finds plugins, makes exchanges by id, and reads many accounts at once.
 
-A bot can use it as it is, or take it as an example for its own host.
+A bot can use it, or take it as an example for its own host.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Exchange(Protocol):
-    """A synchronous ccxt exchange. Only these members have types; ccxt's others exist, too."""
+    """A synchronous ccxt exchange. ccxt's other members exist, too, but are not typed."""
 
     id: str
     has: dict[str, Any]
@@ -91,13 +91,13 @@ class FoundOffer:
 class ExchangeHost:
     """Discovers plugins by entry point and makes the exchanges that they offer.
 
-    ``ExchangeHost().create("sunx", {"apiKey": …, "secret": …})``. Ids that no plugin offers come
-    from ccxt.
+    ``ExchangeHost().create("sunx", {"apiKey": …, "secret": …})``. The built-in plugin ``"ccxt"``
+    offers all exchanges of ccxt.
 
     Args:
         discover: whether to load the plugins of the entry-point group ``multi_exchange``.
-        prefer: the plugin to use for an id that several offer: ``{"sunx": "sunx-adapter"}``. The
-            built-in plugin is called ``"ccxt"``.
+        prefer: the plugin to use for an id that several plugins offer:
+            ``{"sunx": "sunx-adapter"}``.
 
     Attributes:
         problems: the plugins that could not be used, and why.
@@ -228,7 +228,7 @@ class ExchangeHost:
                 f"plugin {found.plugin!r} offers {exchange_id!r} as {path!r}, which cannot be "
                 f"loaded: {error}"
             ) from error
-        # In a list that is emptied, so that no local variable holds the keys if the class raises.
+        # Popped from a list, so that no local variable holds the keys if the class raises.
         handed_over = [dict(config or {})]
         del config
         return exchange_class(handed_over.pop())
@@ -242,13 +242,12 @@ class ExchangeHost:
 
         Args:
             accounts: for each name the exchange's id and its configuration, or an asynchronous
-                exchange. Give exchanges to keep them, and their connections, between calls: they
-                are used as they are and stay open. An exchange that is made here is closed.
+                exchange. Exchanges that you pass stay open, so that the next call can use their
+                connections. Exchanges that are made here are closed.
             concurrency: how many accounts to read at the same time; each needs a connection.
 
         Returns:
-            For each name either the balance or the exception; one that fails does not touch the
-            others.
+            For each name either the balance or the exception.
         """
         from asyncio import Lock, Semaphore, gather  # noqa: PLC0415 - for a quick start
 
@@ -271,17 +270,17 @@ class ExchangeHost:
         made: AsyncExchange | None = None
         try:
             if isinstance(account, tuple):
-                async with making:  # one a turn of the event loop: making one takes milliseconds
+                async with making:  # one per turn of the event loop: making one takes milliseconds
                     exchange = made = self.create(*account, asynchronous=True)
                     await sleep(0)
             else:
                 exchange = account
             balance: dict[str, Any] = await exchange.fetch_balance()
         except Exception as error:  # noqa: BLE001 - the caller decides, per account
-            return without_frames(error)  # they hold configurations
+            return without_frames(error)  # the frames hold configurations
         finally:
             if made is not None:
-                with contextlib.suppress(Exception):  # the balance is what was asked for
+                with contextlib.suppress(Exception):  # the balance has been read
                     await made.close()
         return balance
 
@@ -293,9 +292,11 @@ def _checked(offers: Any) -> list[ExchangeOffer]:
             raise TypeError(f"exchange_offers() gave {offer!r} instead of an ExchangeOffer")
         given: tuple[Any, ...] = (offer.id, offer.name, offer.sync_class, offer.async_class)
         if any(not isinstance(text, str) for text in given):
-            raise TypeError(f"exchange_offers() gave an offer whose names are no texts: {offer!r}")
+            raise TypeError(f"exchange_offers() gave an offer whose names are not text: {offer!r}")
         works: Any = offer.has
         if not isinstance(works, Mapping):
-            raise TypeError(f"exchange_offers() gave an offer whose has is no mapping: {offer!r}")
+            raise TypeError(
+                f"exchange_offers() gave an offer whose 'has' is not a mapping: {offer!r}"
+            )
         checked.append(offer)
     return checked

@@ -1,7 +1,7 @@
 """Reads API keys from the environment, or from a file that only its owner can read.
 
-Never from a command's arguments, which every user of the machine can see. The command line uses
-these functions, and a bot can too::
+Keys are never read from a command's arguments, which every user of the machine can see. The command
+line uses these functions; bots can use them, too::
 
     from sunx_adapter.keys import config_from_environment
 
@@ -99,7 +99,7 @@ def environment_prefix(name: str) -> str:
 
 
 def _without_frames(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Raise the function's exceptions without its frames, which may hold keys."""
+    """Remove the function's frames, which may hold keys, from its exceptions."""
 
     @functools.wraps(function)
     def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -117,17 +117,17 @@ def _without_frames(function: Callable[Parameters, Result]) -> Callable[Paramete
 def config_from_environment(name: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The configuration of an exchange or a named account, as the command line reads it.
 
-    It comes from the variables ``SUNX_API_KEY``, ``SUNX_API_SECRET`` or
+    The settings come from the variables ``SUNX_API_KEY``, ``SUNX_API_SECRET`` or
     ``SUNX_PRIVATE_KEY_FILE`` (a file with an Ed25519 key), ``SUNX_UID``, ``SUNX_REST_URL`` and
-    ``SUNX_STREAM_URL`` (for another address, such as a sandbox's). Settings that the variables lack
-    come from the file that ``SUNX_ADAPTER_KEYS`` names.
+    ``SUNX_STREAM_URL`` (for another address, such as a sandbox's), and else from the file that
+    ``SUNX_ADAPTER_KEYS`` names.
 
     Args:
-        name: an exchange's id, or an account's name; the variables have it in upper case.
+        name: an exchange's id, or an account's name; in the variables' names it is in upper case.
         environ: the environment variables; default: this process's.
 
     Returns:
-        The ``config`` argument of an exchange class, without settings that are not set.
+        The ``config`` argument for the exchange's class, with only the settings that were found.
 
     Raises:
         KeysError: a file is missing, unreadable, readable by others, or invalid; or the name is
@@ -207,7 +207,7 @@ def config_from_file(path: Path, name: str) -> dict[str, Any]:
 
 
 def missing_keys(name: str, config: Mapping[str, Any]) -> list[str]:
-    """The variables that must still be set to read an account."""
+    """The variables that are missing to read an account."""
     prefix = environment_prefix(name)
     missing = [] if config.get("apiKey") else [f"{prefix}_API_KEY"]
     if not config.get("secret") and not config.get("privateKey"):
@@ -339,7 +339,7 @@ def _offered() -> set[str]:
 
 @_without_frames
 def read_private(path: Path) -> str:
-    """The text of a file that belongs to this user and that others cannot read.
+    """The text of a file that only this user can read.
 
     Raises:
         KeysError: the file is missing, unreadable, not a regular file, readable by others, or

@@ -1,4 +1,4 @@
-"""Our exchanges inside ccxt, for bots that look for exchanges only there."""
+"""Adds our exchanges to ccxt's modules, for bots that know only ccxt."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +28,9 @@ def register_with_ccxt(*, replace: bool = False) -> tuple[str, ...]:
 
     Afterwards ``ccxt`` has the synchronous classes, ``ccxt.async_support`` and ``ccxt.pro`` (if
     there is one) have the asynchronous ones, and each module lists the ids in its ``exchanges``.
-    They are the classes that this package exports. Call it before the bot looks for its exchange.
-    It lasts for the process; calling it again changes nothing. It is thread-safe.
+    These are the classes that this package exports. Call the function before the bot looks for its
+    exchange. The effect lasts until the process ends; further calls change nothing. The function is
+    thread-safe.
 
     It imports all three modules of ccxt, so that the bot may import any of them in any order. For
     a bot that only imports ``ccxt``, this costs a quarter of a second and 30 MB.
@@ -41,8 +42,8 @@ def register_with_ccxt(*, replace: bool = False) -> tuple[str, ...]:
         The ids: ``("sunx", "htxfutures")``.
 
     Raises:
-        ccxt.NotSupported: ccxt has an exchange of its own with such an id; the message says where.
-            Nothing has been changed then.
+        ccxt.NotSupported: ccxt has its own exchange with one of these ids; the message says where.
+            Then nothing was changed.
     """
     with _lock:
         slots = list(_slots())
@@ -50,7 +51,7 @@ def register_with_ccxt(*, replace: bool = False) -> tuple[str, ...]:
         if taken and not replace:
             raise NotSupported(
                 f"ccxt {ccxt.__version__} already has {', '.join(taken)}, which may be another "
-                "exchange; register_with_ccxt(replace=True) puts this package's in its place"
+                "exchange; to replace it, call register_with_ccxt(replace=True)"
             )
         for slot in slots:
             slot.fill()

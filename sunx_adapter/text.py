@@ -1,9 +1,9 @@
-"""Text that may come from others, made printable and short."""
+"""Makes text from outside printable and short."""
 
 from typing import Final
 
 CUT: Final = "…"
-"""The end of a text that was cut. Redaction looks for the beginning of a secret before it."""
+"""Marks the end of a cut text. Redaction looks for the beginning of a secret before this mark."""
 
 
 def shortened(text: str, length: int) -> str:

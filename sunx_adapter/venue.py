@@ -1,8 +1,8 @@
 """All differences between SunX and HTX, as data.
 
-The rows come from the venues' own pages (``GET /sapi/v1/account/balance``,
-``GET /v5/account/balance``) and HTX's older futures manual. A further venue of this family
-is one more entry in :data:`VENUES` and one pair of classes.
+Sources: the venues' pages (``GET /sapi/v1/account/balance``, ``GET /v5/account/balance``) and
+HTX's older futures manual. To add a venue of this family, add an entry to :data:`VENUES` and a pair
+of classes.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Final, Literal
 PathVariantName = Literal["sapi/v1", "v5"]
 Access = Literal["private", "public"]
 FreePolicy = Literal["margin", "available", "withdrawable"]
-"""What ``free`` means; :mod:`sunx_adapter.balance` says from which fields it comes."""
+"""The meaning of ``free``; :mod:`sunx_adapter.balance` has its fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,16 @@ class Venue:
     """One venue.
 
     Attributes:
-        id: the exchange's id in this package and in ccxt's terms.
-        name: for people.
+        id: the exchange's id, as in ccxt.
+        name: the name to display.
         hostname: host of the REST and push addresses.
-        other_hostnames: further hosts of the venue's own that serve the same.
+        other_hostnames: further hosts of the venue with the same endpoints.
         path_variant: the variant that the venue documents.
         endpoints: the GET endpoints besides the balance.
         time: path of the venue's time, if it has one.
         asset_mode: path of the account's collateral mode, if the venue has one.
         www: home page.
-        doc: pages that the rules are taken from.
+        doc: pages with the rules that this package follows.
         env_prefix: prefix of the environment variables that hold its keys.
     """
 
@@ -80,7 +80,7 @@ PATH_VARIANTS: Final[dict[PathVariantName, PathVariant]] = {
 }
 
 READ_LIMIT: Final = ReadLimit(requests=72, seconds=3)
-"""Both pages: 144 private requests each 3 s per UID, 72 of them for reading."""
+"""Both pages allow 144 private requests in 3 s per UID, 72 of them for reading."""
 
 SUNX: Final = Venue(
     id="sunx",

@@ -1,4 +1,4 @@
-"""Everything at once: ``python -m tests.chaos [--seconds 60] [--seed N]``.
+"""Tests everything at once: ``python -m tests.chaos [--seconds 60] [--seed N]``.
 
 All four classes read with several keys, in threads, tasks and forks, over plain HTTP and TLS, with
 cancellations and closes in between. The venue repeats, delays, splits, drops and falsifies answers.
@@ -58,7 +58,8 @@ class Venue:
     """Answers each request at random, often wrongly.
 
     Attributes:
-        reads: by key, after and before when each read arrived: a busy machine notices it late.
+        reads: by key, the earliest and the latest time at which each read may have arrived; on a
+            busy machine they differ.
         played: how often each behaviour was played.
     """
 
@@ -69,7 +70,7 @@ class Venue:
         self.played: Counter[str] = Counter()
 
     async def tick(self) -> None:
-        """Note when the event loop looks for requests; two of its rounds pass a request on."""
+        """Record when the event loop checks for requests; reading one takes up to two rounds."""
         while True:
             self._ticks.append(time.monotonic())
             await asyncio.sleep(0.001)

@@ -113,12 +113,12 @@ class Cluster:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Make it hang."""
+    """Stop the process, so that it hangs."""
     process.send_signal(signal.SIGSTOP)
 
 
 def go_on(process: subprocess.Popen[bytes]) -> None:
-    """Let it continue."""
+    """Let the process continue."""
     process.send_signal(signal.SIGCONT)
 
 

@@ -29,7 +29,7 @@ CLASSES: dict[tuple[str, bool], Any] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the plugin that starts long tests first and says what they do."""
+    """Register the plugin that starts long tests first and prints what they do."""
     progress.register(config)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Started in the background of a script: the tests' processes would ignore Ctrl-C, too.

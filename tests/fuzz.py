@@ -27,7 +27,7 @@ from sunx_adapter.protocol.account import read_account, summarize
 from sunx_adapter.protocol.document import decode_json
 from sunx_adapter.protocol.envelope import HttpAnswer, read_envelope
 from sunx_adapter.protocol.errors import RULE_BY_CODE, TransientError
-from sunx_adapter.protocol.push import AccountNews, Ping, pong_message, read_message
+from sunx_adapter.protocol.push import AccountUpdate, Ping, pong_message, read_message
 from sunx_adapter.wire.answer import RawAnswer, WireError
 from sunx_adapter.wire.body import decompressed
 
@@ -243,7 +243,7 @@ def check_push(body: bytes) -> bool:
         return False
     if isinstance(message, Ping):
         json.loads(pong_message(message))
-    if not isinstance(message, AccountNews):
+    if not isinstance(message, AccountUpdate):
         return False
     try:
         structure = balance_structure(

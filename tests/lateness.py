@@ -1,4 +1,4 @@
-"""How late a sandbox notices requests: on a busy machine, it answers them long after they came."""
+"""How late a sandbox notices requests: on a busy machine, long after they have arrived."""
 
 import threading
 import time
@@ -13,13 +13,13 @@ _STEP: Final = 0.02
 
 
 class Lateness:
-    """Measures while its context lasts, by asking the sandbox for its time again and again.
+    """Measures the lateness within a ``with`` block, by repeated requests for the sandbox's time.
 
-    A sandbox that notices requests up to this late may count the requests of a longer time in one
-    window. So windows that it counts must be shorter by this, to prove that there were too many.
+    A late sandbox may count the requests of a longer time in one window. So there were surely too
+    many requests only if they are too many for a window that is shorter by the lateness.
 
     Attributes:
-        seconds: how long the sandbox took at most to tell its time.
+        seconds: the longest time that the sandbox took to answer.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -38,7 +38,7 @@ class Lateness:
 
     @property
     def codes(self) -> set[int]:
-        """The codes that a venue may answer reads with: a late one may refuse one by mistake."""
+        """The codes that reads may get: a late venue may refuse a read by mistake."""
         return {200} if self.seconds < 0.1 else {200, 1032}
 
     def _measure(self) -> None:

@@ -221,7 +221,7 @@ def _forker() -> _Forker:
 
 
 def _fork_on_request(control: socket.socket) -> Callable[[], object]:
-    """Fork for each request; return only in the forks, with what the fork has to do."""
+    """Fork for each request; return only in the forks, with the code to run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
     signal.signal(signal.SIGCHLD, _forget_ended)
     while True:
@@ -261,7 +261,7 @@ def _watch(channel: socket.socket, child: int, files: tuple[int, ...]) -> NoRetu
 
 
 def _become(request: dict[str, Any], files: tuple[int, ...]) -> Callable[[], object]:
-    """Take what the request and the files say; return what is left to do."""
+    """Apply the request's environment, directory and files; return the code to run."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)

@@ -44,7 +44,7 @@ def longest_part(secret: str, text: str) -> int:
 
 @pytest.mark.parametrize("status", ["200 OK", "502 Bad Gateway"])
 def test_a_text_is_cut_after_it_was_cleaned(call: Caller, status: str) -> None:
-    """A signature that is repeated until the text is cut is hidden to its last character."""
+    """No part of a signature is left if a text full of signatures is cut."""
     sent: list[str] = []
 
     def answer(_: int, request: bytes) -> bytes:
@@ -61,14 +61,14 @@ def test_a_text_is_cut_after_it_was_cleaned(call: Caller, status: str) -> None:
 
 
 class NoTextError(Exception):
-    """Its text cannot be made."""
+    """An exception whose ``str()`` fails."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
 
 
 def test_an_exception_without_text_is_ccxts() -> None:
-    """An exception of a user's transport whose text cannot be made ends in one of ccxt's."""
+    """If ``str()`` of a transport's exception fails, the call still raises one of ccxt's."""
 
     def fail(_: httpx.Request) -> httpx.Response:
         raise NoTextError
@@ -140,7 +140,7 @@ def test_mapping_ends_in_time(call: Caller, number: type) -> None:
 
 
 def test_an_expired_deadline_cancels_nothing_later() -> None:
-    """A call that fails at once, its deadline expired, does not cancel its task's next wait."""
+    """A call that fails at once because its deadline has expired cancels no later wait."""
 
     async def run(config: dict[str, Any]) -> None:
         async with AsyncSunx({**config, "timeout": 5000}) as exchange:
@@ -237,7 +237,7 @@ def tls_venue(directory: Path, play: Play) -> Iterator[dict[str, Any]]:
 def test_half_a_record_before_the_request_is_no_answer(
     call: Caller, tmp_path: Path, cut: int
 ) -> None:
-    """An unasked answer whose TLS record began to arrive before the request never becomes one."""
+    """An unrequested answer whose TLS record began before the request is never used."""
     half_sent = threading.Event()
 
     def play(peer: TlsPeer, number: int) -> None:
@@ -276,7 +276,7 @@ def test_half_a_record_before_the_request_is_no_answer(
 def test_connections_that_are_closed_at_once_are_tried_a_few_times(
     call: Caller, tmp_path: Path
 ) -> None:
-    """A peer that closes each connection after the handshake gets as many as there are retries."""
+    """If a peer closes each connection after the handshake, the usual retries are made."""
     numbers: list[int] = []
 
     def play(peer: TlsPeer, number: int) -> None:
@@ -296,7 +296,7 @@ def test_connections_that_are_closed_at_once_are_tried_a_few_times(
 
 
 def test_a_slow_log_does_not_hold_up_counted_reads() -> None:
-    """A read is counted after it was logged, however long the handler takes."""
+    """A read is counted after it was logged, even if the log handler is slow."""
     go_on = threading.Event()
 
     class SlowHandler(logging.Handler):
@@ -323,7 +323,7 @@ def test_a_slow_log_does_not_hold_up_counted_reads() -> None:
 
 @pytest.mark.parametrize("way", ["another key", "another exchange"])
 def test_signed_requests_count_for_their_key(way: str) -> None:
-    """Requests of a key count together, whichever key or exchange fetches them."""
+    """Requests signed with one key count together, even if other exchanges fetch them."""
     key, other = "made-up-key", "another-made-up-key"
     with venue(good) as (config, recorder):
         config |= {"timeout": 500}

@@ -384,7 +384,7 @@ def _as_code(text: str) -> bytes:
 def test_echoed_signature_in_any_field(
     call: Caller, body: Callable[[str], bytes], before: str, number: int
 ) -> None:
-    """A signature where a figure, a time, a name or a code belongs is hidden, also if it is cut."""
+    """A signature in place of a figure, a time, a name or a code is hidden, also if it is cut."""
     sent: list[str] = []
 
     def answer(_: int, request: bytes) -> bytes:
@@ -397,7 +397,7 @@ def test_echoed_signature_in_any_field(
 
 
 def test_signature_of_an_earlier_request_is_hidden() -> None:
-    """A venue that repeats the signature of an earlier request does not show it."""
+    """If a venue repeats the signature of an earlier request, it is hidden, too."""
     sent: list[str] = []
 
     def answer(number: int, request: bytes) -> bytes:
@@ -414,7 +414,7 @@ def test_signature_of_an_earlier_request_is_hidden() -> None:
 
 
 def test_key_that_was_replaced_during_the_call() -> None:
-    """The key of the request is hidden, even if the exchange has another one by now."""
+    """The key of the request is hidden, even if the exchange has another key by then."""
     exchanges: list[Sunx] = []
 
     def answer(_number: int, _request: bytes) -> bytes:
@@ -432,7 +432,7 @@ def test_key_that_was_replaced_during_the_call() -> None:
 
 @pytest.mark.parametrize("spelling", ["\\", "%25", "&#0", "Signature=", "Signature ", "a://"])
 def test_text_that_takes_long_to_clean(spelling: str) -> None:
-    """No text of a peer delays the exception beyond the timeout."""
+    """No text from a peer delays the exception beyond the timeout."""
 
     def answer(_: int, request: bytes) -> bytes:
         text = signature_of(request) + API_KEY + spelling * (60_000 // len(spelling))
@@ -477,7 +477,7 @@ def test_echoed_secrets_on_the_command_line(command: list[str], number: int) -> 
 
 @pytest.mark.parametrize("user", ["bob", "b%C3%B6b"])
 def test_proxy_password_in_basic_authentication(call: Caller, user: str) -> None:
-    """A proxy's password is hidden too if the peer repeats the header that it is sent in."""
+    """A proxy's password is hidden, even if the peer repeats the Proxy-Authorization header."""
     basic = b64encode(f"{unquote(user)}:Sup3r-proxy-passw0rd".encode()).decode()
     answer = {"code": 1003, "message": f"denied: Proxy-Authorization: Basic {basic}"}
     config = config_answering(json.dumps(answer).encode())

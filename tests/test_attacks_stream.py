@@ -339,7 +339,7 @@ async def test_odd_redirects(venue: Venue, location: str) -> None:
 @pytest.mark.parametrize("replaced_by", ["a refusal", "close and open"])
 @with_venue
 async def test_a_later_stream_is_not_older(venue: Venue, replaced_by: str) -> None:
-    """A venue that lags behind does not make an older balance come after a newer one."""
+    """If a venue lags behind, no older balance follows a newer one."""
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
         older = venue.data, venue.ts
@@ -367,7 +367,7 @@ async def test_a_later_stream_is_not_older(venue: Venue, replaced_by: str) -> No
 
 @with_venue
 async def test_a_changed_info_is_not_news(venue: Venue) -> None:
-    """What a caller does to ``info`` does not make the same account come again."""
+    """If a caller changes ``info``, the same account is not published again."""
     async with AsyncSunx(venue.config()) as exchange:
         balance = await exchange.watch_balance()
         balance["info"]["data"]["note"] = "the caller's"
@@ -394,7 +394,7 @@ async def test_keys_that_change_while_another_task_waits(venue: Venue) -> None:
 
 @with_venue
 async def test_loops_with_wait_for_do_not_disturb_each_other(venue: Venue) -> None:
-    """A slow loop over ``wait_for(create_task(watch_balance()))`` gets the newest, too."""
+    """A slow loop over ``wait_for(create_task(watch_balance()))`` gets the newest balance, too."""
     async with AsyncSunx(venue.config()) as exchange:
 
         async def total() -> float:
@@ -420,7 +420,7 @@ async def test_loops_with_wait_for_do_not_disturb_each_other(venue: Venue) -> No
 
 @with_venue
 async def test_a_flood_leaves_other_tasks_their_turn(venue: Venue) -> None:
-    """While unreadable messages arrive in a flood, other tasks go on."""
+    """During a flood of unreadable messages, other tasks still run."""
     venue.compressed = False
     async with AsyncSunx(venue.config()) as exchange:
         await exchange.watch_balance()
@@ -443,7 +443,7 @@ async def test_a_flood_leaves_other_tasks_their_turn(venue: Venue) -> None:
 
 
 def test_two_event_loops_at_once() -> None:
-    """An exchange that watches in one event loop says that another one needs its own."""
+    """Watching in a second event loop at the same time raises NotSupported."""
     ready, done = threading.Event(), threading.Event()
 
     @asynchronous

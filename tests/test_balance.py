@@ -77,7 +77,7 @@ EXAMPLES = [
 def test_examples(
     call: Caller, name: str, expected: dict[str, tuple[str | None, ...]], timestamp: int
 ) -> None:
-    """Each documented or live answer gives exactly these figures, and is ``info`` unchanged."""
+    """Each documented or live answer gives exactly these figures; ``info`` is unchanged."""
     for exchange_id in ("sunx", "htxfutures"):
         balance = call(
             exchange_id, {"number": str, **config_answering(payload(name))}, "fetch_balance"

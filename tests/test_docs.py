@@ -1,4 +1,4 @@
-"""The README and docs/: examples run, tables and links are valid, and statements are true."""
+"""The README and docs/: examples run, tables and links are valid, and facts match the code."""
 
 import os
 import re

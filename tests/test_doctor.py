@@ -168,7 +168,7 @@ def test_missing_variable() -> None:
         ("secret", "abcd…", "secret is a placeholder from an example"),
         ("secret", "made up secret", "secret contains a space"),
         ("apiKey", "mäde-up", "apiKey contains a space, a control character or a non-ASCII"),
-        ("privateKey", "made-up junk", "no Ed25519 private key"),
+        ("privateKey", "made-up junk", "not an Ed25519 private key"),
     ],
 )
 def test_malformed_keys(sandbox: Sandbox, key: str, text: str, words: str) -> None:

@@ -387,7 +387,7 @@ def test_certificate_verification_stays_on() -> None:
         ({"urls": {"api": {"rest": "api.sunx.io"}}}, NotSupported, "https://"),
         ({"urls": {"api": {"rest": "https://"}}}, NotSupported, "needs a host"),
         ({"urls": {"api": {"rest": "https://host:99999"}}}, NotSupported, "needs a host"),
-        ({"urls": {"api": {"rest": "https://me:made-up@x"}}}, NotSupported, "no user name"),
+        ({"urls": {"api": {"rest": "https://me:made-up@x"}}}, NotSupported, "not have a user name"),
         ({"urls": {"api": {"contract": "https://x"}}}, BadRequest, "contract"),
         ({"headers": {"X-Bad": "a\r\nb"}}, BadRequest, "X-Bad"),
         ({"httpProxy": "http://a", "socksProxy": "socks5://b"}, NotSupported, "use one of"),

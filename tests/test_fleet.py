@@ -92,7 +92,7 @@ async def joined(fleet: Fleet, count: int) -> None:
 
 
 async def fetched(fleet: Fleet) -> dict[str, Any]:
-    """All balances of a fleet; checks that each account comes once."""
+    """All balances of a fleet; checks that each account is yielded once."""
     balances: dict[str, Any] = {}
     async for name, balance in fleet.fetch_balances():
         assert name not in balances
@@ -102,7 +102,7 @@ async def fetched(fleet: Fleet) -> dict[str, Any]:
 
 
 def most_reads(requests: Iterable[SandboxRequest], seconds: float = 3.0) -> int:
-    """The most reads of one user in any 3 s."""
+    """The largest number of reads of one user in any 3 s."""
     moments: dict[str | None, list[float]] = {}
     for request in requests:
         moments.setdefault(request.uid, []).append(request.monotonic)
@@ -114,7 +114,7 @@ def most_reads(requests: Iterable[SandboxRequest], seconds: float = 3.0) -> int:
 
 
 async def at_the_limit(venue: Sandbox, users: int) -> None:
-    """Wait until this number of users has hardly a read left."""
+    """Wait until this number of users has almost no read left."""
     async with asyncio.timeout(15):
         while True:
             since = time.monotonic() - WINDOW_SECONDS
@@ -126,7 +126,7 @@ async def at_the_limit(venue: Sandbox, users: int) -> None:
 
 
 class Watcher:
-    """Watches a fleet, and records when each balance came."""
+    """Watches a fleet, and records when each balance arrived."""
 
     def __init__(self, fleet: Fleet, **arguments: Any) -> None:
         self.seen: dict[str, float] = {}

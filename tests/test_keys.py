@@ -107,7 +107,7 @@ def test_bad_keys_file(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_named_accounts(tmp_path: Path) -> None:
-    """A table may have any name if it, or its ``exchange``, names an exchange."""
+    """A table's name is an exchange's id, or any name if the table has ``exchange``."""
     file = private_file(tmp_path / "keys.toml", NAMED)
     assert accounts_from_file(file) == {
         "sunx": Account("sunx", {"apiKey": "a", "secret": "b"}),

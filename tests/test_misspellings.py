@@ -92,7 +92,7 @@ def test_watching_without_asyncio(name: str) -> None:
 )
 def test_misspelt_urls(urls: dict[str, Any]) -> None:
     """An address that would not be used is refused: requests would go to the venue instead."""
-    with pytest.raises(BadRequest, match="there is no"):
+    with pytest.raises(BadRequest, match="unknown key"):
         Sunx({"urls": urls})
 
 

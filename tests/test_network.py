@@ -100,12 +100,12 @@ def test_redirect_is_not_followed(call: Caller) -> None:
 
 HTML = b"<html><body>Sorry</body></html>"
 BODIES: list[tuple[str, bytes, type[BaseError], str]] = [
-    ("HTML", http(HTML), BadResponse, "no readable JSON"),
-    ("empty", http(b""), BadResponse, "no readable JSON"),
-    ("cut off", http(BODY[:-7]), BadResponse, "no readable JSON"),
+    ("HTML", http(HTML), BadResponse, "not readable JSON"),
+    ("empty", http(b""), BadResponse, "not readable JSON"),
+    ("cut off", http(BODY[:-7]), BadResponse, "not readable JSON"),
     ("not UTF-8", http(BODY.replace(b"USDT", b"\xff\xfe")), BadResponse, "not UTF-8"),
-    ("two values", http(BODY + b"{}"), BadResponse, "no readable JSON"),
-    ("a list", http(b"[]"), BadResponse, "no JSON object"),
+    ("two values", http(BODY + b"{}"), BadResponse, "not readable JSON"),
+    ("a list", http(b"[]"), BadResponse, "not a JSON object"),
     ("no code", http(b'{"data":{"details":[]}}'), BadResponse, "neither code nor status"),
     ("deep", http(b"[" * 100_000), BadResponse, "nested too deeply"),
     ("502", http(HTML, status="502 Bad Gateway"), ExchangeNotAvailable, "HTTP 502.*Sorry"),

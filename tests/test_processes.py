@@ -49,7 +49,7 @@ def test_like_a_new_python(name: str, tmp_path: Path) -> None:
 
 
 def test_ctrl_c() -> None:
-    """A signal reaches the fork, and its status is seen."""
+    """A signal reaches the fork, and the caller gets its exit status."""
     code = "print('ready', flush=True)\nwhile True: input()"
     with PythonProcess("-c", code, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         assert process.stdout is not None

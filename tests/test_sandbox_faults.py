@@ -580,7 +580,7 @@ def test_bomb(reader: Reader) -> None:
 
 
 def test_a_large_bomb_delays_no_other_answer(reader: Reader) -> None:
-    """The largest bomb is answered at once, and so is everyone else."""
+    """The largest bomb is sent at once, and other clients are answered at once, too."""
     reader.sandbox.schedule(["bomb=4096"])
     with connect(reader) as connection:
         connection.settimeout(3)

@@ -37,7 +37,7 @@ from ccxt.base.errors import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sunx_adapter import AsyncHtxFutures, AsyncSunx, HtxFutures, Sunx
-from sunx_adapter.protocol.push import PUSH_ERROR_RULES, AccountNews, read_message
+from sunx_adapter.protocol.push import PUSH_ERROR_RULES, AccountUpdate, read_message
 from sunx_adapter.stream import StreamState
 from sunx_adapter.stream.cursor import Cursor, Cursors
 from tests.conftest import CLASSES, KEYS, payload
@@ -687,7 +687,7 @@ def test_unknown_fields_are_accepted() -> None:
     """Unknown fields of a message are accepted."""
     message = json.loads(payload("htx-v5-live-stream"))
     message["more"] = message["data"]["more"] = {"version": -1}
-    assert isinstance(read_message(json.dumps(message).encode()), AccountNews)
+    assert isinstance(read_message(json.dumps(message).encode()), AccountUpdate)
 
 
 # -- connections ----------------------------------------------------------------------------

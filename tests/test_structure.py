@@ -153,7 +153,7 @@ MUST_NOT_IMPORT: Final = {
     "exchange": ("httptools", "json", "sunx_adapter.host"),
     # Uses an exchange only through the stream's protocol class.
     "stream": tuple(
-        f"sunx_adapter.exchange.{name}" for name in ("asynchronous", "call", "face", "sync")
+        f"sunx_adapter.exchange.{name}" for name in ("asynchronous", "base", "call", "sync")
     ),
     # Checks signatures with its own code.
     "sandbox": ("sunx_adapter.protocol.signing", "sunx_adapter.exchange", "sunx_adapter.wire"),

@@ -20,7 +20,7 @@ from sunx_adapter.sandbox.http_server import HttpServer, LoopThread
 
 HOST: Final = "127.0.0.1"
 STALL_SECONDS: Final = 30.0
-"""Until a silent connection is closed."""
+"""How long a silent connection stays open."""
 
 _EMPTY_OBJECT: Final = Answer(HTTPStatus.OK, {"Content-Type": "application/json"}, b"{}")
 

@@ -38,8 +38,8 @@ def for_ccxt_test(
     twice that amount to ``total``. So a wrong sum stays wrong. Other currencies are unchanged: an
     unexpected negative amount is still refused.
 
-    ``info`` is emptied: the test does not check it, but encodes it for its messages, which fails
-    for integers beyond 64 bits.
+    ``info`` is emptied: the test does not check it. But it encodes ``info`` for its messages, which
+    fails for integers beyond 64 bits.
 
     Args:
         balance: a balance with amounts as text.

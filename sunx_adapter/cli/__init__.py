@@ -1,7 +1,7 @@
 """The command line: ``sunx-adapter exchanges | balance | watch | fleet | doctor | sandbox``.
 
-Each command has its own module. Commands read keys, call the library and print the result; all
-rules are in the library. Slow imports are made only by the commands that need them.
+Each command has its own module. Commands read keys, call the library and print the result; the
+library does everything else. Slow imports are made only by the commands that need them.
 """
 
 import io

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def opened_sandbox(stack: ExitStack, wanted: bool, life: float | None = None) -> Sandbox | None:
-    """Start a sandbox that closes with the stack, if one is wanted."""
+    """Start a sandbox if one is wanted; the stack closes it."""
     if not wanted:
         return None
     from sunx_adapter.sandbox import Sandbox  # noqa: PLC0415 - slow
@@ -98,7 +98,7 @@ def chosen_accounts(
 
 
 def named_account(name: str) -> Account:
-    """The account of that name.
+    """The account with this name.
 
     Raises:
         UsageError: it has no keys; the message may suggest a similar name.

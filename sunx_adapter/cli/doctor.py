@@ -51,8 +51,8 @@ def doctor(
 ) -> None:
     """Find out why a balance cannot be read: check keys, network, clock, permissions, account.
 
-    By default it checks all accounts with keys. An exchange that you name with -e is checked
-    without keys, too, as far as possible. The exit status is 1 if a check fails.
+    By default all accounts with keys are checked. With -e, an exchange is checked as far as
+    possible even if it has no keys. The exit status is 1 if a check fails.
     """
     failed = False
     report: dict[str, list[dict[str, str]]] = {}
@@ -79,7 +79,7 @@ def doctor(
 
 
 def _names(exchanges: list[str] | None, account: str | None) -> list[str]:
-    """The names of the accounts to check; a named exchange is checked without keys, too."""
+    """The names of the accounts to check; an exchange named with -e needs no keys."""
     if account is not None:
         return [account]
     if exchanges:

@@ -126,9 +126,9 @@ class Summary:
         accounts: the number of accounts.
         totals: by account name, the equity per currency of its newest balance.
         rates: by account name, the maintenance margin rate if it is known.
-        failed: by account name, the class and message of the exception, if that is newest.
+        failed: by account name, the class and message of the exception, if it is the newest value.
         arrived: the number of received balances.
-        began: the start, by :func:`time.monotonic`.
+        began: the start, on :func:`time.monotonic`'s clock.
     """
 
     accounts: int

@@ -65,7 +65,7 @@ class Pane:
         summary: the account's summary; ``None`` if unknown.
         polled: whether the newest balance was polled, not pushed.
         problem: the error since the newest balance; empty if there was none.
-        received_at: when the newest balance arrived, by :func:`time.monotonic`.
+        received_at: when the newest balance arrived, on :func:`time.monotonic`'s clock.
         changed_at: when each amount last changed, by currency code and name of the amount.
         equities: the latest account equities, for the sparkline.
     """
@@ -83,7 +83,7 @@ class Pane:
     equities: deque[Decimal] = field(default_factory=lambda: deque(maxlen=SPARKLINE_LENGTH))
 
     def update(self, balance: dict[str, Any], summary: AccountSummary | None, polled: bool) -> bool:
-        """Replace the balance, unless it is newer; returns whether anything has changed."""
+        """Replace the balance, unless the new one is older; returns whether anything changed."""
         before, now = self.balance, time.monotonic()
         if before is not None and _is_older(balance, before):
             return False
@@ -129,7 +129,7 @@ def sparkline(numbers: Sequence[Decimal]) -> str:
 def render(
     panes: Sequence[Pane], now: float, console: Console, height: int | None = None
 ) -> RenderableType:
-    """The whole view, in at most ``height`` lines; accounts and currencies beyond are counted."""
+    """The view in at most ``height`` lines; accounts and currencies that do not fit are counted."""
     if height is None:
         return Group(*(_draw_pane(pane, now, console, with_gap=True) for pane in panes))
     shown = list(panes)
@@ -174,14 +174,14 @@ def _rows(
     with_account: bool,
     with_gap: bool,
 ) -> list[int]:
-    """How many currencies of each account fit; if not all do, one line is left for the count."""
+    """How many currencies of each account fit; if not all fit, one line is kept for their count."""
     for pane in panes:
         drawn = _draw_pane(pane, now, console, rows=0, with_account=with_account, with_gap=with_gap)
         height -= len(console.render_lines(drawn, pad=False)) - (1 if _row_count(pane) else 0)
     rows = [0] * len(panes)
     all_rows = [_row_count(pane) for pane in panes]
-    # The accounts get lines in turn, so that none takes them all. An account's last line shows its
-    # last currency, or how many more there are.
+    # The accounts get lines in turn, so that none gets them all. An account's last line shows its
+    # last currency, or the number of hidden ones.
     while height > 0 and rows != all_rows:
         for index in range(len(panes)):
             if rows[index] < all_rows[index] and height > 0:
@@ -239,7 +239,7 @@ def _draw_pane(
 
 
 def _connection(pane: Pane) -> tuple[str, str]:
-    """How balances are received, and the reason why there is no newer one, if known."""
+    """How balances are received, and the reason if there is no newer one."""
     if pane.status is None:
         return f"polled every {POLL_SECONDS:g} s", pane.problem
     status = pane.status()
@@ -277,7 +277,7 @@ async def follow(
     Args:
         exchange: an asynchronous exchange with ``number`` ``str``.
         pane: the pane to update.
-        params: of ``watch_balance()`` and ``fetch_balance()``.
+        params: the parameters of ``watch_balance()`` and ``fetch_balance()``.
         changed: called after each change.
 
     Raises:
@@ -308,7 +308,7 @@ async def follow(
                     await poll()
             update(pushed.result(), polled=False)
         except (NetworkError, BadResponse) as error:
-            # Only the iterator has ended; the stream goes on.
+            # Only the iterator has ended, not the stream.
             pane.problem, balances = str(error), exchange.watch_balances(params)
         finally:
             pushed.cancel()
@@ -399,7 +399,7 @@ async def _draw_and_wait(
     panes: Sequence[Pane],
     console: Console,
 ) -> None:
-    """The same with the live view on the terminal; the last state stays on the screen."""
+    """Wait with the live view on the terminal; the last state stays on the screen."""
     view = Live(
         get_renderable=lambda: render(panes, time.monotonic(), console, console.height),
         console=console,
@@ -415,7 +415,7 @@ async def _draw_and_wait(
 
 @contextmanager
 def _silent_log() -> Iterator[None]:
-    """Hide the package's warnings, which would spoil the view; it shows the reasons itself."""
+    """Hide the package's warnings, which would disturb the view; the view shows their reasons."""
     logger, handler = logging.getLogger("sunx_adapter"), logging.NullHandler()
     logger.addHandler(handler)
     try:

@@ -43,7 +43,7 @@ class Command(TyperCommand):
     """A command with plain options."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters."""
+        """The command's parameters."""
         return _plain(super().get_params(ctx))
 
 
@@ -56,7 +56,7 @@ class Group(TyperGroup):
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: commands to copy."""
+    """The end of a command's help: examples to copy."""
     lines = (f"[dim]$[/] [cyan]{command}[/]" for command in commands)
     return "\n".join(("[bold]Examples[/]", *lines))
 

@@ -47,7 +47,7 @@ def print_error(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Print indented JSON. Values that are no JSON, from other plugins, become text."""
+    """Print indented JSON. Values of other plugins that are not JSON become text."""
     import json  # noqa: PLC0415
 
     print(json.dumps(data, indent=2, default=str))  # noqa: T201

@@ -55,7 +55,7 @@ def sandbox(
         typer.Option(
             "--fault",
             metavar="FAULT",
-            help="Simulate a fault (repeatable): 'reset@0.2' resets 20 % of the connections. "
+            help="Simulate a fault (repeatable): 'reset@0.2' resets 20 % of the balance requests. "
             "See the list of faults below.",
             autocompletion=_kinds,
         ),

@@ -34,9 +34,9 @@ OPTIONAL_COLUMNS: Final = ("in use", "used", "debt", "total")
 
 
 def amount_text(amount: object, *, precise: bool, up: bool = False) -> str:
-    """An amount; unless precise, cut to 8 decimal places, marked with ``…``.
+    """An amount as text, unless ``precise`` cut to 8 decimal places and marked with ``…``.
 
-    It is rounded down, or ``up`` for an amount that is used or owed: never in the user's favour.
+    It is rounded down, or ``up`` for used and owed amounts: never in the user's favour.
     """
     if amount is None:
         return "unknown"

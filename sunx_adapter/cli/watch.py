@@ -43,7 +43,7 @@ def watch(
         ),
     ] = False,
 ) -> None:
-    """Show balances as they change, until Ctrl-C. They are pushed by the venue, or else polled."""
+    """Show balances as they change, until Ctrl-C: pushed by the venue, or else polled."""
     import asyncio  # noqa: PLC0415 - slow
 
     from sunx_adapter.cli import live  # noqa: PLC0415 - slow

@@ -1,1 +1,1 @@
-"""The exchanges: the ccxt-facing base class, one read, and the two kinds of exchange."""
+"""The exchanges: the ccxt-facing base class, one read, the synchronous and asynchronous classes."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
+class AsyncExchange(Reader, ccxt_class=ccxt.async_support.Exchange):
     """An asynchronous exchange; ``SyncExchange`` documents the methods that both have."""
 
     serves = frozenset({"fetchBalance", "watchBalance", "ws"})
@@ -87,7 +87,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
     async def close(self, clean_instance_data: bool = False) -> None:
         """Close the exchange's connections.
 
-        Calls under way in other tasks end with ``ExchangeClosedByUser``, later ones too.
+        Calls under way in other tasks, and later calls, raise ``ExchangeClosedByUser``.
         """
         self._closed = True
         for task in self._calls - self._ended:
@@ -103,7 +103,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         task = asyncio.current_task()
         if task is None:  # driven by hand, without an event loop
             work.close()
-            raise RuntimeError("an asynchronous exchange is called from within a task")
+            raise RuntimeError("an asynchronous exchange can be called only within a task")
         self._calls.add(task)
         failure: BaseException
         where = f"{self.id} {name}(): "
@@ -132,11 +132,11 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return amounts[part]  # type: ignore[no-any-return]
 
     async def fetch_free_balance(self, params: Params = None) -> Amounts:
-        """What is free of each currency."""
+        """The free amount of each currency."""
         return await self.fetch_partial_balance("free", params)
 
     async def fetch_used_balance(self, params: Params = None) -> Amounts:
-        """What is used of each currency."""
+        """The used amount of each currency."""
         return await self.fetch_partial_balance("used", params)
 
     async def fetch_total_balance(self, params: Params = None) -> Amounts:
@@ -144,10 +144,10 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return await self.fetch_partial_balance("total", params)
 
     def watch_balance(self, params: Params = None) -> Coroutine[Any, Any, "Balances"]:
-        """The next balance that the venue pushes; the first call returns as soon as there is one.
+        """Wait for the next balance; the first call returns the newest one as soon as there is one.
 
         One connection serves all tasks. A slow task gets the newest balance, never an old one.
-        After a dropped connection there is a fresh balance, so that no change is missed.
+        After a dropped connection a fresh balance follows, so that no change is missed.
 
         Args:
             params: ``type``, ``subType``, ``marginMode`` and ``free`` as in ``fetch_balance``.
@@ -157,10 +157,10 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
 
         Raises:
             NetworkError: no fresh balance for ``options["streamGapTimeout"]`` ms.
-            BadResponse: a message could not be read; the stream goes on.
+            BadResponse: a message was unreadable; the stream continues.
             ccxt.BaseError: the exception of the error table; a refused key is not tried again.
         """
-        # The cursor of the task that calls: asyncio.wait_for() may await the result in another.
+        # The calling task's cursor: asyncio.wait_for() may await the coroutine in another task.
         return self._call("watch_balance", self._watched(params, self._watch.cursor()))
 
     fetchBalance = fetch_balance
@@ -187,7 +187,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return await self._watch.next(lambda answer: self._structure(answer, policy), cursor)
 
     def stream_status(self) -> StreamStatus:
-        """The push connection's state, the age of the newest balance, and what failed last."""
+        """The push connection's state, the age of the newest balance, and the latest failure."""
         return self._watch.status()
 
     def _stream_url(self) -> str:
@@ -244,7 +244,7 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         return await self._call("fetch_account_summary", self._account_summary(params))
 
     async def load_markets(self, reload: bool = False, params: Params = None) -> dict[str, Any]:  # noqa: ARG002
-        """The markets of the configuration, if any: a balance needs none."""
+        """The markets of the configuration, if any. Balances need no markets."""
         return self._given_markets()
 
     async def fetch2(
@@ -267,10 +267,10 @@ class AsyncExchange(Reader, refuses=ccxt.async_support.Exchange):
         body: object = None,
     ) -> Any:
         """Send a request that ``sign()`` made; returns the answer unchanged."""
-        return await self._call("fetch", self._fetched(url, method, headers, body))
+        return await self._call("fetch", self._fetch_url(url, method, headers, body))
 
     async def load_time_difference(self, params: Params = None) -> int:  # noqa: ARG002
-        """Measure by how many ms our clock is ahead, and use the venue's clock from now on."""
+        """Use the venue's clock from now on; returns how many ms ours is ahead of it."""
         return await self._call("load_time_difference", self._time_difference())
 
 

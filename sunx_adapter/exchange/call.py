@@ -1,8 +1,8 @@
 """One read, from its parameters to the decoded answer, written once for both kinds of exchange.
 
-The coroutines here suspend only in :mod:`~sunx_adapter.exchange.waiting` and in the wire. For
-threads neither ever suspends, so a call ends at its first step
-(:func:`sunx_adapter.wire.threads.run`).
+The coroutines here suspend only in :mod:`~sunx_adapter.exchange.waiting` and in
+:mod:`~sunx_adapter.wire`. In threads these never suspend, so one ``send(None)`` runs a call to its
+end (:func:`sunx_adapter.wire.threads.run`).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from ccxt.base.errors import (
 
 from sunx_adapter.exchange.budget import SHARED_WINDOWS, Limit, MemoryWindows, ReadBudget
 from sunx_adapter.exchange.config import MAX_TIMEOUT_MS, check_address
-from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, Params, check_reads
+from sunx_adapter.exchange.face import RATE_LIMIT_MS, Call, Face, Params, check_read_only
 from sunx_adapter.exchange.faults import network_fault
 from sunx_adapter.exchange.redaction import redact_logs
 from sunx_adapter.exchange.retry import Retries
@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 class Reader(Face):
-    """A :class:`Face` that reads."""
+    """The part of an exchange that sends reads."""
 
     _asynchronous = False
     _waiting: Waiting
@@ -57,7 +57,7 @@ class Reader(Face):
         self._pace: MemoryWindows | None = None
 
     def _sender(self) -> "Connections | GivenTransport":
-        """What requests are sent over."""
+        """The connections, or the user's transport, over which to send."""
         if (transport := self.options.get("transport")) is not None:
             from sunx_adapter.wire.transports import GivenTransport  # noqa: PLC0415 - imports httpx
 
@@ -87,28 +87,28 @@ class Reader(Face):
         call = self._endpoint_call(path, api, method, params)
         return await self._read(call, lambda document: document.info)
 
-    async def _fetched(
+    async def _fetch_url(
         self, url: str, method: str, headers: Mapping[str, str] | None, body: object
     ) -> Any:
         address, _, query_text = url.partition("?")
         check_address(address)
-        check_reads(method, body)
+        check_read_only(method, body)
         query = parse_qs(query_text.partition("#")[0])
         api_key = query.get("AccessKeyId", [""])[0]
         call = Call(address, lambda: url, api_key, "Signature" in query, headers or {})
         deadline = self._deadline()
-        work = self._answer(call, deadline, self._reading(lambda document: document.info))
+        work = self._send(call, deadline, self._parser(lambda document: document.info))
         return await self._in_time(call, deadline, work)
 
     async def _time_difference(self) -> int:
         deadline = self._deadline()
         call = self._time_call()
-        return await self._in_time(call, deadline, self._measured(call, deadline))
+        return await self._in_time(call, deadline, self._measure_clock(call, deadline))
 
     # -- one read ---------------------------------------------------------------------------
 
     async def _read(self, call: Call, mapping: Callable[[Document], Result]) -> Result:
-        """What ``mapping`` makes of the answer."""
+        """Send a call, with retries; returns the result of ``mapping`` for the answer."""
         deadline = self._deadline()
         retries = Retries(
             deadline,
@@ -117,10 +117,10 @@ class Reader(Face):
             log=lambda text: self._log(logging.WARNING, text),
         )
         try:
-            work = self._tried(call, deadline, self._reading(mapping), retries)
+            work = self._with_retries(call, deadline, self._parser(mapping), retries)
             return await self._in_time(call, deadline, work)
         except BaseError as error:
-            raise retries.given_up(error) from None
+            raise retries.final_error(error) from None
 
     async def _in_time(
         self, call: Call, deadline: float, work: Coroutine[Any, Any, Result]
@@ -130,37 +130,37 @@ class Reader(Face):
         except TimeoutError:
             self._check_open()
         except BaseError:
-            self._check_open()  # whatever closing the exchange made of the call
+            self._check_open()  # closing the exchange may have caused any error
             raise
         raise RequestTimeout(
             f"GET {call.address}: no whole answer within {self._milliseconds():g} ms (timeout)"
         )
 
-    async def _tried(
-        self, call: Call, deadline: float, reading: Callable[[HttpAnswer], Result], retries: Retries
+    async def _with_retries(
+        self, call: Call, deadline: float, parse: Callable[[HttpAnswer], Result], retries: Retries
     ) -> Result:
         if call.private and self.options["adjustForTimeDifference"] and not self._clock_measured:
-            await self._measured(self._time_call(), deadline)
+            await self._measure_clock(self._time_call(), deadline)
         while True:
             try:
-                return await self._answer(call, deadline, reading)
+                return await self._send(call, deadline, parse)
             except TransientError as failure:
                 self._check_open()
                 await self._waiting.pause(retries.after(failure))
 
-    def _reading(self, mapping: Callable[[Document], Result]) -> Callable[[HttpAnswer], Result]:
-        def reading(answer: HttpAnswer) -> Result:
+    def _parser(self, mapping: Callable[[Document], Result]) -> Callable[[HttpAnswer], Result]:
+        def parse(answer: HttpAnswer) -> Result:
             document = read_envelope(answer, self.httpExceptions)
             if self.enableLastJsonResponse:
                 self.last_json_response = copy.deepcopy(document.info)
             return mapping(document)
 
-        return reading
+        return parse
 
-    async def _answer(
-        self, call: Call, deadline: float, reading: Callable[[HttpAnswer], Result]
+    async def _send(
+        self, call: Call, deadline: float, parse: Callable[[HttpAnswer], Result]
     ) -> Result:
-        """What ``reading`` makes of the answer."""
+        """Send a call once; returns the result of ``parse`` for the answer."""
         limit = self.options.get("maxResponseBytes", MAX_RESPONSE_BYTES)
         reads = self._read_budget(call)
         url, written = "", False
@@ -176,7 +176,7 @@ class Reader(Face):
             if reads is None:
                 return GetRequest(url, headers)
             request = GetRequest(url, headers, reads.settle)
-            await reads.take(deadline)  # logging may have taken long
+            await reads.take(deadline)  # again: logging may have taken long
             written = True
             return request
 
@@ -201,15 +201,15 @@ class Reader(Face):
                 await reads.follow(answered.headers, deadline)
             answer = HttpAnswer(answered.status, answered.headers, *answered.content())
             self._record_answer(answer, url)
-            return reading(answer)
+            return parse(answer)
         except TimeoutError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may quote the answer
+        except Exception as error:  # noqa: BLE001 - any exception may quote the answer
             failure = error
         finally:
             if reads is not None:
                 reads.settle(written=written)
-        # Here, where this request's key and signature are known: a peer may repeat them.
+        # Redacted here, where this request's key and signature are known: a peer may repeat them.
         clean = self._redacted(failure, url=url)
         if isinstance(failure, TransientError):
             raise TransientError(clean, failure.retry_after, failure.venue_time)
@@ -220,7 +220,7 @@ class Reader(Face):
             return None
         uid = self.uid if call.api_key == self.apiKey else None
         pace = None
-        if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, where it is slower than the venue's
+        if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, if it is stricter than the venue's
             self._pace = self._pace or MemoryWindows()
             pace = self._pace, Limit(1, self.rateLimit / 1000)
         longest = self.options.get("rateLimitTimeout")
@@ -235,8 +235,8 @@ class Reader(Face):
 
     # -- the clock --------------------------------------------------------------------------
 
-    async def _measured(self, call: Call, deadline: float) -> int:
-        measured = await self._answer(call, deadline, venue_time)
+    async def _measure_clock(self, call: Call, deadline: float) -> int:
+        measured = await self._send(call, deadline, venue_time)
         if measured is None:
             raise BadResponse("the answer has neither ts nor Date, so the clock cannot be measured")
         self._use_clock(measured)
@@ -245,7 +245,7 @@ class Reader(Face):
         return difference
 
     def _use_clock(self, venue_time: int) -> int:
-        """Use the venue's clock from now on; returns by how many ms ours was ahead of it."""
+        """Use the venue's clock from now on; returns how many ms ours was ahead of it."""
         ahead = self._clock() - venue_time
         self.options["timeDifference"] += ahead
         return ahead
@@ -265,7 +265,7 @@ class Reader(Face):
         with contextlib.suppress(TypeError, ValueError):
             if 0 < (milliseconds := float(self.timeout)) <= MAX_TIMEOUT_MS:
                 return milliseconds
-        raise BadRequest(f"timeout = {self.timeout!r} is no positive number of milliseconds")
+        raise BadRequest(f"timeout = {self.timeout!r} is not a positive number of milliseconds")
 
     def _record_request(self, url: str) -> None:
         self.lastRestRequestTimestamp = self.milliseconds()

@@ -1,4 +1,4 @@
-"""Which of ccxt's settings are honoured. The others are refused, never silently ignored."""
+"""Checks the configuration: unsupported settings of ccxt are refused, never silently ignored."""
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
@@ -39,7 +39,7 @@ _INSTEAD: Final = {
     "validateServerSsl": "certificates are always verified; name your own authority's file with "
     "cafile",
     **dict.fromkeys(REFUSED_PROXIES, PROXY_ADVICE),
-    "password": "these venues know no passphrase",
+    "password": "these venues have no passphrase",
     "sandbox": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
     "testnet": "these venues have no test host; for a local one see sunx_adapter.Sandbox",
     "returnResponseHeaders": "they are in last_response_headers",
@@ -66,7 +66,7 @@ _URLS: Final = {"api", "www", "doc", "logo", "fees", "test", "referral", "api_ma
 
 
 class _Options(TypedDict, total=False):
-    """The types of our options. Others are carried along, as with ccxt."""
+    """The types of our options. Other options are accepted, as with ccxt."""
 
     pathVariant: str
     signatureHost: str
@@ -119,22 +119,22 @@ _SETTINGS: Final = {
 }
 _HONOURED: Final = _SETTINGS | _DESCRIPTION
 _MISSPELT_AS: Final = _SETTINGS | _INSTEAD.keys()
-"""The settings that another name may be a misspelling of: those that matter to a balance."""
+"""Names that are compared with unknown names, to find misspellings."""
 
 
 def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """The configuration without the settings whose value is ``None``, which means not given.
+    """The checked configuration, without the settings that are ``None``: they count as not given.
 
     Args:
-        config: the user's.
-        kind: the exchange's class; ccxt's settings are its attributes.
+        config: the user's configuration.
+        kind: the exchange's class, which has ccxt's settings as attributes.
 
     Raises:
-        NotSupported: a setting of ccxt's has a value and cannot be honoured here.
+        NotSupported: a setting of ccxt has a value and cannot be honoured here.
         BadRequest: a value has the wrong type, or a setting or an option is misspelt.
     """
     given = {key: value for key, value in config.items() if value is not None}
-    # An empty proxy is none, as with ccxt.
+    # As with ccxt, an empty proxy counts as not given.
     given = {key: value for key, value in given.items() if value or key not in PROXIES}
     if isinstance(options := given.get("options"), dict):
         given["options"] = {key: value for key, value in options.items() if value is not None}
@@ -157,12 +157,12 @@ def accepted_config(config: Mapping[str, Any], kind: type) -> dict[str, Any]:
 
 
 def check_spelling(what: str, names: Iterable[object], known: Collection[str]) -> None:
-    """Refuse a misspelt name: one that is not known and looks like one that is.
+    """Refuse misspelt names, which are unknown but similar to a known name.
 
-    Any other unknown name is accepted, since hosts pass their own.
+    Other unknown names are accepted, because hosts pass their own.
 
     Raises:
-        BadRequest: with the name that was probably meant.
+        BadRequest: a name is misspelt; the message suggests the right one.
     """
     for name in names:
         if hint := did_you_mean(str(name), known):
@@ -176,9 +176,9 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
         unknown = urls.keys() - _URLS or urls.get("api", {}).keys() - _Addresses.__annotations__
         if not unknown:
             return
-        reason, place = f"there is no {min(unknown)!r}", "`$.urls`"
+        reason, place = f"unknown key {min(unknown)!r}", "`$.urls`"
     except msgspec.ValidationError as error:
-        # "Expected `str`, got `int` - at `$.secret`": kinds and places, never values.
+        # "Expected `str`, got `int` - at `$.secret`": types and places, never values.
         reason, _, place = str(error).partition(" - at ")
     if "`$.urls" in place:
         reason += '; it must look like {"api": {"rest": "https://…", "stream": "wss://…"}}'
@@ -214,7 +214,7 @@ def _check_header(name: str, text: str) -> None:
 
 
 def _check_proxy(key: str, proxy: object) -> None:
-    # No part of it is repeated: if it is malformed, any part may be the password.
+    # The message quotes no part of the URL: if it is malformed, any part may be the password.
     try:
         parts = urlsplit(proxy if isinstance(proxy, str) else "")
         parts.port  # noqa: B018 - raises ValueError for an invalid one
@@ -268,16 +268,16 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 @lru_cache(maxsize=256)
 def check_address(address: str) -> None:
-    """Refuse an address that no signed request may be sent to.
+    """Refuse an address to which no signed request may be sent.
 
     Raises:
-        NotSupported: it is unencrypted and not on this machine, or no HTTP or WebSocket URL.
+        NotSupported: it is unencrypted and not on this machine, or not an HTTP or WebSocket URL.
     """
     scheme = address.partition("://")[0].lower()
     if scheme not in ("https", "wss", "http", "ws"):
         raise NotSupported(
-            f"{address!r} is no address; it must begin with https:// (wss:// for the stream), or "
-            "with http:// on this machine"
+            f"{address!r} is not an address; it must begin with https:// (wss:// for the stream), "
+            "or with http:// on this machine"
         )
     try:
         parts = urlsplit(address)
@@ -287,8 +287,8 @@ def check_address(address: str) -> None:
         host = ""
     if not host or ".." in host or set("@?#").intersection(address.split("/")[2]):
         raise NotSupported(
-            f"{address.rpartition('@')[2]!r} is no address: it needs a host in ASCII, may have a "
-            "port, and has no user name"
+            f"{address.rpartition('@')[2]!r} is not an address: it needs a host in ASCII, may have "
+            "a port, and must not have a user name"
         )
     if scheme in ("http", "ws") and not _is_loopback(host):
         raise NotSupported(

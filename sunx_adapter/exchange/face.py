@@ -1,6 +1,6 @@
 """The ccxt-facing base class of all exchanges: describe, sign, has, parse. It uses no network.
 
-:class:`Face` is mixed into ccxt's own classes, the synchronous and the asynchronous ones.
+Our exchanges inherit from :class:`Face` and from ccxt's synchronous or asynchronous class.
 """
 
 import logging
@@ -30,7 +30,7 @@ from sunx_adapter.exchange.config import (
     check_spelling,
 )
 from sunx_adapter.exchange.faults import as_ccxt
-from sunx_adapter.exchange.methods import name_methods, refuse_unserved
+from sunx_adapter.exchange.methods import name_methods, refuse_unsupported
 from sunx_adapter.exchange.redaction import MAX_TEXT, cleaned, passwords
 from sunx_adapter.exchange.retry import DEFAULT_RETRIES
 from sunx_adapter.protocol.account import AccountAnswer, AccountSummary, read_account, summarize
@@ -75,9 +75,9 @@ class Call(NamedTuple):
 
     Attributes:
         address: the URL without its query.
-        url: makes the whole URL, signed for now.
+        url: returns the whole URL, signed with the current time.
         api_key: the owner of the connections to use.
-        private: whether it is signed and counts against the read limit.
+        private: whether the request is signed and counts against the read limit.
         headers: in addition to the exchange's own.
     """
 
@@ -98,7 +98,7 @@ def _host(address: str) -> str:
     return urlsplit(address).hostname or ""
 
 
-def check_reads(method: str, body: object = None) -> None:
+def check_read_only(method: str, body: object = None) -> None:
     """Refuse a request that would do more than read.
 
     Raises:
@@ -115,11 +115,11 @@ else:
 
 
 class Face(CcxtExchange):  # type: ignore[misc]
-    """The part of an exchange that neither sends nor waits."""
+    """The part of an exchange that needs no network and never waits."""
 
     venue: ClassVar[Venue]
     serves: ClassVar[frozenset[str]] = frozenset({"fetchBalance"})
-    """The methods of ccxt's that work, by their names in ``has``. All others are refused."""
+    """The methods of ccxt that work, by their names in ``has``. All others are refused."""
 
     logger = logging.getLogger("sunx_adapter")
     cafile: str | None = None
@@ -127,11 +127,11 @@ class Face(CcxtExchange):  # type: ignore[misc]
     _settings_names: ClassVar[list[str]]
 
     def __init_subclass__(
-        cls, venue: Venue | None = None, refuses: type | None = None, **kwargs: Any
+        cls, venue: Venue | None = None, ccxt_class: type | None = None, **kwargs: Any
     ) -> None:
         super().__init_subclass__(**kwargs)
-        if refuses is not None:
-            refuse_unserved(cls, refuses)
+        if ccxt_class is not None:
+            refuse_unsupported(cls, ccxt_class)
         if venue is not None:
             cls.venue = venue
             for endpoint in _endpoints(venue):
@@ -149,7 +149,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
             raise TypeError(f"{kind} takes its settings in a dict: {kind}({{{name!r}: …}})")
         if not isinstance(config, Mapping | None):
             raise BadRequest(f"{self.venue.id}: settings must be in a dict")
-        # Of the latest requests and logins: a peer may repeat them.
+        # The latest requests and logins: a peer may repeat their signatures.
         self._signatures: deque[str] = deque(maxlen=_KEPT_SIGNATURES)
         self._codes: tuple[object, object, Callable[[str], str]] | None = None
         self._credentials: tuple[tuple[str | None, ...], Credentials] | None = None
@@ -159,7 +159,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
             self._made = True
             self._connection_settings()
             return
-        except Exception as error:  # noqa: BLE001 - whatever ccxt makes of a configuration
+        except Exception as error:  # noqa: BLE001 - ccxt may raise anything for a configuration
             # Raised below, so that no traceback shows the secrets in this frame's config.
             failure = as_ccxt(error)
             config, refusal = None, type(failure)(f"{self.venue.id}: {failure}")
@@ -175,9 +175,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return [*cls._settings_names, *vars(self)]
 
     def _prepare(self) -> None:
-        """Prepare what does not depend on the configuration."""
+        """Initialise the attributes that do not depend on the configuration."""
 
-    # -- what ccxt asks ---------------------------------------------------------------------
+    # -- ccxt's interface -------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """This exchange's description in ccxt's structure."""
@@ -234,7 +234,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         """Whether there is a key, and a secret or a private key.
 
         Raises:
-            AuthenticationError: one is missing, and ``error`` is true; the message names it.
+            AuthenticationError: ``error`` is true and keys are missing; the message names them.
         """
         missing = [] if self.apiKey else ["apiKey"]
         missing += [] if self.secret or self.privateKey else ["secret (or privateKey)"]
@@ -258,7 +258,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         """The account's summary from a balance's ``info``, without another request.
 
         Raises:
-            BadResponse: a figure is missing or no number, or the state is unknown.
+            BadResponse: a figure is missing or not a number, or the state is unknown.
         """
         return summarize(read_account(document_of(info)))
 
@@ -269,7 +269,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise TypeError(
-            f"{self.id}: an exchange holds keys and connections, and is neither pickled nor "
+            f"{self.id}: an exchange holds keys and connections, so it cannot be pickled or "
             "copied; make another one from the same configuration"
         )
 
@@ -277,11 +277,11 @@ class Face(CcxtExchange):  # type: ignore[misc]
         """Do nothing, for bots that call it: different keys never share connections."""
 
     def nonce(self) -> int:
-        """The time to sign for, ms UTC: the venue's time, if its difference is known."""
+        """The time to sign with, ms UTC: the venue's time, if the difference to ours is known."""
         return self._clock()
 
     def _clock(self) -> int:
-        # Not nonce(), which is for signing: a host may replace it to see when.
+        # Not nonce(): a host may replace that method to notice when a request is signed.
         return int(time.time() * 1000) - int(self.options["timeDifference"])
 
     # -- the steps of a call that need no network -------------------------------------------
@@ -305,20 +305,20 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return PATH_VARIANTS[chosen]
 
     def _endpoint_call(self, path: str, api: str | list[str], method: str, params: Params) -> Call:
-        check_reads(method)
+        check_read_only(method)
         access = api if isinstance(api, str) else api[0]
         # ccxt's endpoints have no leading slash, and one of HTX's ends with one.
         listed = next((e.path for e in _endpoints(self.venue) if e.path.strip("/") == path), None)
         return self._get(listed or "/" + path.lstrip("/"), params or {}, access == "private")
 
     def _time_call(self) -> Call:
-        # Any answer has the time: without an endpoint for it, a refusal will do.
+        # Any answer has the time, even a refusal, if the venue has no endpoint for it.
         path = self.venue.time or PATH_VARIANTS[self.venue.path_variant].balance
         return self._get(path, {}, private=False)
 
     def _get(self, path: str, parameters: Mapping[str, object], private: bool = True) -> Call:
         address = self._address()
-        # The present keys: a user may change them while the call waits.
+        # The keys at the start of the call: a user may change them while it waits.
         credentials = self._current_credentials() if private else None
 
         def url() -> str:
@@ -366,10 +366,10 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return headers
 
     def _structure(self, answer: AccountAnswer, policy: FreePolicy) -> dict[str, Any]:
-        # What the codes depend on; the user may change it at any time.
+        # The codes depend on these; the user may change them at any time.
         common, by_id, codes = self.commonCurrencies, self.currencies_by_id, self._codes
         if codes is None or codes[0] != common or codes[1] is not by_id:
-            # Cached: ccxt makes a whole currency structure for each.
+            # Cached: ccxt makes a whole currency structure for each call.
             code_of = lru_cache(_KEPT_CODES)(self.safe_currency_code)
             codes = self._codes = dict(common), by_id, code_of
         return balance_structure(answer, policy=policy, number=self.number, code_of=codes[2])
@@ -381,7 +381,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
         return markets
 
     def _connection_settings(self) -> ConnectionSettings:
-        """How to connect, by attributes that the user may change at any time."""
+        """How to connect; the user may change the attributes at any time."""
         known = _connection_attributes(self)
         if self._settings is None or self._settings[0] != known:
             refused = next((name for name in REFUSED_PROXIES if getattr(self, name, None)), None)
@@ -394,12 +394,12 @@ class Face(CcxtExchange):  # type: ignore[misc]
             self._settings = (known, ConnectionSettings(proxy, self.cafile, bool(trust_env)))
         return self._settings[1]
 
-    # -- redaction: all text that leaves passes here ----------------------------------------
+    # -- redaction of all text that leaves the exchange -------------------------------------
 
     def _cleaned(self, text: str, url: str = "", length: int = MAX_TEXT) -> str:
-        """A text without secrets: the exchange's, the latest signatures, and those of that URL.
+        """The text without the exchange's secrets, the latest signatures, and the URL's secrets.
 
-        The URL's key may be another one than the exchange's present one.
+        The URL's key may differ from the exchange's present key.
         """
         urls = (self.options.get("rateLimitStorage"), *_proxy_attributes(self))
         sent = {unquote(text) for text in (*_SECRET_PARAMETER.findall(url), *self._signatures)}
@@ -416,9 +416,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
         self.log(f"\n{title}:", self.id, lines)
 
     def _redacted(self, error: Exception, where: str = "", url: str = "") -> BaseError:
-        """A copy of the exception for users: one of ccxt's, without secrets.
+        """A copy of the exception for users: one of ccxt's classes, without secrets.
 
-        The traceback of the original leads through frames that hold the signed request.
+        The frames in the original's traceback hold the signed request.
         """
         failure = as_ccxt(error)
         return type(failure)(shortened(self._cleaned(f"{where}{failure}", url), _MAX_MESSAGE))

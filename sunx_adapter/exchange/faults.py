@@ -1,4 +1,4 @@
-"""Which of ccxt's exceptions a failure becomes.
+"""Turns failures into ccxt's exceptions.
 
 ``NetworkError`` and its subclasses are temporary: another try may succeed.
 """
@@ -16,11 +16,11 @@ from sunx_adapter.wire.route import UnsendableError
 
 
 def network_fault(error: Exception, what: str) -> BaseError | TransientError:
-    """What to raise if a request failed on the network.
+    """The exception for a request that failed on the network.
 
     Args:
         error: an ``OSError``, or ``UnsendableError``.
-        what: what failed, for the message: an address without its query.
+        what: the method and address without its query, or the URL, for the message.
     """
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, UnsendableError):
@@ -40,11 +40,11 @@ def network_fault(error: Exception, what: str) -> BaseError | TransientError:
 def connect_fault(
     error: Exception, url: str, timeout_ms: float, http_exceptions: Mapping[str, type[BaseError]]
 ) -> BaseError | TransientError:
-    """What to raise if the push channel cannot be opened.
+    """The exception for a push channel that cannot be opened.
 
     Args:
         error: an ``OSError``, ``UnsendableError`` or ``DeclinedError``.
-        url: the push channel's; it holds no secret.
+        url: the push channel's URL; it holds no secret.
         timeout_ms: how long opening it may take.
         http_exceptions: ccxt's ``Exchange.httpExceptions``, by HTTP status.
     """
@@ -67,7 +67,7 @@ def connect_fault(
 
 
 def as_ccxt(error: Exception) -> BaseError:
-    """The exception as one of ccxt's."""
+    """The exception as one of ccxt's classes."""
     if isinstance(error, TransientError):
         return error.error
     if isinstance(error, BaseError):

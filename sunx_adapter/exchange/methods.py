@@ -1,7 +1,7 @@
-"""ccxt's methods in our classes: which are refused, and their camelCase names.
+"""ccxt's methods in our classes: refuses the unsupported ones, and adds camelCase names.
 
-``has`` promises what works. Every other method that ``has`` names raises NotSupported; some of
-ccxt's own would not.
+Each method whose entry in ``has`` is false raises NotSupported; not all of ccxt's own methods
+would.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ _METHODS = (FunctionType, staticmethod, classmethod, Entry)
 def name_methods(cls: type) -> list[str]:
     """Give all methods of a class their camelCase names.
 
-    ccxt's constructor does so with every name in ``dir(exchange)``, each time anew, which takes
+    ccxt's constructor does so for every name in ``dir(exchange)`` of each new exchange, which takes
     most of its time. Methods are the same for all exchanges of a class, settings are not.
 
     Returns:
-        The class's other names that get one: those of settings.
+        The names of settings, which ccxt's constructor still has to convert.
     """
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
@@ -36,24 +36,24 @@ def name_methods(cls: type) -> list[str]:
     return [name for name in names if not isinstance(found[name], _METHODS)]
 
 
-def refuse_unserved(cls: Any, kind: type) -> None:
-    """Replace the methods that ``cls`` would inherit from ccxt and does not serve.
+def refuse_unsupported(cls: Any, kind: type) -> None:
+    """Replace the methods of ccxt that ``cls`` inherits but does not support.
 
     Args:
-        cls: our class, with the names in ``cls.serves``; methods of its own are left alone.
+        cls: our class; ``cls.serves`` has the supported names. Its own methods are not replaced.
         kind: ccxt's class.
     """
-    # ccxt's ``has`` does not name fetchFees, which needs methods that are not served.
-    unserved = (ccxt.Exchange().has.keys() | {"fetchFees"}) - cls.serves
+    # ccxt's ``has`` does not name fetchFees, which needs methods that are not supported.
+    unsupported = (ccxt.Exchange().has.keys() | {"fetchFees"}) - cls.serves
     for name in dir(kind):
         method = getattr(kind, name)
-        if name not in vars(cls) and _camel_case(name) in unserved and callable(method):
+        if name not in vars(cls) and _camel_case(name) in unsupported and callable(method):
             setattr(cls, name, _refusing(method))
 
 
 def _camel_case(name: str) -> str:
     first, *rest = name.split("_")
-    # ccxt's own exceptions to the rule.
+    # ccxt's exceptions to the rule.
     special = {"ohlcv": "OHLCV", "le": "LE", "be": "BE", "adl": "ADL"}
     return first + "".join(special.get(word, word.capitalize()) for word in rest)
 

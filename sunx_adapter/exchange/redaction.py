@@ -1,9 +1,8 @@
-"""Redaction: all text that leaves the package passes :func:`cleaned`.
+"""Redaction: :func:`cleaned` cleans all text in exceptions, logs, statuses and on the command line.
 
-That is text in exceptions, logs, statuses and on the command line. It loses its secrets, in any
-encoding that a peer may repeat them in, and the control characters that would steer a terminal.
-A text that was cut (:func:`sunx_adapter.text.shortened`) also loses the beginning of a secret at
-its end.
+It removes secrets, in any encoding in which a peer may repeat them, and control characters, which
+would steer a terminal. If a text was cut (:func:`sunx_adapter.text.shortened`), it also removes the
+beginning of a secret at the end.
 """
 
 import base64
@@ -22,9 +21,9 @@ from sunx_adapter.text import CUT, printable, shortened
 HIDDEN: Final = "***"
 
 MAX_TEXT: Final = 8192
-"""A longer text is cut: a peer's text must not take long to clean."""
+"""Longer texts are cut first, because cleaning a peer's text must not take long."""
 
-# Anything shorter is no venue's key or secret, and may be part of any word.
+# No venue's key or secret is shorter, and a shorter text may be part of any word.
 _SHORTEST_SECRET: Final = 6
 _SHORTEST_LINE: Final = 16
 
@@ -33,7 +32,7 @@ _SIGNATURE: Final = re.compile(rf"""({_NAMED % "Signature"})[^&\s"'<>\\]+""", re
 _ACCESS_KEY: Final = re.compile(rf"""({_NAMED % "AccessKeyId"})([^&\s"'<>\\]+)""", re.I)
 _USER_IN_URL: Final = re.compile(r"(\w://)[^/@\s]*@")
 
-# Backslashes from the first one of a row on: else each of many would be tried.
+# Of several backslashes in a row, a match starts at the first one only, for speed.
 _ESCAPED: Final = re.compile(
     r"%(?:25)*([0-9a-f]{2})|(?<!\\)\\+u([0-9a-f]{4})|&#x0*([0-9a-f]{1,6});|&#0*([0-9]{1,7});"
     r"|&(plus|sol|equals|amp);|(?<!\\)\\+(?=/)",
@@ -49,7 +48,7 @@ _CUT: Final = re.compile(rf"(?:(?:%|&#?x?|(?<!\\)\\+u?)[0-9A-Za-z]{{0,7}})?{CUT}
 """The end of a cut text, perhaps in the middle of an escaped letter."""
 
 _MOST_CUTS: Final = 8
-"""A text that was cut more often than that is a peer's; our own cuts are the last ones."""
+"""Only the last cuts are ours; earlier marks are part of a peer's text."""
 
 
 def cleaned(
@@ -99,7 +98,7 @@ class _Unescaped:
     def __init__(self, text: str) -> None:
         self._text = text
         letters: list[str] = []
-        places: list[int] = []  # of each letter in the text
+        places: list[int] = []  # each letter's index in the text
         end = 0
         for match in _ESCAPED.finditer(text):
             letter = _unescaped(match)
@@ -114,7 +113,7 @@ class _Unescaped:
         self._cuts = cuts[-_MOST_CUTS:]
 
     def spans(self, secret: str) -> Iterator[tuple[int, int]]:
-        """Where the text has the secret, in any encoding, or the beginning of it before a cut."""
+        """Where the text has the secret in any encoding, or the secret's beginning before a cut."""
         yield from _occurrences(self._text, secret, ())
         bare = secret.rstrip("=").translate(_URL_SAFE)
         in_bytes = bare.encode("utf-8", "replace").decode("latin-1")  # if percent-encoded

@@ -23,7 +23,7 @@ redis.call('ZREMRANGEBYSCORE', key, '-inf', now - window)
 local taken = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 local count = #taken / 2
 if count > 0 and tonumber(taken[#taken]) > now + max_late + 1 then
-    -- The clock of Redis went back: count the reads as read just now.
+    -- The clock of Redis went back: count these reads as reads of now.
     for each = 1, #taken, 2 do redis.call('ZADD', key, now, taken[each]) end
     taken = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 end
@@ -38,25 +38,25 @@ end
 for each = 1, spent do
     redis.call('ZADD', key, string.format('%.6f', now + late), name .. '/' .. each)
 end
--- Not before the reads of a process that counts them as later than this one.
+-- Long enough for reads that other processes count later than this one.
 redis.call('PEXPIRE', key, math.ceil((window + max_late) * 1000))
 return string.format('%.6f', wait)
 """
 
 
 class RedisWindows:
-    """Windows on Redis, by the clock of Redis: machines need not agree on the time.
+    """Windows on Redis. They use the clock of Redis, so machines need not agree on the time.
 
     Args:
         uri: ``redis://``, ``rediss://`` or ``unix://``.
 
     Attributes:
-        late: reads are counted as this many seconds later, because Redis answers so slowly.
+        late: how many seconds later reads are counted, because Redis answers slowly.
         unreachable_until: when Redis is tried again, if there is a fallback.
         answered: when Redis last answered.
 
     Raises:
-        NotSupported: it cannot be used. The URI may hold a password and is not repeated.
+        NotSupported: the URI cannot be used. The message does not quote it: it may hold a password.
     """
 
     def __init__(self, uri: str) -> None:
@@ -78,7 +78,7 @@ class RedisWindows:
             client = None
         if client is None:
             raise NotSupported(
-                "options['rateLimitStorage'] is no address of a Redis: redis://host:port/db"
+                "options['rateLimitStorage'] is not the address of a Redis: redis://host:port/db"
             )
         self._script = client.register_script(_SCRIPT)
         self.late = 0.0
@@ -86,13 +86,13 @@ class RedisWindows:
         self.answered = 0.0
 
     def ask(self, key: str, limit: tuple[int, float], late: float, remaining: int = -1) -> float:
-        """Take a read, or leave at most ``remaining``. Blocks; raises what redis raises.
+        """Take a read, or leave at most ``remaining``. It blocks, and raises redis's exceptions.
 
         Args:
-            key: whose reads.
+            key: the name of the user.
             limit: how many reads in how many seconds.
             late: see the attribute.
-            remaining: how many reads may be left; -1 takes one.
+            remaining: how many reads may be left; -1 takes a read instead.
 
         Returns:
             0 if the read is granted, else the seconds to wait before asking again.
@@ -109,5 +109,5 @@ class RedisWindows:
 
 @lru_cache(maxsize=64)
 def redis_windows(uri: str, _process: int) -> RedisWindows:
-    """The windows on that Redis. The child of a fork gets connections of its own."""
+    """The windows on that Redis. The child of a fork gets its own connections."""
     return RedisWindows(uri)

@@ -1,4 +1,4 @@
-"""What a call does after a failure: wait and try again, use the venue's clock, or give up."""
+"""Decides after a failed try: wait and try again, use the venue's clock, or give up."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from sunx_adapter.venue import READ_LIMIT
 
 DEFAULT_RETRIES: Final = 2
 CLOCK_OFF_MS: Final = 2000
-"""A difference of less is not the reason for a refused time."""
+"""A smaller difference between the clocks is not the reason for a refused time."""
 
 _FIRST_BACKOFF: Final = 0.2
 _LAST_BACKOFF: Final = 5.0
@@ -20,19 +20,19 @@ _MOST_DOUBLINGS: Final = 32
 
 
 def backoff(failures: int, first: float = _FIRST_BACKOFF) -> float:
-    """Seconds to wait after that many failures in a row: doubling, up to 5 s.
+    """Seconds to wait after a number of failures in a row: doubling, up to 5 s.
 
     Args:
-        failures: 1 or more.
+        failures: the number of failures, at least 1.
         first: the longest wait after the first failure.
     """
     ceiling = min(first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LAST_BACKOFF)
-    # Half of it is random, so that many clients do not come back at the same moment.
+    # Half of it is random, so that many clients do not return at the same moment.
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
 
 
 def clock_text(ahead_ms: float) -> str:
-    """The log message when the venue's clock is used; ours is ahead of it by that many ms."""
+    """The log message when the venue's clock is used: says by how much ours is off."""
     side = "ahead" if ahead_ms > 0 else "behind"
     return f"using the venue's clock: ours is {abs(ahead_ms) / 1000:.1f} s {side}"
 
@@ -43,9 +43,9 @@ class Retries:
     Args:
         deadline: on :func:`time.monotonic`'s clock.
         retries: how many are allowed.
-        use_clock: called with the venue's time (ms UTC) if the venue refused ours; returns by how
-            many ms ours was ahead.
-        log: called with a line for each retry, with its reason.
+        use_clock: called with the venue's time (ms UTC) if the venue refused ours; returns how many
+            ms ours was ahead.
+        log: called with a log line for each retry.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Retries:
         """Seconds to wait before the next try.
 
         Raises:
-            BaseError: no retry is left, or no time.
+            BaseError: no retry or no time is left.
         """
         if failure.venue_time is not None:
             if self._use_clock is None:  # only once per call
@@ -86,7 +86,7 @@ class Retries:
         self._log(f"trying again in {wait:.2f} s ({self._made} of {self._retries}): {failure}")
         return wait
 
-    def given_up(self, error: BaseError) -> BaseError:
+    def final_error(self, error: BaseError) -> BaseError:
         """The final error, with the number of tries if there were several."""
         return error if self._tries == 1 else type(error)(f"{error} ({self._tries} tries)")
 

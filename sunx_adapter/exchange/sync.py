@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class _NoSession:
-    """Replaces ccxt's requests session, which is never made."""
+    """Takes the place of ccxt's requests session, which is not needed."""
 
     headers: ClassVar[dict[str, str]] = {}
 
@@ -30,7 +30,7 @@ class _NoSession:
         """Nothing to close."""
 
 
-class SyncExchange(Reader, refuses=ccxt.Exchange):
+class SyncExchange(Reader, ccxt_class=ccxt.Exchange):
     """A synchronous exchange. Threads may share it."""
 
     session = _NoSession()
@@ -55,7 +55,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
     def close(self, clean_instance_data: bool = False) -> None:
         """Close the exchange's connections.
 
-        Calls under way in other threads end with ``ExchangeClosedByUser``, later ones too.
+        Calls under way in other threads, and later calls, raise ``ExchangeClosedByUser``.
         """
         self._closed = True
         self._waiting.close()
@@ -98,11 +98,11 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         return amounts[part]  # type: ignore[no-any-return]
 
     def fetch_free_balance(self, params: Params = None) -> Amounts:
-        """What is free of each currency."""
+        """The free amount of each currency."""
         return self.fetch_partial_balance("free", params)
 
     def fetch_used_balance(self, params: Params = None) -> Amounts:
-        """What is used of each currency."""
+        """The used amount of each currency."""
         return self.fetch_partial_balance("used", params)
 
     def fetch_total_balance(self, params: Params = None) -> Amounts:
@@ -131,7 +131,7 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         return self._call("fetch_account_summary", self._account_summary(params))
 
     def load_markets(self, reload: bool = False, params: Params = None) -> dict[str, Any]:  # noqa: ARG002
-        """The markets of the configuration, if any: a balance needs none."""
+        """The markets of the configuration, if any. Balances need no markets."""
         return self._given_markets()
 
     def fetch2(
@@ -154,10 +154,10 @@ class SyncExchange(Reader, refuses=ccxt.Exchange):
         body: object = None,
     ) -> Any:
         """Send a request that :meth:`sign` made; returns the answer unchanged."""
-        return self._call("fetch", self._fetched(url, method, headers, body))
+        return self._call("fetch", self._fetch_url(url, method, headers, body))
 
     def load_time_difference(self, params: Params = None) -> int:  # noqa: ARG002
-        """Measure by how many ms our clock is ahead, and use the venue's clock from now on."""
+        """Use the venue's clock from now on; returns how many ms ours is ahead of it."""
         return self._call("load_time_difference", self._time_difference())
 
 

@@ -1,4 +1,4 @@
-"""How a call waits: everything in which threads and tasks differ."""
+"""How a call waits, in threads and in tasks."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ccxt.base.errors import ExchangeClosedByUser
 
-from sunx_adapter.wire.background import Background, for_loop
+from sunx_adapter.wire.background import Background, remember_for_loop
 
 Result = TypeVar("Result")
 
@@ -19,12 +19,12 @@ Result = TypeVar("Result")
 class ThreadWaiting:
     """Waiting in threads. Every wait ends at its deadline, or when the exchange is closed.
 
-    It uses nothing with a lock that a signal handler could find locked.
+    It uses no lock: a signal handler could find it locked, and wait for ever.
     """
 
     def __init__(self) -> None:
         self._closed = False
-        # What ends each wait, by process: a forked child has none of its parent's.
+        # Functions that end the present waits, by process: a forked child has none of them.
         self._ends: defaultdict[int, set[Callable[[], object]]] = defaultdict(set)
 
     def open(self) -> None:
@@ -49,7 +49,7 @@ class ThreadWaiting:
             ends.discard(end)
 
     async def pause(self, seconds: float) -> None:
-        """Wait; raises ``ExchangeClosedByUser`` if the exchange is closed meanwhile."""
+        """Wait; raises ``ExchangeClosedByUser`` as soon as the exchange is closed."""
         closed: SimpleQueue[None] = SimpleQueue()
         with self._ended_by(lambda: closed.put(None)), contextlib.suppress(Empty):
             closed.get(timeout=seconds)
@@ -72,12 +72,12 @@ class ThreadWaiting:
 class _TimedCall:
     """A call and its deadline, on the event loop's clock."""
 
-    __slots__ = ("cancelling", "moment", "passed", "task")
+    __slots__ = ("cancelling", "expired", "moment", "task")
 
     def __init__(self, task: asyncio.Task[Any], moment: float) -> None:
         self.task, self.moment = task, moment
         self.cancelling = task.cancelling()
-        self.passed = False
+        self.expired = False
 
 
 class _LoopDeadlines:
@@ -101,7 +101,7 @@ class _LoopDeadlines:
         now, self._timer = self._loop.time(), None
         for call in [call for call in self.calls if call.moment <= now]:
             self.calls.discard(call)
-            call.passed = True
+            call.expired = True
             call.task.cancel()
         if self.calls:
             first = min(call.moment for call in self.calls)
@@ -133,14 +133,16 @@ class TaskWaiting:
         if time.monotonic() > deadline:
             work.close()
             raise TimeoutError
-        deadlines = self._loops.get(loop) or for_loop(self._loops, loop, _LoopDeadlines(loop))
+        deadlines = self._loops.get(loop) or remember_for_loop(
+            self._loops, loop, _LoopDeadlines(loop)
+        )
         call = _TimedCall(task, loop.time() + deadline - time.monotonic())
         deadlines.add(call)
         try:
             result = await work
         except asyncio.CancelledError:
             # As asyncio.timeout(): unless the task was also cancelled by others.
-            if call.passed and task.uncancel() <= call.cancelling:
+            if call.expired and task.uncancel() <= call.cancelling:
                 raise TimeoutError from None
             raise
         finally:

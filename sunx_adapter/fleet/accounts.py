@@ -1,4 +1,4 @@
-"""Which accounts belong to one user, whose read budget they share."""
+"""Groups accounts by user: the accounts of a user share one read limit."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,11 @@ from sunx_adapter.keys import Account
 
 
 def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
-    """The names of the accounts of each user: accounts that share a UID or a key have one user.
+    """The names of each user's accounts; accounts that share a UID or a key have the same user.
 
     Returns:
-        The names by an id of the user, the same in every run. It may hold a key, so it must not
-        leave the process.
+        The names by user id. The ids are the same in every run. They may contain a key, so they
+        must not leave the process.
     """
     known: dict[tuple[str, str, str], str] = {}
     names: dict[str, list[str]] = {}
@@ -22,7 +22,7 @@ def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
         ]
         same = dict.fromkeys(known[mark] for mark in marks if mark in known)
         user = next(iter(same), "/".join(marks[0]) if marks else name)
-        # Two users so far are one if this account has the UID of one and the key of the other.
+        # If this account has the UID of one user and the key of another, both are one user.
         joined = [each for other in same for each in names.pop(other)]
         names[user] = [*joined, name]
         if len(same) > 1:
@@ -32,7 +32,7 @@ def users(accounts: Mapping[str, Account]) -> dict[str, list[str]]:
 
 
 def with_uids(accounts: Mapping[str, Account]) -> dict[str, Account]:
-    """The accounts, each with its user's UID if one of that user's accounts has it."""
+    """The accounts; if one account of a user has a UID, all of the user's accounts get it."""
     shared = dict(accounts)
     for names in users(accounts).values():
         uids = (accounts[name].config.get("uid") for name in names)

@@ -1,4 +1,4 @@
-"""The application's side: the accounts of a keys file, read and watched by the workers."""
+"""The application's side: reads and watches the accounts of a keys file on the workers."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ class _Reading:
         number: later calls have higher numbers.
         names: the accounts; ``fetch_balances()`` removes those that were read.
         every: see ``watch_balances()``; ``None`` for ``fetch_balances()``.
-        pending: the newest balances that the caller has not taken yet, the longest waiting first.
+        pending: the newest balances that the caller has not received yet, longest waiting first.
         changed: set when ``pending`` or the fleet changes.
     """
 
@@ -71,12 +71,12 @@ class Fleet:
     behind ``if __name__ == "__main__":``.
 
     Args:
-        accounts: the keys file, see :mod:`sunx_adapter.keys`. A worker takes keys from its own
-            environment and its own file: the one that ``SUNX_ADAPTER_KEYS`` names there, else the
+        accounts: the keys file, see :mod:`sunx_adapter.keys`. A worker reads keys from its own
+            environment and its own file: the file that ``SUNX_ADAPTER_KEYS`` names there, else the
             same path. So this file needs no keys, only each account's ``uid``.
         scheduler: the address of a running scheduler, ``"tls://host:8786"``.
-        security: certificates for it.
-        client: a connected client, instead of a scheduler: its scheduler is used.
+        security: the certificates for this scheduler.
+        client: a connected client, whose scheduler is used.
         workers: how many processes to start on this machine; default: one per core.
         number: the type of the balances' figures: ``float``, ``str`` or ``decimal.Decimal``.
         patience: seconds to wait while no worker answers, at the start and later.
@@ -159,7 +159,7 @@ class Fleet:
     async def _connect(self) -> Client:
         where: dict[str, Any] = {"address": self._scheduler, "security": self._security}
         if self._client is not None:
-            # Another connection to the same scheduler: the client may belong to another thread.
+            # A new connection to the same scheduler: the client may belong to another thread.
             if self._client.scheduler is None:
                 raise ConnectionError("the client is not connected")
             where = {"address": self._client.scheduler.address, "security": self._client.security}
@@ -197,7 +197,7 @@ class Fleet:
 
         Yields:
             The name and the balance, as the exchange's ``fetch_balance()`` returns it, or the
-            exception that it raises. Each account comes exactly once, whatever happens to workers.
+            exception that it raises: exactly once for each account, even if workers fail.
 
         Raises:
             KeyError: an unknown account.
@@ -208,18 +208,18 @@ class Fleet:
     def watch_balances(
         self, names: Iterable[str] | None = None, every: float | None = None
     ) -> AsyncGenerator[tuple[str, dict[str, Any] | Exception], None]:
-        """The newest balance of each account as it changes, until the fleet is closed.
+        """Watch accounts: yields their newest balances as they change, until the fleet is closed.
 
-        A slow caller gets the newest balance of each account, without those in between.
+        A slow caller gets only the newest balance of each account.
 
         Args:
             names: of the accounts; default: all.
             every: seconds between two reads of an account; default: the push channel, or every
-                3 s where the exchange has none. Polled balances come even if they are unchanged.
+                3 s if the exchange has none. Polled balances are yielded even if unchanged.
 
         Yields:
-            The name and the balance, or the exception if there is none now; watching goes on.
-            A balance is never older than the one before.
+            The name and the balance, or an exception, after which watching goes on. A balance is
+            never older than the previous one.
 
         Raises:
             KeyError: an unknown account.
@@ -274,7 +274,7 @@ class Fleet:
         for reading in self._readings:
             for name in reading.names:
                 number, every = wanted.get(name, (0, None))
-                if reading.every is None:  # a read for the newest serves those before it, too
+                if reading.every is None:  # a read for the newest reading serves earlier ones, too
                     wanted[name] = reading.number, every
                 else:  # the shortest interval; the push channel has every change
                     both = (reading.every, every)

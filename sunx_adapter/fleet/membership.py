@@ -1,9 +1,9 @@
-"""Which worker owns which accounts.
+"""Decides which worker owns which accounts.
 
-The engine lists the workers and carries calls to them; no task is scheduled. Each user belongs to
-one worker, chosen by rendezvous hashing, so that a worker that joins or leaves moves few accounts.
-A worker confirms which accounts it released. If it is gone or silent, the next owner waits until
-the worker's lease has ended and its last read has left the venue's window.
+The engine lists the workers and transports calls to them; no task is scheduled. Each user belongs
+to one worker, chosen by rendezvous hashing, so that few accounts move when a worker joins or
+leaves. A worker confirms which accounts it has released. If a worker is gone or silent, the next
+owner waits until the worker's lease has ended and its last read has left the venue's window.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from sunx_adapter.fleet.messages import (
 
 _logger: Final = logging.getLogger(__name__)
 
-# Giving up a silent worker earlier gains nothing: nobody may read its accounts before that.
+# It would not help to give up a silent worker earlier: nobody may read its accounts before that.
 _SILENT_SECONDS: Final = LEASE_SECONDS + WINDOW_SECONDS - 0.5
 _LOOK_SECONDS: Final = 0.25
 _LATE_SECONDS: Final = 1.0
@@ -40,9 +40,9 @@ class _Member:
     """A worker, from its first report to the first call that fails.
 
     Attributes:
-        address: where it listens.
+        address: the worker's address.
         heard_at: when its last report arrived; the report may have renewed its lease.
-        owned: its newest accounts.
+        owned: the accounts that it is to own.
         changed: set when ``owned`` changes.
     """
 
@@ -54,7 +54,7 @@ class _Member:
 
 
 class _User:
-    """Accounts that share a read budget, their owner, and when the next owner may read them."""
+    """Accounts that share a read limit, their owner, and when the next owner may read them."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -66,10 +66,10 @@ class Membership:
     """The workers of a cluster and the accounts that each of them owns.
 
     Args:
-        users: for each user the names of the accounts.
-        template: the assignments' keys file and type of numbers.
-        connect: gives a client of the engine; called again if that one has ended.
-        wanted: gives ``reading`` and ``every`` of each account that has work.
+        users: the names of each user's accounts.
+        template: an assignment with the keys file and the type of figures.
+        connect: returns a client of the engine; called again after that client has ended.
+        wanted: returns ``reading`` and ``every`` of ``Work`` for each account that has work.
         take: called with each balance: the name, the number of the reading, the balance.
 
     Attributes:
@@ -105,7 +105,7 @@ class Membership:
         return sorted(self._members)
 
     async def join(self, expected: Callable[[], int]) -> None:
-        """Connect, and wait for the number of workers that is expected once connected."""
+        """Connect, and wait for the expected number of workers, which is known once connected."""
         self._looking = asyncio.create_task(self._look())
         while len(self._members) < expected():
             self._joined.clear()
@@ -126,7 +126,7 @@ class Membership:
                         worker.leave, self._fleet, workers=addresses, on_error="ignore"
                     )
 
-    # -- who owns what ----------------------------------------------------------------------
+    # -- ownership --------------------------------------------------------------------------
 
     def plan(self) -> None:
         """Choose an owner for each user, and the accounts of each worker."""
@@ -141,7 +141,7 @@ class Membership:
                 user.owner, user.free_at = None, max(user.free_at, lost)
             if user.owner is None:
                 user.owner = self._members[address]
-            if user.owner.address == address:  # else it first has to release the user
+            if user.owner.address == address:  # else the present owner must release the user first
                 for name in user.names:
                     owned[address][name] = Work(user.free_at, *wanted.get(name, (0, None)))
         for address, member in self._members.items():
@@ -150,7 +150,7 @@ class Membership:
                 member.changed.set()
 
     def _confirm(self, member: _Member, owned: dict[str, Work], report: Report) -> None:
-        """The worker owns only these accounts."""
+        """Note that the worker owns only these accounts."""
         now, moved = time.monotonic(), False
         for user in self._users:
             if user.owner is member and user.names[0] not in owned:
@@ -169,7 +169,7 @@ class Membership:
                     self._client = await self._connect()
                 async with asyncio.timeout(_LATE_SECONDS):
                     addresses = set(await self._client.nthreads())
-                # After an answer: if this process was busy, the workers' answers were read, too.
+                # Checked after an answer: if this process was busy, it has also read the reports.
                 silent = time.monotonic() - _SILENT_SECONDS
                 for address, call in self._calling.items():
                     member = self._members.get(address)
@@ -181,14 +181,14 @@ class Membership:
 
     @contextlib.contextmanager
     def _noting_trouble(self) -> Iterator[None]:
-        """Whatever fails is tried again; the error is shown if nothing else works either."""
+        """Keep the error for messages; the caller tries again."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the engine may raise anything
             self.trouble = f"{type(error).__name__}: {error}"
 
     async def _call(self, address: str) -> None:
-        """Call a worker again and again; once a call fails, it is lost."""
+        """Call a worker again and again; once a call fails, the worker is lost."""
         member = _Member(address)
         try:
             with self._noting_trouble():

@@ -1,8 +1,8 @@
-"""What an application and a worker send each other. It never holds a key.
+"""The messages between an application and its workers. They never contain a key.
 
-The application calls a worker again as soon as the worker's report has arrived. Each call carries
-the receipt of that report, so it is a chain: whoever misses a link, because a call failed, because
-the worker hung, or because another process has its address, starts a new chain with nothing owned.
+The application calls a worker again as soon as the worker's report has arrived. Each call repeats
+the receipt of that report, so the calls form a chain. If the chain breaks (a call failed, the
+worker hung, or another process has its address), a new chain starts, without any account.
 """
 
 import pickle
@@ -18,17 +18,18 @@ LEASE_SECONDS: Final = 1.5
 """How long a worker may sign requests after a report that the application received."""
 
 WINDOW_SECONDS: Final = READ_LIMIT.seconds + 0.2
-"""After this time the venue no longer counts a request; it may arrive a little after signing."""
+"""The venue no longer counts a request that was signed so long ago, even if it arrived late."""
 
 
 class Work(NamedTuple):
     """What to do with an account.
 
     Attributes:
-        ready_at: when it may be read, on the clock of ``Assignment.sent_at``.
-        reading: the number of the newest reading that needs a read of it; 0 for none.
-        every: the seconds between two reads to watch it; 0 for the push channel; ``None`` if it is
-            not watched.
+        ready_at: when the account may be read, on the clock of ``Assignment.sent_at``.
+        reading: the number of the newest reading (a call of ``fetch_balances()``) that needs the
+            account; 0 for none.
+        every: the seconds between two reads while the account is watched; 0 for the push channel;
+            ``None`` if it is not watched.
     """
 
     ready_at: float
@@ -41,11 +42,12 @@ class Assignment:
     """The accounts that one worker owns from now on.
 
     Attributes:
-        file: the keys file, unless the worker's environment names another.
+        file: the keys file, unless the worker's environment names another one.
         number: the type of the balances' figures.
-        receipt: of the worker's last report; the first assignment has none, and no account.
-        sent_at: when it was sent, on the application's clock.
-        owned: the accounts; ``None`` if nothing changed.
+        receipt: the receipt of the worker's last report; empty in the first assignment, which has
+            no accounts.
+        sent_at: when the assignment was sent, on the application's clock.
+        owned: the accounts; ``None`` if nothing has changed.
     """
 
     file: str
@@ -60,12 +62,12 @@ class Report:
     """The answer to an assignment.
 
     Attributes:
-        receipt: what the next assignment has to name.
-        balances: the name, the number of the reading (0 if watched), and the newest balance or
-            exception, pickled.
+        receipt: the next assignment must repeat it.
+        balances: the account's name, the number of the reading (0 if watched), and the newest
+            balance or exception, pickled.
         pending: for accounts that the worker just released, the seconds until their last read
             leaves the venue's window.
-        is_idle: whether the worker has nothing to do until the next change.
+        is_idle: whether the worker has nothing to do until its accounts change.
     """
 
     receipt: str
@@ -92,4 +94,4 @@ def unpacked(data: bytes) -> Any:
 
 def _not_transferable(value: object, error: Exception) -> ExchangeError:
     what = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else "a balance"
-    return ExchangeError(f"{what} (cannot pass between processes: {type(error).__name__})")
+    return ExchangeError(f"{what} (cannot be sent between processes: {type(error).__name__})")

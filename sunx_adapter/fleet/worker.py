@@ -1,9 +1,9 @@
 """The worker's side: it owns accounts, reads them, and reports the newest balance of each.
 
-A worker signs a request only while it holds a lease, which every report that the application
-receives renews. A worker that hung, or that the application lost, therefore reads nothing when it
-resumes: its accounts have another owner by then. The lease is checked in ``nonce()``, which ccxt's
-exchanges call when they sign; between that and writing to the socket, nothing is awaited.
+A worker signs a request only while it holds a lease. Every report that the application receives
+renews the lease. So a worker that hung, or that the application lost, reads nothing when it
+resumes: its accounts may have another owner by then. ``nonce()``, which ccxt's exchanges call when
+they sign, checks the lease; between this check and the write to the socket, nothing is awaited.
 """
 
 import asyncio
@@ -61,13 +61,13 @@ class LeaseEndedError(NetworkError):  # type: ignore[misc]
 
 
 class OwnedAccount:
-    """One account that this worker owns, with its exchange once it is needed.
+    """One account that this worker owns. Its exchange is made when it is needed.
 
     Attributes:
-        ready_at: when it may be read, on :func:`time.monotonic`'s clock.
+        ready_at: when the account may be read, on :func:`time.monotonic`'s clock.
         signed_at: when its last request was signed.
         reading: see ``Work``.
-        read_for: the newest reading that a read was started for.
+        read_for: the newest reading for which a read was started.
     """
 
     def __init__(self, fleet: "FleetPlugin", name: str) -> None:
@@ -82,13 +82,13 @@ class OwnedAccount:
         self._watching: asyncio.Task[None] | None = None
 
     async def read(self) -> Any:
-        """The balance or the exception; ``None`` if the account was released before."""
+        """Read the account; returns the balance or the exception, ``None`` once it was released."""
         self._reads += 1
         try:
             while not self._released:
                 try:
                     exchange = await self._opened()
-                    await self._permission()
+                    await self._wait_until_allowed()
                     return await exchange.fetch_balance()
                 except (LeaseEndedError, ExchangeClosedByUser):
                     continue
@@ -101,7 +101,7 @@ class OwnedAccount:
                 await self.close()
 
     def watch(self, every: float | None) -> None:
-        """Watch it from now on, or no longer; ``every`` as in ``Work``."""
+        """Start or stop watching; ``every`` as in ``Work``."""
         if every != self._every:
             if self._watching is not None:
                 self._watching.cancel()
@@ -124,7 +124,7 @@ class OwnedAccount:
         now = time.monotonic()
         return not self._released and self.ready_at <= now < self._fleet.lease_until
 
-    async def _permission(self) -> None:
+    async def _wait_until_allowed(self) -> None:
         while not self._may_sign():
             if self._released:
                 raise LeaseEndedError("the account has another owner")
@@ -154,7 +154,7 @@ class OwnedAccount:
         while not self._released:
             try:
                 exchange = await self._opened()
-                await self._permission()
+                await self._wait_until_allowed()
                 if every or not exchange.has.get("watchBalance"):
                     await self._poll(every or _POLL_SECONDS)
                 try:
@@ -240,12 +240,12 @@ class FleetPlugin(WorkerPlugin):
     # -- for the application ----------------------------------------------------------------
 
     async def report(self, assignment: Assignment) -> Report | None:
-        """Own these accounts, and report new balances; waits for some, but not for long.
+        """Own the assigned accounts, wait a short time for new balances, and report them.
 
         Returns:
-            ``None`` if the assignment does not answer the newest report.
+            The report; ``None`` if the assignment does not repeat the newest receipt.
         """
-        if not assignment.receipt:  # with no account
+        if not assignment.receipt:  # the first one, without accounts
             self._new.clear()
         elif assignment.receipt != self._receipt:
             return None
@@ -299,7 +299,7 @@ class FleetPlugin(WorkerPlugin):
         return {name: end - now for name, end in ends.items() if end > now}
 
     def _end_later(self) -> None:
-        """End when the application has not called for long."""
+        """End if the application does not call for a long time."""
         if self._ending is not None:
             self._ending.cancel()
         self._ending = asyncio.get_running_loop().call_later(
@@ -320,7 +320,7 @@ class FleetPlugin(WorkerPlugin):
                 raise KeysError(f"this worker has no keys for {name!r}")
         except KeysError:
             if time.monotonic() > self._keys_read_at + _KEYS_SECONDS:
-                self._keys = None  # they may be mended meanwhile
+                self._keys = None  # read them again: the file may be fixed by then
             raise
         account = self._accounts[name]
         config = {**account.config, "number": self._assignment.number}
@@ -334,7 +334,7 @@ class FleetPlugin(WorkerPlugin):
         return exchange
 
     def redacted(self, name: str, error: Exception) -> Any:
-        """The error without secrets, which exchanges of other packages may quote."""
+        """The error without secrets: exchanges of other packages may quote them."""
         config = self._accounts[name].config if name in self._accounts else {}
         secrets = [config.get("secret"), config.get("privateKey"), config.get("password")]
         text = cleaned(str(error), api_key=config.get("apiKey"), secrets=secrets)
@@ -356,7 +356,7 @@ class FleetPlugin(WorkerPlugin):
             self._readers.add(_start(self._read_queued(), self._reading))
 
     async def _read_queued(self) -> None:
-        """Read queued accounts; if one is slow, another reader takes this one's place."""
+        """Read queued accounts; if an account is slow, another reader replaces this one."""
         reader = asyncio.current_task()
         assert reader is not None
         while self._queue and reader in self._readers:
@@ -414,10 +414,10 @@ def _start(work: Coroutine[Any, Any, Any], tasks: set[asyncio.Task[Any]]) -> asy
 
 @cache
 def _prepare_process() -> float:
-    """Do what every fleet here needs once; returns how many files may be open."""
+    """Prepare this process for fleets, once; returns how many files may be open."""
     import ccxt.async_support  # noqa: F401, PLC0415 - slow, and needed by every account
 
-    # Modules are half of all objects here: the garbage collector need not look at them again.
+    # Modules are half of all objects here: the garbage collector need not check them again.
     gc.collect()
     gc.freeze()
     logging.getLogger("distributed.worker").addFilter(_is_unrelated)
@@ -426,7 +426,7 @@ def _prepare_process() -> float:
     except ImportError:
         return float("inf")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # an account may need two
+    with contextlib.suppress(ValueError, OSError):  # an account may need two files
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return float("inf") if soft == resource.RLIM_INFINITY else soft

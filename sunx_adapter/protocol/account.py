@@ -1,7 +1,7 @@
 """The account as the venues send it, typed, and its summary for users.
 
 Sources: the field tables and examples of ``GET /sapi/v1/account/balance`` and
-``GET /v5/account/balance``, and answers seen over REST and over the push channel. Those have fields
+``GET /v5/account/balance``, and observed answers and push messages. The observed ones have fields
 that the tables lack (``available_margin`` of a row), and other types (times as text).
 """
 
@@ -33,7 +33,7 @@ UNSET: Any = msgspec.UNSET
 
 
 class AccountState(Enum):
-    """State of an account and what it permits (the table of both pages)."""
+    """The state of an account, and what it permits (from the table on both venues' pages)."""
 
     NORMAL = 1
     LIQUIDATING = 3
@@ -86,7 +86,7 @@ class Row(TypedDict, total=False):
 
 
 class Account(TypedDict, total=False):
-    """``data``, as it is decoded."""
+    """``data``, decoded."""
 
     details: object
     state: object
@@ -102,7 +102,7 @@ class Account(TypedDict, total=False):
 
 
 class AccountAnswer(msgspec.Struct, frozen=True, gc=False):
-    """A successful answer about an account, its rows not yet mapped.
+    """A successful answer with an account; the rows are not mapped yet.
 
     Attributes:
         data: ``data``, unchanged.
@@ -158,28 +158,28 @@ class AccountSummary:
 
 
 def read_account(document: Document) -> AccountAnswer:
-    """The account in a successful answer, or in a push message, which has the same ``data``.
+    """The account in a successful answer or in a push message; both have the same ``data``.
 
     Raises:
-        BadResponse: ``data`` or ``details`` is missing, null or of the wrong type, a row is no
-            object, or a key is duplicate; the message names the JSON path.
+        BadResponse: ``data`` or ``details`` is missing, null or of the wrong type, a row is not
+            an object, or a key is duplicate; the message names the JSON path.
     """
     content = document.exact
     data = content.get("data", UNSET)
     if not isinstance(data, dict):
-        raise BadResponse(f"data {_what(data)}; an object was expected")
+        raise BadResponse(f"data {_described(data)}; an object was expected")
     details = data.get("details", UNSET)
     if details and isinstance(details, dict):
         # HTX's page prints the list as {"0": …, "1": …}. An empty object is not an empty list.
         keys = [str(index) for index in range(len(details))]
         details = [details[key] for key in keys] if details.keys() == set(keys) else details
     if not isinstance(details, list):
-        raise BadResponse(f"data.details {_what(details)}; a list was expected")
+        raise BadResponse(f"data.details {_described(details)}; a list was expected")
     if len(details) > MAX_ROWS:
         raise BadResponse(f"data.details has {len(details)} rows; at most {MAX_ROWS} were expected")
     if not _OBJECTS.issuperset(map(type, details)):
         index, row = next((i, row) for i, row in enumerate(details) if not isinstance(row, dict))
-        raise BadResponse(f"data.details[{index}] {_what(row)}; an object was expected")
+        raise BadResponse(f"data.details[{index}] {_described(row)}; an object was expected")
     refuse_duplicate_keys(document, len(content) + len(data) + sum(map(len, details)))
     return AccountAnswer(
         data=cast("Account", data),
@@ -193,7 +193,7 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
     """The account's summary.
 
     Raises:
-        BadResponse: a figure is missing or no number, or the state is unknown.
+        BadResponse: a figure is missing or not a number, or the state is unknown.
     """
     account = answer.data
     sent = account.get("state", UNSET)
@@ -201,7 +201,7 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
         state = _STATES[_state_spelling(sent)]
     except (KeyError, TypeError):
         known = ", ".join(f"{state.value} {state.name}" for state in AccountState)
-        raise BadResponse(f"data.state {_what(sent)}; known states: {known}") from None
+        raise BadResponse(f"data.state {_described(sent)}; known states: {known}") from None
     blank_voucher = account.get("voucher_value") in ("", None)
     return AccountSummary(
         state=state,
@@ -220,7 +220,7 @@ def summarize(answer: AccountAnswer) -> AccountSummary:
 
 
 def _state_spelling(state: object) -> object:
-    # True == 1, but it is no state.
+    # True == 1, but it is not a state.
     return state.lower() if isinstance(state, str) else None if state is True else state
 
 
@@ -228,12 +228,14 @@ def currency_id(row: Row, index: int) -> str:
     """The venue's id of a row's currency.
 
     Raises:
-        BadResponse: it is missing, blank or no text.
+        BadResponse: it is missing, blank or not text.
     """
     value = row.get("currency", UNSET)
     if type(value) is str and value and not value.isspace():
         return value
-    raise BadResponse(f"data.details[{index}].currency {_what(value)}; a currency was expected")
+    raise BadResponse(
+        f"data.details[{index}].currency {_described(value)}; a currency was expected"
+    )
 
 
 def amount(holder: Row | Account, name: str, index: int | None = None) -> Decimal:
@@ -245,18 +247,18 @@ def amount(holder: Row | Account, name: str, index: int | None = None) -> Decima
         index: the row's index in ``details``, for the message.
 
     Raises:
-        BadResponse: it is missing, null, blank, no finite decimal number, or too long.
+        BadResponse: it is missing, null, blank, too long, or not a finite decimal number.
     """
     value = holder.get(name, UNSET)
     exact = exact_number(value)
     if exact is None:
         row = "" if index is None else f".details[{index}]"
-        raise BadResponse(f"data{row}.{name} {_what(value)}; a decimal number was expected")
+        raise BadResponse(f"data{row}.{name} {_described(value)}; a decimal number was expected")
     return exact
 
 
 def exact_number(value: object) -> Decimal | None:
-    """The number in a decoded value, or ``None`` if it is no number of at most 100 digits."""
+    """The number in a decoded value, or ``None`` if it is not a number of at most 100 digits."""
     if type(value) is str:
         # Decimal() alone also accepts other scripts' digits, "1_0", " 1", NaN and infinities.
         if len(value) > MAX_DIGITS or not value.isascii() or "_" in value or value.strip() != value:
@@ -267,7 +269,7 @@ def exact_number(value: object) -> Decimal | None:
             return None
         if not number.is_finite():
             return None
-        # Only an exponent can make more digits than the text has characters.
+        # Only with an exponent can a number have more digits than its text has characters.
         return _bounded(number) if "e" in value or "E" in value else number
     if type(value) is int or type(value) is Decimal:
         return _bounded(Decimal(value))
@@ -275,7 +277,7 @@ def exact_number(value: object) -> Decimal | None:
 
 
 def is_digits(value: object) -> TypeGuard[str]:
-    """Whether it is an amount of the usual form: text of digits, at most one point, no sign."""
+    """Whether the value is an amount in the usual form: digits as text, at most one point."""
     return (
         type(value) is str
         and len(value) <= MAX_DIGITS
@@ -296,10 +298,10 @@ def _time(value: object, path: str) -> int | None:
     number = value if type(value) is int else whole_number(value)
     if number is not None and 0 <= number <= MAX_TIME:
         return number
-    raise BadResponse(f"{path} {_what(value)}; a time in ms was expected")
+    raise BadResponse(f"{path} {_described(value)}; a time in ms was expected")
 
 
-def _what(value: object) -> str:
+def _described(value: object) -> str:
     if value is UNSET:
         return "is missing"
     if value is None:

@@ -23,8 +23,8 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         exact: the value; numbers with a fraction or an exponent are exact ``Decimal``s.
-        info: the value for users, as any JSON library decodes it (such numbers are ``float``s).
-            The same object as ``exact`` unless there is such a number.
+        info: the value for users, as any JSON library decodes it: those numbers are ``float``s.
+            Without such numbers, the same object as ``exact``.
         body: the JSON text; empty if unknown.
     """
 
@@ -45,41 +45,41 @@ class _Decoder:
         return number
 
     def document(self, body: bytes) -> Document:
-        # Each such number is a new object. So if the text has one, the latest is another object
-        # than before, whatever other threads decode meanwhile.
+        # Each such number is a new object. So if the text has one, self._latest has changed, even
+        # if other threads decode meanwhile.
         before = self._latest
         value = self._decode(body)
-        info = value if self._latest is before else _with(value, Decimal, float)
+        info = value if self._latest is before else _converted(value, Decimal, float)
         return Document(value, info, body)
 
 
 _decoder = _Decoder()
 
 
-def _with(value: Any, kind: type, changed: Callable[[Any], Any]) -> Any:
-    """A copy with every value of that kind changed."""
+def _converted(value: Any, kind: type, changed: Callable[[Any], Any]) -> Any:
+    """A copy in which every value of this kind is converted."""
     if isinstance(value, dict):
-        return {key: _with(item, kind, changed) for key, item in value.items()}
+        return {key: _converted(item, kind, changed) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with(item, kind, changed) for item in value]
+        return [_converted(item, kind, changed) for item in value]
     return changed(value) if isinstance(value, kind) else value
 
 
 def document_of(info: Any) -> Document:
-    """The document with this ``info``; a float becomes the number that its repr shows."""
-    return Document(_with(info, float, lambda number: Decimal(repr(number))), info)
+    """The document for an ``info``; each float becomes the decimal number in its repr."""
+    return Document(_converted(info, float, lambda number: Decimal(repr(number))), info)
 
 
 def decode_json(body: bytes) -> Document:
     """Decode UTF-8 JSON.
 
     Raises:
-        BadResponse: it is no JSON, ends early, is not UTF-8 or is nested too deeply.
+        BadResponse: the body is not JSON, ends early, is not UTF-8 or is nested too deeply.
     """
     try:
         return _decoder.document(body)
     except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
-        reason = f"the answer is no readable JSON: {_reason(error)}"
+        reason = f"the answer is not readable JSON: {_reason(error)}"
     raise BadResponse(reason)
 
 
@@ -102,23 +102,23 @@ def whole_number(value: object) -> int | None:
 
 
 def clock(value: object) -> int | None:
-    """A venue's time in ms UTC; ``None`` if the value is no plausible time."""
+    """A venue's time in ms UTC; ``None`` if the value is not a plausible time."""
     number = whole_number(value)
     return number if number is not None and 0 < number < LATEST_TIME else None
 
 
 def refuse_duplicate_keys(document: Document, keys: int) -> None:
-    """Refuse an object with a duplicate key: which value counts would be a guess.
+    """Refuse an object with a duplicate key: choosing one of its values would be a guess.
 
-    Every key is followed by a colon. So if the text has only as many colons as the decoded value
-    has keys, no key is duplicate. Otherwise the text is decoded again, slowly.
+    In JSON, a colon follows every key. So if the text does not have more colons than the decoded
+    value has keys, no key is duplicate. Otherwise the text is decoded again, slowly.
 
     Args:
         document: the decoded JSON.
         keys: how many keys it has, or fewer.
 
     Raises:
-        BadResponse: there is a duplicate key, which the message names, or the text is nested too
+        BadResponse: there is a duplicate key (the message names it), or the text is nested too
             deeply.
     """
     body = document.body

@@ -1,9 +1,9 @@
-"""From an HTTP answer to its JSON object, if it is a success, or to an exception.
+"""From an HTTP answer to its JSON object, or to an exception if it is not a success.
 
-Both venues wrap every answer alike. These forms of errors are in the venues' pages and in open
-clients: ``{"code":1003,"message":…}``, ``{"code":"4007","msg":…}``,
+Both venues use the same envelope. The venues' pages and open-source clients show these forms of
+errors: ``{"code":1003,"message":…}``, ``{"code":"4007","msg":…}``,
 ``{"status":"error","err_code":403,"err_msg":…}``, the same with ``err-code`` and ``err-msg``, and
-``{"status":"maintain"}``. HTTP status is often 200 for an error.
+``{"status":"maintain"}``. The HTTP status of an error is often 200.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ MAX_EXCERPT: Final = 4096
 
 _REDIRECTS: Final = range(300, 400)
 _FAILURES: Final = range(400, 1000)
-_PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_TEMPORARY: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _MAX_WAIT_DIGITS: Final = 8
 
 _CODE_KEYS: Final = ("err-code", "err_code")
@@ -35,12 +35,12 @@ _MESSAGE_KEYS: Final = ("message", "msg", "err_msg", "err-msg", *_ERROR_KEYS)
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, gc=False):
-    """An HTTP answer, read whole.
+    """A complete HTTP answer.
 
     Attributes:
         status: the HTTP status code.
-        headers: names in lower case.
-        body: decompressed.
+        headers: the headers, with names in lower case.
+        body: the decompressed body.
         defect: why the body could not be read (too large, damaged compression), else ``None``.
     """
 
@@ -58,10 +58,11 @@ def read_envelope(answer: HttpAnswer, http_exceptions: Mapping[str, type[BaseErr
         http_exceptions: ccxt's ``Exchange.httpExceptions``, by HTTP status.
 
     Raises:
-        BaseError: by the code, as :data:`~sunx_adapter.protocol.errors.ERROR_RULES` says; without
-            readable JSON or with an unknown code, by the HTTP status, as ccxt maps it.
+        BaseError: the exception for the code in
+            :data:`~sunx_adapter.protocol.errors.ERROR_RULES`; without readable JSON or with an
+            unknown code, ccxt's exception for the HTTP status.
         BadResponse: HTTP 200 without readable JSON or without a code; a redirect.
-        TransientError: the same, if the next try may succeed.
+        TransientError: one of these exceptions, if the next try may succeed.
     """
     status = answer.status
     if status in _REDIRECTS:
@@ -110,7 +111,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def venue_time(answer: HttpAnswer) -> int | None:
-    """The venue's time when it answered, ms UTC: ``ts`` of any JSON, else the header ``Date``."""
+    """The venue's time in an answer, ms UTC: ``ts`` of any JSON, else the header ``Date``."""
     try:
         content = decode_json(answer.body).exact
     except BadResponse:
@@ -129,10 +130,10 @@ def outcome(content: Any) -> tuple[str, str]:
     """Code and message of an answer; the code is ``"200"`` only if no field shows a failure.
 
     Raises:
-        BadResponse: it is no JSON object, or has neither code nor status.
+        BadResponse: the answer is not a JSON object, or has neither code nor status.
     """
     if not isinstance(content, dict):
-        raise BadResponse(f"the answer is no JSON object but {type(content).__name__}")
+        raise BadResponse(f"the answer is not a JSON object but {type(content).__name__}")
     code, status = content.get("code"), content.get("status")
     if code == _SUCCESS_NUMBER and _RARE_KEYS.isdisjoint(content):
         return SUCCESS_CODE, ""  # the usual case first
@@ -155,11 +156,11 @@ def _denied(success: object) -> bool:
 
 def is_temporary(status: int) -> bool:
     """Whether another try may succeed after this HTTP status."""
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TEMPORARY
 
 
 def redirect_text(status: int, location: str) -> str:
-    """The message for a redirect; its query may repeat the request's key and signature."""
+    """The message for a redirect, without the query, which may repeat the key and signature."""
     where = location.partition("?")[0].partition("#")[0] or "nowhere"
     return (
         f"HTTP {status} redirects to {where}; redirects are never followed: check urls and hostname"
@@ -167,6 +168,6 @@ def redirect_text(status: int, location: str) -> str:
 
 
 def _excerpt(answer: HttpAnswer) -> str:
-    # Longer than what is shown: keys in it become shorter when they are masked.
+    # Longer than the shown text: masking makes the keys in it shorter.
     text = shortened(answer.body.decode("utf-8", "replace"), MAX_EXCERPT)
     return " ".join(text.split()) or "no body"

@@ -1,7 +1,7 @@
 """The venues' error codes as one table of data.
 
-Sources: the error lists of HTX's futures manual and of both balance pages, and answers seen in
-open clients. A new code is a new entry in :data:`ERROR_RULES`; nothing else has to change.
+Sources: the error lists of HTX's futures manual and of both balance pages, and answers in
+open-source clients. To add a code, add it to :data:`ERROR_RULES` and to the page on errors.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ErrorRule:
     """What a family of error codes means.
 
     Attributes:
-        codes: as text; the venues send them as numbers or as strings.
+        codes: the codes as text; the venues send them as numbers or as text.
         meaning: a few words for the table in the documentation.
         exception: the ccxt exception that is raised.
         advice: what the user can do; part of the exception's text.
@@ -46,9 +46,9 @@ class TransientError(Exception):
     """A temporary failure: the next try may succeed. It never reaches the user.
 
     Attributes:
-        error: what the user gets if no try succeeds.
-        retry_after: seconds to wait first, if the answer says so; else ``None``.
-        venue_time: if the venue refused the request's time, the venue's own, ms UTC.
+        error: the exception to raise if no try succeeds.
+        retry_after: seconds to wait before the next try, if the answer says so; else ``None``.
+        venue_time: the venue's time, ms UTC, if the venue refused the request's time.
     """
 
     def __init__(

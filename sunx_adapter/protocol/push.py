@@ -1,7 +1,7 @@
 """The messages of the private push channel, as pure functions.
 
 Sources: HTX's futures manual ("WebSocket Notification"; SunX has the same channel under another
-path) and messages seen in open clients. A message is a JSON object with ``op``.
+path) and messages in open-source clients. A message is a JSON object with ``op``.
 """
 
 import json
@@ -64,7 +64,7 @@ PUSH_ERROR_RULES: Final = (
         ("2005", "2012", "2014"),
         "already authenticated, not subscribed, or subscribed twice",
         ExchangeNotAvailable,
-        "a new connection begins afresh",
+        "the stream makes a new connection",
         transient=True,
     ),
     ErrorRule(
@@ -113,12 +113,12 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one of our messages, or an error that answers none.
+    """The answer to one of our messages, or an error without a message of ours.
 
     Attributes:
         op: ``"auth"``, ``"sub"``, ``"unsub"`` or ``"error"``.
-        refusal: the exception for a code that is not success, in a TransientError if the same
-            message may succeed a moment later; an ``"error"`` always has one.
+        refusal: the exception for a code other than success, in a TransientError if the same
+            message may succeed a moment later. An ``"error"`` always has a refusal.
         ts: the venue's time, ms UTC, if the message has one.
     """
 
@@ -128,11 +128,11 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountNews:
-    """The whole account, pushed.
+class AccountUpdate:
+    """A pushed account.
 
     Attributes:
-        answer: the same as over REST; ``info`` is the whole message.
+        answer: the account, as over REST; ``info`` is the whole message.
         version: increases with each change; ``None`` if the message has none.
     """
 
@@ -145,18 +145,18 @@ class OtherTopic:
     """A notification of another topic."""
 
 
-Message = Ping | Closing | Reply | AccountNews | OtherTopic
+Message = Ping | Closing | Reply | AccountUpdate | OtherTopic
 
 
 def auth_message(
     credentials: Credentials, *, host: str, path: str, milliseconds: int
 ) -> tuple[str, str]:
-    """The login message and its signature, which is not percent-encoded as in a URL.
+    """The login message and its signature; unlike in a URL, it is not percent-encoded.
 
     Args:
         credentials: key and signer.
-        host: the venue's, as for REST.
-        path: of the push channel, with its leading slash.
+        host: the venue's host, as for REST.
+        path: the path of the push channel, with its leading slash.
         milliseconds: the time to sign for, ms UTC.
     """
     parameters = authentication_parameters(credentials, milliseconds)
@@ -172,7 +172,7 @@ def subscribe_message() -> str:
 
 
 def pong_message(ping: Ping) -> str:
-    """The answer to a heartbeat; the venue closes the connection after five without one."""
+    """The answer to a heartbeat. After five unanswered ones, the venue closes the connection."""
     return _json({"op": "pong", "ts": ping.ts})
 
 
@@ -183,7 +183,7 @@ def read_message(body: bytes) -> Message:
         body: JSON, decompressed.
 
     Raises:
-        BadResponse: it is no JSON object, its ``op`` is unknown, its account is invalid (see
+        BadResponse: it is not a JSON object, its ``op`` is unknown, its account is invalid (see
             :func:`~sunx_adapter.protocol.account.read_account`), or a row lacks its currency,
             equity or cash.
     """
@@ -196,7 +196,7 @@ def read_message(body: bytes) -> Message:
 def _message(document: Document) -> Message:
     message = document.exact
     if not isinstance(message, dict):
-        raise BadResponse(f"the message is no JSON object but {type(message).__name__}")
+        raise BadResponse(f"the message is not a JSON object but {type(message).__name__}")
     match message.get("op"):
         case "ping":
             return Ping(_repeatable(document.info.get("ts")))
@@ -205,26 +205,24 @@ def _message(document: Document) -> Message:
         case "notify":
             answer = read_account(document)
             _check_rows(answer)
-            return AccountNews(answer, _version(message["data"].get("version")))
+            return AccountUpdate(answer, _version(message["data"].get("version")))
         case "auth" | "sub" | "unsub" | "error" as op:
             return Reply(op, _refusal(op, message), clock(message.get("ts")))
         case "close":
             return Closing()
         case op:
-            raise BadResponse(
-                f"the message has no known op but {shortened(str(op), _MAX_QUOTED)!r}"
-            )
+            raise BadResponse(f"the message has an unknown op: {shortened(str(op), _MAX_QUOTED)!r}")
 
 
 def _repeatable(ts: object) -> str | int | float | None:
-    """A heartbeat's ``ts`` if it can be repeated: short text, or a plain number."""
+    """A heartbeat's ``ts`` if it is short text or a number of plausible size, else ``None``."""
     if isinstance(ts, str):
         return ts if len(ts) <= _MAX_PING else None
     return ts if isinstance(ts, int | float) and abs(ts) < LATEST_TIME else None
 
 
 def _check_rows(answer: AccountAnswer) -> None:
-    """Refuse rows from which no policy for ``free`` could make a balance."""
+    """Refuse rows that are unreadable with every policy for ``free``."""
     for index, row in enumerate(answer.rows):
         currency_id(row, index)
         amount(row, "equity", index)
@@ -232,7 +230,7 @@ def _check_rows(answer: AccountAnswer) -> None:
 
 
 def _topic(message: dict[str, Any]) -> str:
-    # "accounts.usdt" would be the older API's; "account.*" the same topic with a filter.
+    # "account.*" is the same topic with a filter; "accounts.usdt" belongs to the older API.
     return str(message.get("topic")).partition(".")[0].lower()
 
 

@@ -3,7 +3,7 @@
 The rule is HTX's ("Authentication" in its futures manual; SunX uses the same): the text to sign
 is the method, the host in lower case and without port, the path, and the percent-encoded
 parameters sorted by name in ASCII order, joined by line feeds. All functions here are pure: the
-caller gives the time.
+caller passes the time.
 """
 
 import base64
@@ -66,7 +66,7 @@ class Ed25519Signer:
         private_key: PEM, or Base64 of the raw 32 bytes or of PKCS#8 DER.
 
     Raises:
-        AuthenticationError: the text is none of the three, or no Ed25519 key.
+        AuthenticationError: the text has none of these forms, or is not an Ed25519 key.
     """
 
     method: SignatureMethod = "Ed25519"
@@ -97,14 +97,14 @@ def _load_ed25519(text: str) -> Ed25519PrivateKey:
         return key
     # Raised outside the handler: the parser's own exception may quote the key.
     raise AuthenticationError(
-        "privateKey is no Ed25519 private key: it must be unencrypted PEM, or Base64 of the raw "
-        "32 bytes or of PKCS#8 DER"
+        "privateKey is not an Ed25519 private key: it must be unencrypted PEM, or Base64 of the "
+        "raw 32 bytes or of PKCS#8 DER"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An API key with what signs for it. Neither is in its repr."""
+    """An API key and its signer. The repr masks the key."""
 
     api_key: str
     signer: Signer
@@ -119,7 +119,7 @@ def mask(api_key: str) -> str:
 
 
 def timestamp_text(milliseconds: int) -> str:
-    """``Timestamp``'s form, UTC: ``1758006975000`` gives ``"2025-09-16T07:16:15"``."""
+    """The text for ``Timestamp``, UTC: ``"2025-09-16T07:16:15"`` for ``1758006975000``."""
     return utc_text(milliseconds // 1000)
 
 
@@ -133,7 +133,7 @@ def encode_query(parameters: Mapping[str, object]) -> str:
     """The canonical query: names sorted in ASCII order, percent-encoded (space is ``%20``).
 
     Args:
-        parameters: values are text, numbers or booleans; ``None`` means not given.
+        parameters: texts, numbers or booleans by name; a parameter that is ``None`` is left out.
 
     Raises:
         BadRequest: a value of another type.
@@ -168,9 +168,9 @@ def signature_text(method: str, host: str, path: str, query: str) -> str:
 
     Args:
         method: ``"GET"``.
-        host: it is signed in lower case and without port, as the venues require.
-        path: with its leading slash.
-        query: as :func:`encode_query` gives it.
+        host: the host; the text has it in lower case and without port, as the venues require.
+        path: the path, with its leading slash.
+        query: the result of :func:`encode_query`.
     """
     return f"{method}\n{signed_host(host)}\n{path}\n{query}"
 
@@ -207,15 +207,15 @@ def signed_query(
 
     Args:
         credentials: key and signer.
-        host: the venue's host, whatever gateway the request goes through.
-        path: with its leading slash.
-        parameters: the request's own; they are signed too.
+        host: the venue's host, even if the request goes through a gateway.
+        path: the path, with its leading slash.
+        parameters: the request's own parameters, which are signed, too.
         milliseconds: the time to sign for, ms UTC.
         method: the HTTP method.
 
     Raises:
-        BadRequest: a parameter's type cannot be encoded, or it has an authentication parameter's
-            name.
+        BadRequest: a parameter's type cannot be encoded, or an authentication parameter has the
+            same name.
     """
     signed = authentication_parameters(credentials, milliseconds)
     if parameters:

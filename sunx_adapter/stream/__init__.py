@@ -1,8 +1,8 @@
 """The push channel: the newest account, kept current by one connection per exchange.
 
-This module holds the types that its parts share. The parts: ``account`` (one connection after
-the other, and the newest account), ``cursor`` (which caller has seen which account) and ``watch``
-(one exchange's stream).
+This module has the shared types. The other modules: ``account`` (the connections of a stream, and
+the newest account), ``cursor`` (the account that each caller got last) and ``watch`` (the stream of
+one exchange).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,7 +35,7 @@ class StreamState(Enum):
     LIVE = "live"
     """Subscribed."""
     WAITING = "waiting"
-    """Dropped; waiting before the next connection."""
+    """Dropped; waiting to reconnect."""
     REFUSED = "refused"
     """Ended by a permanent refusal."""
 
@@ -61,17 +61,17 @@ class StreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """Timeouts and waits in seconds.
+    """The stream's timeouts and waits, in seconds.
 
     Attributes:
         timeout: for connecting, and for each answer of the venue (``timeout``).
         gap: how long a caller waits for a fresh balance (``streamGapTimeout``).
-        silence: how long the venue may send nothing (its heartbeat comes about every 5 s), or take
-            no message (``streamSilenceTimeout``).
+        silence: how long the venue may send nothing (it sends a heartbeat about every 5 s), or
+            accept no message (``streamSilenceTimeout``).
         snapshot: how long to wait for a snapshot before the account is read over REST
             (``streamSnapshotTimeout``).
-        first_wait: the longest wait before the first reconnection; it doubles, up to 25 times as
-            long and 5 s (``streamReconnectDelay``).
+        first_wait: the longest wait before the first reconnection; waits double, up to 25 times
+            this value and at most 5 s (``streamReconnectDelay``).
     """
 
     timeout: float
@@ -89,18 +89,18 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class StreamSource:
-    """What a stream needs of its exchange.
+    """The functions that a stream needs from its exchange.
 
     Attributes:
-        identity: the keys and addresses in use; a stream ends when they change. Raises BaseError if
-            the exchange cannot stream as it is configured.
-        settings: the present settings.
+        identity: returns the keys and addresses in use; a stream ends when they change. Raises
+            BaseError if the exchange's configuration does not allow streams.
+        settings: returns the present settings.
         connect: opens a connection.
-        login: the login message, signed for now.
-        read: the account over REST.
-        clock_ahead: by how many ms our clock is ahead of a venue's time (ms UTC).
-        use_clock: makes a venue's time (ms UTC) the exchange's clock.
-        redacted: a copy of an exception as one of ccxt's, without secrets.
+        login: returns the login message, signed with the current time.
+        read: reads the account over REST.
+        clock_ahead: returns how many ms our clock is ahead of a venue's time (ms UTC).
+        use_clock: sets the exchange's clock to a venue's time (ms UTC).
+        redacted: returns a copy of an exception, as one of ccxt's classes and without secrets.
         warn: logs a text at WARNING, without secrets.
     """
 

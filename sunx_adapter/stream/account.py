@@ -1,12 +1,12 @@
 """The newest account over the push channel: connect, log in, subscribe, and reconnect.
 
-The newest account is *in doubt* at the start, after a dropped connection, after a message that
-cannot be read and after a message that is older than the one before. A newer account ends the
-doubt. If none is pushed within the snapshot timeout, the account is read over REST. If that does
-not help within the gap timeout, callers get a ``NetworkError``. So no change is missed, however
-it was lost, and an older account is never published.
+The newest account is *in doubt* at the start, after a dropped connection, after an unreadable
+message, and after a message that is older than the previous one. A newer account ends the doubt. If
+none is pushed within the snapshot timeout, the account is read over REST. If that fails until the
+gap timeout, callers get a ``NetworkError``. So no change is missed, and an older account is never
+published.
 
-No message ends the stream. It ends when it is closed or permanently refused.
+No message ends the stream. It ends when it is closed, or when the venue refuses it permanently.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from sunx_adapter.exchange.retry import CLOCK_OFF_MS, backoff, clock_text
 from sunx_adapter.protocol.account import AccountAnswer
 from sunx_adapter.protocol.errors import TransientError
 from sunx_adapter.protocol.push import (
-    AccountNews,
+    AccountUpdate,
     Closing,
     Ping,
     Reply,
@@ -39,39 +39,39 @@ from sunx_adapter.protocol.push import (
     subscribe_message,
 )
 from sunx_adapter.stream import StreamSettings, StreamSource, StreamState, StreamStatus
-from sunx_adapter.stream.cursor import Cursor, News
+from sunx_adapter.stream.cursor import Cursor, PublishedAccount
 from sunx_adapter.wire.websocket import PushSocket
 
 Result = TypeVar("Result")
 
 _KEY_REFUSED_CLOCK_OFF_MS: Final = 60_000
-"""If a key is refused, a clock that differs by more may be the reason: the venue accepts 5 minutes.
-The login is then repeated with the venue's time."""
+"""If a key is refused and the clocks differ by more than this, the time may be the reason (the
+venue accepts 5 minutes). Then the login is repeated with the venue's time."""
 
 _MAX_AHEAD_MS: Final = 300_000
-"""A time further in the future is not compared with later ones: it would hide all of them."""
+"""A time further in the future is ignored: no later account would count as newer."""
 
 _STABLE_SECONDS: Final = 10.0
-"""After a connection that lived for so long, the next wait is the shortest one again."""
+"""After a connection that lasted longer, the next wait is the shortest one again."""
 
-_LOOK_SECONDS: Final = 0.1
-"""Waiting calls do not look more often whether the newest account is in doubt."""
+_RECHECK_SECONDS: Final = 0.1
+"""The shortest time after which a waiting call checks again for a doubt."""
 
 _MAX_WAITS: Final = 25
-"""The wait before reconnecting doubles, up to this multiple of the first one."""
+"""The wait before reconnecting doubles, up to this multiple of the first wait."""
 
 
 class AccountStream:
     """The newest account, kept current by a background task. It belongs to one event loop.
 
     Args:
-        source: its exchange.
+        source: the functions of its exchange.
         settings: its timeouts and waits.
-        numbers: numbers the accounts that are published.
-        before: the stream that it replaces, if that had the same account.
+        numbers: the numbers for published accounts.
+        before: the stream that this one replaces, if both have the same account.
 
     Attributes:
-        loop: the event loop in which it was made.
+        loop: the event loop of the stream.
     """
 
     def __init__(
@@ -85,21 +85,21 @@ class AccountStream:
         self._settings = settings
         self._numbers = numbers
         self.loop = asyncio.get_running_loop()
-        # Why it ended, and whether a caller got that.
+        # The reason for its end, and whether a call has raised it.
         self._failure: BaseError | None = None
         self._failure_raised = False
         self._state = StreamState.CONNECTING
         self._connections = 0
         self._reason: BaseError | None = None
-        # The newest account, and what it is compared with.
-        self._news: News | None = None
+        # The newest account, and the version and time that later accounts are compared with.
+        self._newest: PublishedAccount | None = None
         self._version: int | None = None if before is None else before._version
         self._timestamp: int | None = None if before is None else before._timestamp
         self._fresh_at: float | None = None
         self._doubted_since: float | None = self.loop.time()
-        # Waiting calls; and an unreadable message for the next call, if none was waiting.
+        # Waiting calls; and, if there were none, the error for the next call.
         self._waiting: set[asyncio.Future[BaseError | None]] = set()
-        self._complaint: BaseError | None = None
+        self._unreported: BaseError | None = None
         self._clock_used = False
         self._key_refused = False
         self._catching_up: asyncio.Task[None] | None = None
@@ -108,31 +108,35 @@ class AccountStream:
 
     # -- for callers ------------------------------------------------------------------------
 
-    async def next(self, cursor: Cursor) -> News:
+    async def next(self, cursor: Cursor) -> PublishedAccount:
         """Wait for an account newer than the cursor, and move the cursor to it.
 
         Raises:
             NetworkError: the newest account has been in doubt for the gap timeout.
-            BadResponse: a message could not be read, during the call or since the last one.
+            BadResponse: a message was unreadable, during the call or since the previous one.
             BaseError: the stream has ended.
         """
         began, error, seen = self.loop.time(), None, cursor.seen
-        while self._news is None or self._news.number <= seen:
+        while self._newest is None or self._newest.number <= seen:
             if error is None:
-                error, self._complaint = self._complaint, None
+                error, self._unreported = self._unreported, None
             if error is None and self._failure is not None:
                 error, self._failure_raised = self._failure, True
             if error is not None:
-                raise copy.copy(error)  # each caller's own
+                raise copy.copy(error)  # each caller gets its own copy
             error = await self._change(began)
-        cursor.seen = max(cursor.seen, self._news.number)
-        return self._news
+        cursor.seen = max(cursor.seen, self._newest.number)
+        return self._newest
 
     async def _change(self, began: float) -> BaseError | None:
-        """Wait for a change, for a call that began then; returns an unreadable message's error."""
+        """Wait for a change; returns the error if an unreadable message ends the wait.
+
+        Args:
+            began: when the call began, on the event loop's clock.
+        """
         now, gap, since = self.loop.time(), self._settings.gap, self._doubted_since
-        # Without a doubt, look again later: one may begin meanwhile.
-        wait = max(gap, _LOOK_SECONDS) if since is None else max(began, since) + gap - now
+        # If there is no doubt now, check again later: one may begin meanwhile.
+        wait = max(gap, _RECHECK_SECONDS) if since is None else max(began, since) + gap - now
         if wait <= 0:
             kind = type(self._reason) if isinstance(self._reason, NetworkError) else NetworkError
             raise kind(
@@ -159,7 +163,7 @@ class AccountStream:
             self._catching_up = self._start(self._catch_up())
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether a call in this event loop can use the stream, or a new stream is needed."""
+        """Whether a call in this event loop can use the stream; if not, it needs a new one."""
         if self._key_refused and self._state is StreamState.REFUSED:
             return True
         return self.loop is loop and not (self._failure and self._failure_raised)
@@ -189,41 +193,41 @@ class AccountStream:
 
     # -- the newest account -----------------------------------------------------------------
 
-    def _wake(self, complaint: BaseError | None = None) -> None:
+    def _wake(self, error: BaseError | None = None) -> None:
         waiting, self._waiting = self._waiting, set()
         for changed in waiting:
-            changed.set_result(complaint)
+            changed.set_result(error)
 
-    def _complain(self, failure: Exception) -> None:
-        """Raise this in all waiting calls, or else in the next call."""
-        complaint = self._source.redacted(failure)
+    def _report(self, failure: Exception) -> None:
+        """Raise the failure in all waiting calls, or in the next call if none waits."""
+        error = self._source.redacted(failure)
         if self._waiting:
-            self._wake(complaint)
+            self._wake(error)
         else:
-            self._complaint = complaint
-        self.doubt(complaint)
+            self._unreported = error
+        self.doubt(error)
 
     def _take(self, answer: AccountAnswer, version: int | None, *, pushed: bool) -> bool:
-        """Publish an account and end the doubt; returns whether it is current, not an older one."""
+        """Publish an account and end the doubt; returns False for an older account."""
         timestamp = answer.timestamp
         if _is_older(version, self._version) or _is_older(timestamp, self._timestamp):
             return False
-        # The snapshot after a reconnection repeats the account if nothing happened.
+        # The snapshot after a reconnection repeats the account if nothing has changed.
         repeats = (
-            self._news is not None
+            self._newest is not None
             and version is not None
             and version == self._version
-            and answer.info["data"] == self._news.copy().info["data"]
+            and answer.info["data"] == self._newest.copy().info["data"]
         )
-        # After a read, the next pushed account may count its versions anew.
+        # After a read (without a version), any version may follow.
         self._version = version
         if timestamp and self._source.clock_ahead(timestamp) > -_MAX_AHEAD_MS:
             self._timestamp = timestamp
         self._fresh_at, self._doubted_since = self.loop.time(), None
         self._stop_catching_up()
         if not repeats:
-            self._news = News(answer, next(self._numbers), pushed=pushed)
-            self._complaint = None
+            self._newest = PublishedAccount(answer, next(self._numbers), pushed=pushed)
+            self._unreported = None
             self._wake()
         return True
 
@@ -246,7 +250,7 @@ class AccountStream:
                 self._reason = self._source.redacted(error)
                 self._source.warn(f"the account could not be read after a gap: {self._reason}")
                 if isinstance(self._reason, BadResponse):
-                    self._complain(self._reason)
+                    self._report(self._reason)
             wait = max(self._settings.snapshot, backoff(failures))
 
     # -- the connection ---------------------------------------------------------------------
@@ -258,7 +262,7 @@ class AccountStream:
         return task
 
     def _interrupted(self, _: object) -> None:
-        if self._failure is None:  # not closed, but cancelled by others: the next call starts anew
+        if self._failure is None:  # cancelled by others: the next call starts a new stream
             self._failure = NetworkError("the task of the stream was cancelled")
             self._failure_raised = True
             self._state = StreamState.OFF
@@ -286,8 +290,8 @@ class AccountStream:
             except BaseError as error:
                 self._end(error)
                 return
-            except Exception as error:  # noqa: BLE001 - no fault of this program ends the stream
-                self._complain(error)
+            except Exception as error:  # noqa: BLE001 - a bug must not end the stream
+                self._report(error)
             failures = 1 if self.loop.time() - began > _STABLE_SECONDS else failures + 1
             if wait is None:
                 first = self._settings.first_wait
@@ -301,8 +305,8 @@ class AccountStream:
         """One connection, until it ends.
 
         Raises:
-            TransientError: it ended, and another one may succeed.
-            BaseError: it was permanently refused.
+            TransientError: it ended, and another connection may succeed.
+            BaseError: the venue refused it permanently.
         """
         self._state = StreamState.CONNECTING
         try:
@@ -348,7 +352,7 @@ class AccountStream:
                 return
 
     def _clock_adjusted(self, error: Exception, venue_time: int | None) -> bool:
-        """Use the venue's clock, once per login, if ours may be the reason for the refusal."""
+        """Use the venue's clock if ours may be the reason for the refusal, once per login."""
         clock_refused = isinstance(error, InvalidNonce)
         key_refused = type(error) is AuthenticationError
         if venue_time is None or self._clock_used or not (clock_refused or key_refused):
@@ -366,14 +370,14 @@ class AccountStream:
         while True:
             try:
                 body = await self._in_silence(socket.receive(), "no heartbeat")
-                await asyncio.sleep(0)  # the other tasks' turn, even in a flood
+                await asyncio.sleep(0)  # lets other tasks run, even during a flood of messages
                 message = read_message(body)
-                if isinstance(message, AccountNews) and not self._take(
+                if isinstance(message, AccountUpdate) and not self._take(
                     message.answer, message.version, pushed=True
                 ):
                     self.doubt()
             except (BadResponse, ValueError, ArithmeticError, RecursionError) as error:
-                self._complain(error if isinstance(error, BadResponse) else BadResponse(str(error)))
+                self._report(error if isinstance(error, BadResponse) else BadResponse(str(error)))
                 continue
             if isinstance(message, Reply):
                 return message

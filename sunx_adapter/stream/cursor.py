@@ -1,4 +1,4 @@
-"""Published accounts, and which caller has seen which: every published account has a number."""
+"""Published accounts, which are numbered, and cursors: the number that each caller got last."""
 
 import asyncio
 from contextvars import ContextVar
@@ -8,14 +8,14 @@ from sunx_adapter.protocol.account import AccountAnswer, read_account
 from sunx_adapter.protocol.document import decode_json
 
 
-class News:
+class PublishedAccount:
     """A published account.
 
     Args:
-        answer: the account. Every caller but the first gets a copy decoded anew, so that no caller
-            sees what another one does to its ``info``.
-        number: larger than those of earlier accounts.
-        pushed: whether it came by push, not by REST.
+        answer: the account. Every caller except the first gets a new copy, so that a change to one
+            caller's ``info`` does not affect the others.
+        number: larger than the numbers of earlier accounts.
+        pushed: whether the account was pushed, not read over REST.
     """
 
     def __init__(self, answer: AccountAnswer, number: int, *, pushed: bool) -> None:
@@ -24,12 +24,12 @@ class News:
         self._body = answer.document.body
 
     def answer(self) -> AccountAnswer:
-        """The account, for one caller alone."""
+        """The account, as an object that no other caller gets."""
         first, self._first = self._first, None
         return first or self.copy()
 
     def copy(self) -> AccountAnswer:
-        """The account, decoded anew."""
+        """A new copy of the account."""
         return read_account(decode_json(self._body))
 
 
@@ -43,12 +43,12 @@ class Cursor:
 
 
 class Cursors:
-    """One cursor per task: the one that calls ``watch_balance()``.
+    """One cursor for each task that calls ``watch_balance()``.
 
-    A new task starts from the cursor of the task that made it. A function that calls
-    ``watch_balance()`` may run in a task of its own each time, as in ``asyncio.wait_for``, made by
-    a task that never calls itself; so an ended task's cursor also goes to the next new task. A loop
-    over either never gets a balance twice.
+    A new task starts from the cursor of the task that made it. But a loop may also make a new task
+    for each call (as ``asyncio.wait_for`` does) without ever calling ``watch_balance()`` itself.
+    Therefore a new task also takes over the cursor of an ended task. So neither kind of loop gets a
+    balance twice.
     """
 
     def __init__(self) -> None:

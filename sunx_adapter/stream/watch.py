@@ -14,15 +14,15 @@ from sunx_adapter.stream.cursor import Cursor, Cursors
 
 
 class BalanceWatch:
-    """An exchange's stream. It is replaced when the exchange's keys or addresses change."""
+    """An exchange's present stream, which is replaced when keys or addresses change."""
 
     def __init__(self, source: StreamSource) -> None:
         self._source = source
         self._cursors = Cursors()
-        # For all its streams, so that a cursor works with a later stream too.
+        # All streams share the numbers, so that a cursor works with a later stream, too.
         self._numbers = itertools.count(1)
         self._stream: AccountStream | None = None
-        # The latest stream, even if it was closed, and what it was made for.
+        # The latest stream, even if it was closed, and its keys and addresses.
         self._latest: AccountStream | None = None
         self._identity: object = None
 
@@ -32,23 +32,23 @@ class BalanceWatch:
         """The next balance.
 
         Args:
-            mapped: makes a balance of an account.
-            cursor: what the caller has seen; the current task's cursor if ``None``.
+            mapped: converts an account to a balance.
+            cursor: the caller's cursor; default: the current task's.
         """
         cursor = cursor or self._cursors.current()
         while True:
             stream = await self._current()
             try:
-                news = await stream.next(cursor)
+                account = await stream.next(cursor)
                 break
             except ExchangeClosedByUser:
                 if self._stream in (None, stream):
                     raise
-                # Only replaced, because another task has changed the keys or addresses.
+                # The stream was only replaced: another task has changed the keys or addresses.
         try:
-            return mapped(news.answer())
+            return mapped(account.answer())
         except BadResponse as error:
-            if news.pushed:
+            if account.pushed:
                 stream.doubt(error)
             raise
 

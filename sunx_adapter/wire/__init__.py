@@ -1,1 +1,1 @@
-"""HTTP/1.1 GETs over kept connections: sans-IO code, driven by threads or by tasks."""
+"""HTTP/1.1 GET requests over kept connections, for threads and for tasks."""

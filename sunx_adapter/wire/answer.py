@@ -1,7 +1,7 @@
-"""The answer to one GET, from the bytes that arrive. No sockets, no clock.
+"""Reads the answer to one GET from the received bytes. No sockets, no clock.
 
 httptools (llhttp, the parser of Node.js) parses the bytes. This module makes sure that an answer
-belongs to its request: anything else that arrives fails the request or ends the connection.
+belongs to its request: any other bytes make the request fail or end the connection.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_FRAMING_BYTES: Final = 65_536
-"""The longest head, and the longest framing between two pieces of a body."""
+"""The size of the longest head, and of the longest framing between two pieces of a body."""
 
 _STATUSES: Final = range(200, 600)
 _INTERIM: Final = range(100, 200)
@@ -22,7 +22,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 
 
 class WireError(OSError):
-    """The connection failed, or what arrived is no answer. Another try may succeed."""
+    """The connection failed, or the bytes are not an answer. Another try may succeed."""
 
 
 class DeclinedError(Exception):
@@ -30,7 +30,7 @@ class DeclinedError(Exception):
 
     Attributes:
         status: the HTTP status.
-        location: where a redirect points; ``None`` if the answer is none.
+        location: the target of a redirect; ``None`` if the answer is not a redirect.
     """
 
     def __init__(self, reason: str, status: int, location: str | None = None) -> None:
@@ -40,19 +40,19 @@ class DeclinedError(Exception):
 
 
 class RawAnswer:
-    """An answer, its body not decompressed. Feed it bytes until it has ended.
+    """An answer whose body is not decompressed. Feed it bytes until it has ended.
 
     Args:
-        limit: the largest body, in bytes as they arrive.
+        limit: the size of the largest accepted body, in bytes before decompression.
 
     Attributes:
-        status: of the final head; 0 until that has arrived.
-        headers: of the final head, names in lower case, repeated ones joined.
-        raw_headers: the same, unchanged.
+        status: the status of the final head; 0 until that head has arrived.
+        headers: the headers of the final head, with names in lower case and repeated ones joined.
+        raw_headers: the same headers, unchanged.
         ended: whether the answer is complete.
-        reusable: whether the connection can take another request: the answer is whole, nothing
-            follows it, and neither side is about to close.
-        too_large: whether the body is larger than the limit; it is then dropped.
+        reusable: whether the connection can be used again: the answer is complete, no bytes follow
+            it, and neither side is about to close.
+        too_large: whether the body is larger than the limit; then it is dropped.
     """
 
     def __init__(self, limit: int) -> None:
@@ -75,7 +75,7 @@ class RawAnswer:
         return b"".join(self._body)
 
     def content(self) -> tuple[bytes, str | None]:
-        """The decompressed body, and what is wrong with it, if anything."""
+        """The decompressed body, and its defect or ``None``."""
         if self.too_large:
             return b"", too_large_text(self._limit)
         return decompressed(self.body, self.headers.get("content-encoding", ""), self._limit)
@@ -84,7 +84,7 @@ class RawAnswer:
         """Parse the next bytes.
 
         Raises:
-            WireError: they are no HTTP answer, or its head is too long.
+            WireError: they are not an HTTP answer, or its head is too long.
         """
         assert self._parser is not None, "the answer has ended"
         self._framing += len(data)
@@ -101,7 +101,7 @@ class RawAnswer:
             self.reusable = False
             if not self.ended:
                 reason = cause if isinstance(cause, WireError) else error
-                raise WireError(f"the answer is no HTTP: {reason}") from None
+                raise WireError(f"the answer is not HTTP: {reason}") from None
         if self.ended:
             self._parser = None  # it refers to this object
             self.reusable = self.reusable and self._ends_here()
@@ -112,7 +112,7 @@ class RawAnswer:
         """The peer closed the connection.
 
         Raises:
-            WireError: the answer is not whole.
+            WireError: the answer is incomplete.
         """
         self._parser = None
         self.reusable = False
@@ -135,7 +135,7 @@ class RawAnswer:
     # -- called by httptools ----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """An answer begins; a second one would belong to no request."""
+        """An answer begins; a second one belongs to no request."""
         if self.ended:
             self.reusable = False
 
@@ -162,7 +162,7 @@ class RawAnswer:
         """The final head has arrived.
 
         Raises:
-            WireError: no answer has this status.
+            WireError: the status is invalid.
         """
         if status not in _STATUSES:
             raise WireError(f"the answer has the status {status}")

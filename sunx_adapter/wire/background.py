@@ -1,7 +1,7 @@
-"""Blocking work in a thread of its own, for callers with a deadline.
+"""Runs blocking work in its own thread, for callers with a deadline.
 
-Neither the system's resolver nor a Redis client can be interrupted, and one that does not answer
-must not block the few threads that an event loop has.
+Neither the system's resolver nor a Redis client can be interrupted. If one of them hangs, it must
+not block an event loop's few threads.
 """
 
 import threading
@@ -20,18 +20,18 @@ def seconds_left(deadline: float) -> float:
     """Seconds until a deadline on :func:`time.monotonic`'s clock.
 
     Raises:
-        TimeoutError: there are none.
+        TimeoutError: the deadline has passed.
     """
     if (left := deadline - time.monotonic()) <= 0:
         raise TimeoutError("the deadline has passed")
     return left
 
 
-def for_loop(
+def remember_for_loop(
     by_loop: "dict[AbstractEventLoop, Result]", loop: "AbstractEventLoop", new: Result
 ) -> Result:
-    """Note what belongs to an event loop, and forget what belonged to closed ones."""
-    # One by one: another thread may note something for its own loop meanwhile.
+    """Store an event loop's value, and drop the values of closed loops; returns the value."""
+    # One by one: another thread may store its own loop's value meanwhile.
     for ended in [each for each in list(by_loop) if each.is_closed()]:
         by_loop.pop(ended, None)
     by_loop[loop] = new
@@ -43,7 +43,7 @@ class Background(Generic[Result]):
 
     Args:
         work: the function; it may block.
-        discard: called with a result that comes too late, such as an open socket.
+        discard: called with a result that is too late, such as an open socket.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Background(Generic[Result]):
     def _run(self, work: Callable[[], Result]) -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting call
             if self._future.set_running_or_notify_cancel():
                 self._future.set_exception(error)
             return
@@ -75,8 +75,8 @@ class Background(Generic[Result]):
 
         Raises:
             TimeoutError: the deadline has passed.
-            ConnectionAbortedError: it was aborted.
-            Exception: what the function raised.
+            ConnectionAbortedError: :meth:`abort` was called.
+            Exception: the function's own exception.
         """
         try:
             return self._future.result(max(deadline - time.monotonic(), 0))

@@ -1,11 +1,11 @@
 """The connection pool and one request over it, written once for threads and for tasks.
 
 The coroutines here suspend only in the methods of a :class:`Socket`. Those of
-:mod:`~sunx_adapter.wire.threads` never suspend, so a call for a thread ends at its first step.
+:mod:`~sunx_adapter.wire.threads` never suspend, so one ``send(None)`` runs a call to its end.
 
-An answer belongs to its request. HTTP/1.1 has no request ids, so a connection is used again only
-if nothing but whole answers ever arrived on it. This is checked right before the next request is
-written. And it is used again only by the same owner, because a late duplicate looks like an answer.
+Each request gets its own answer. HTTP/1.1 has no request ids, so a connection is used again only if
+nothing but complete answers has arrived on it. This is checked right before the next request is
+written. Only the same owner uses a connection again, because a late duplicate looks like an answer.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from sunx_adapter.wire.route import (
     ProxyError,
     origin_of,
     proxy_at,
-    written,
+    request_bytes,
 )
 from sunx_adapter.wire.settings import IDLE_SECONDS, ConnectionSettings
 
@@ -34,16 +34,16 @@ CHUNK: Final = 65_536
 _RECORD_HEAD: Final = 5
 
 PoolKey = tuple[Origin, str, ConnectionSettings]
-"""Where a connection leads, its owner, and how it was made."""
+"""A connection's origin, owner and settings."""
 
 
 class Socket:
-    """One TCP connection; threads and tasks differ in how they wait for it.
+    """One TCP connection. Subclasses wait for it in threads or in tasks.
 
     Attributes:
-        connected: the socket.
+        connected: the connected socket.
         deadline: when every wait ends, on :func:`time.monotonic`'s clock.
-        now: returns the time in seconds, by the event loop's clock if there is one.
+        now: returns the time in seconds, on the event loop's clock if there is one.
     """
 
     now: Callable[[], float] = staticmethod(time.monotonic)
@@ -76,22 +76,22 @@ class Socket:
             return b""
 
     def abort(self) -> None:
-        """Make the present use of the connection fail; its user then closes it."""
+        """Make the present use of the connection fail; its user then closes the connection."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close it at once. In a forked child, the parent's connection stays open."""
+        """Close the connection at once. In a forked child, the parent's copy stays open."""
         self.connected.close()
 
 
 class Tls:
-    """TLS over a socket, or over another TLS. :mod:`ssl` does the work, on bytes in memory."""
+    """TLS over a socket, or over another TLS layer. It uses :mod:`ssl` on bytes in memory."""
 
     def __init__(self, below: "Socket | Tls", context: ssl.SSLContext, host: str) -> None:
         self._below = below
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
-        self._record = b""  # what has arrived of a record that is not whole yet
+        self._record = b""  # the part of an incomplete record that has arrived
 
     async def handshake(self) -> None:
         """Perform the TLS handshake.
@@ -103,7 +103,7 @@ class Tls:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self._take_turns()
+                await self._flush_and_feed()
             else:
                 return await self._flush()
 
@@ -115,14 +115,14 @@ class Tls:
     async def receive(self) -> bytes:
         """Wait for bytes; empty once the peer has closed."""
         while (data := self._decrypted()) is None:
-            await self._take_turns()
+            await self._flush_and_feed()
         return data
 
     def arrived(self) -> bytes | None:
         """The bytes that have arrived, without waiting; ``None`` if there are none.
 
-        Records without data, such as session tickets, do not count unless they are many. Part of a
-        record does: the rest may be an answer.
+        Records without data, such as session tickets, do not count unless they are many. A part of
+        a record counts: with its rest, it may be an answer.
         """
         length = 0
         try:
@@ -137,7 +137,7 @@ class Tls:
 
     def _decrypted(self) -> bytes | None:
         if not (self._in.pending or self._in.eof or self._tls.pending()):
-            return None  # as below, without an exception, which takes long
+            return None  # as below, but without an exception, which is slow
         try:
             return self._tls.read(CHUNK)
         except ssl.SSLWantReadError:
@@ -145,7 +145,7 @@ class Tls:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
 
-    async def _take_turns(self) -> None:
+    async def _flush_and_feed(self) -> None:
         await self._flush()
         if data := await self._below.receive():
             self._feed(data)
@@ -157,7 +157,7 @@ class Tls:
         records, end, begin = self._record + encrypted, 0, 0
         while end <= len(records):
             begin = end
-            # A record's head ends with the length of what follows it (RFC 8446, 5.1).
+            # A record's head ends with the length of the rest of the record (RFC 8446, 5.1).
             length = int.from_bytes(records[begin + _RECORD_HEAD - 2 : begin + _RECORD_HEAD])
             end = begin + _RECORD_HEAD + length
         self._record = records[begin:]
@@ -200,37 +200,37 @@ class Connection:
             answer.feed(data) if data else answer.end()
         return answer
 
-    def rest(self) -> None:
-        """Note that it is idle from now on."""
+    def mark_idle(self) -> None:
+        """Start the idle time."""
         self._old_at = self.tcp.now() + IDLE_SECONDS
 
     def is_old(self) -> bool:
-        """Whether it was idle for so long that the peer may be about to close it."""
+        """Whether the idle time is so long that the peer may be about to close the connection."""
         return self.tcp.now() > self._old_at
 
-    def is_fit(self) -> bool:
-        """Whether it can take a request: it is not old, and nothing arrived unasked."""
+    def is_usable(self) -> bool:
+        """Whether it can send a request: it is not old, and no unrequested bytes have arrived."""
         return not self.is_old() and self.top.arrived() is None
 
 
 class Pool:
     """The connections of one process or event loop.
 
-    It has no lock: each step on a list or dict is atomic. A lock would hang for ever when a signal
-    handler closes or uses the exchange while the interrupted code holds it.
+    It has no lock: each operation on a list or dict is atomic. With a lock, a signal handler that
+    closes or uses the exchange would wait for ever if the interrupted code held the lock.
     """
 
     def __init__(self) -> None:
-        # Weakly: what is closed or was left by an interrupted user needs no more care.
+        # Weak references: closed and abandoned connections need no further handling.
         self._open: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._idle: dict[PoolKey, list[Connection]] = {}
 
     def add(self, opened: Any) -> None:
-        """Remember a socket, or a dialling that is under way."""
+        """Remember a socket, or a connection attempt, for :meth:`abort`."""
         self._open[id(opened)] = opened
 
     def take(self, key: PoolKey) -> Connection | None:
-        """Take the connection that was used last, for the caller alone."""
+        """Take the most recently used idle connection; then only the caller has it."""
         try:
             connection = self._idle[key].pop()
         except (KeyError, IndexError):
@@ -242,11 +242,11 @@ class Pool:
 
     def give_back(self, key: PoolKey, connection: Connection) -> None:
         """Keep a connection for its owner's next request."""
-        connection.rest()
+        connection.mark_idle()
         self._idle.setdefault(key, []).append(connection)
 
     def drop_idle(self, *, but: ConnectionSettings | None = None) -> None:
-        """Close the idle connections, but those with these settings that are not too old."""
+        """Close idle connections that are old or do not have the settings ``but``."""
         for key, kept in list(self._idle.items()):
             for each in list(kept):
                 if key[2] != but or each.is_old():
@@ -254,11 +254,11 @@ class Pool:
                         kept.remove(each)
                         each.tcp.close()
             if not kept:
-                # What another thread is just giving back is closed with its last reference.
+                # If another thread gives one back now, its last reference closes it.
                 self._idle.pop(key, None)
 
     def abort(self) -> list[Any]:
-        """Close the idle connections and make the use of the others fail; returns all of them."""
+        """Close the idle connections and make uses of the others fail; returns all of them."""
         ended = self._all()
         self.drop_idle()
         for used in ended:
@@ -285,7 +285,7 @@ class Connections:
         raise NotImplementedError
 
     async def turn(self) -> None:
-        """Let other calls get as far as this one, before its request is prepared and written."""
+        """Let other tasks run before this call's request is prepared and written."""
 
     async def dial(self, origin: Origin, deadline: float) -> Socket:
         """Connect to an origin, without TLS."""
@@ -305,15 +305,15 @@ class Connections:
 
         Args:
             address: the request's scheme, host and port, or any URL with them.
-            owner: whose connections may be used.
-            prepare: makes the request once there is a connection; called again if that connection
+            owner: the owner of the connections to use.
+            prepare: makes the request once there is a connection; called again if the connection
                 turns out to be unusable.
             settings: how to connect.
             deadline: on :func:`time.monotonic`'s clock.
-            limit: the largest body, in bytes as it arrives.
+            limit: the size of the largest accepted body, in bytes before decompression.
 
         Raises:
-            OSError: there is no whole answer; a TimeoutError if there is none in time.
+            OSError: there is no complete answer; TimeoutError if there is none in time.
             UnsendableError: the request cannot be sent.
         """
         origin = origin_of(address)
@@ -328,8 +328,8 @@ class Connections:
             try:
                 await self.turn()
                 request = await prepare()
-                text = written(request, proxy_at(settings.proxy))
-                if connection.is_fit():
+                text = request_bytes(request, proxy_at(settings.proxy))
+                if connection.is_usable():
                     await connection.top.send(text)
                     request.sent()
                     answer = await connection.answer(limit)

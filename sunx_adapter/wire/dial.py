@@ -1,6 +1,6 @@
-"""Connecting to the quickest of a host's addresses (Happy Eyeballs, RFC 8305).
+"""Connects to the host's address that answers first (Happy Eyeballs, RFC 8305).
 
-It blocks; both threads and tasks run it in :mod:`~sunx_adapter.wire.background`.
+Connecting blocks, so threads and tasks run it in :mod:`~sunx_adapter.wire.background`.
 """
 
 import contextlib
@@ -15,27 +15,27 @@ from sunx_adapter.wire.background import Background, seconds_left
 from sunx_adapter.wire.route import Origin
 
 _NEXT_ADDRESS_SECONDS: Final = 0.25
-"""The head start of an address before the next one is tried too."""
+"""The head start of an address before the next one is tried, too."""
 
 Address = tuple[int, Any]
-"""Family and what :meth:`socket.socket.connect` takes."""
+"""An address family, and the argument for :meth:`socket.socket.connect`."""
 
 
-def dialled(origin: Origin, deadline: float) -> Background[socket.socket]:
-    """Begin to connect to an origin, until a deadline on :func:`time.monotonic`'s clock."""
+def dial_in_background(origin: Origin, deadline: float) -> Background[socket.socket]:
+    """Start to connect to an origin, with a deadline on :func:`time.monotonic`'s clock."""
     return Background(lambda: _dial(origin, deadline), discard=lambda late: late.close())
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """The addresses of a host, the families alternating. Blocks as long as the system's resolver.
+    """The addresses of a host, with alternating families. Blocks as the system's resolver does.
 
     Raises:
-        WireError: it has none.
+        WireError: the host has no address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a host name"
         raise WireError(f"{host}: {reason}") from None
     families = dict.fromkeys(family for family, *_ in found)
     columns = [[(f, address) for f, *_, address in found if f == family] for family in families]

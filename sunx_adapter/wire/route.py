@@ -23,16 +23,16 @@ class UnsendableError(ValueError):
 
 
 class ProxyError(WireError):
-    """The proxy does not open a tunnel."""
+    """The proxy opened no tunnel."""
 
 
 class GetRequest(NamedTuple):
     """A GET.
 
     Attributes:
-        url: encoded.
-        headers: all but ``Host``, which the URL gives.
-        sent: called once it is written.
+        url: the encoded URL.
+        headers: all headers except ``Host``, which comes from the URL.
+        sent: called as soon as the request is written.
     """
 
     url: str
@@ -45,7 +45,7 @@ class GetRequest(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a connection leads."""
+    """The other end of a connection."""
 
     encrypted: bool
     host: str
@@ -62,11 +62,11 @@ def origin_of(address: str) -> Origin:
     """The origin of an address; its path does not matter.
 
     Raises:
-        UnsendableError: the address is no HTTP URL.
+        UnsendableError: the address is not an HTTP URL.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UnsendableError("the address is no HTTP URL")
+        raise UnsendableError("the address is not an HTTP URL")
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
     return Origin(parts.scheme == "https", parts.hostname, port)
 
@@ -75,10 +75,10 @@ class Proxy:
     """An HTTP or SOCKS 5 proxy.
 
     Args:
-        url: a valid one, user name and password percent-encoded.
+        url: a valid URL, with user name and password percent-encoded.
 
     Attributes:
-        origin: the proxy's own.
+        origin: the origin of the proxy itself.
     """
 
     def __init__(self, url: str) -> None:
@@ -97,14 +97,14 @@ class Proxy:
         return f"Proxy-Authorization: Basic {token}\r\n"
 
     def forwards(self, origin: Origin) -> bool:
-        """Whether it forwards the request instead of opening a tunnel."""
+        """Whether the proxy forwards requests to this origin instead of opening a tunnel."""
         return self._speaks_http and not origin.encrypted
 
     def handshake(self, origin: Origin) -> Handshake:
         """Open a tunnel to an origin.
 
         Raises:
-            ProxyError: the proxy does not open one.
+            ProxyError: the proxy opened no tunnel.
         """
         return self._connect(origin) if self._speaks_http else self._socks(origin)
 
@@ -112,13 +112,13 @@ class Proxy:
         where, answer = origin.authority, RawAnswer(limit=0)
         request = f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{self.authorization}\r\n"
         answer.feed((yield request.encode()))
-        while not answer.status:  # the tunnel begins behind the head (RFC 9110, 9.3.6)
+        while not answer.status:  # the tunnel begins after the head (RFC 9110, 9.3.6)
             answer.feed((yield b""))
         if answer.status not in _TUNNEL_MADE:
             raise ProxyError(f"the proxy answered HTTP {answer.status}")
 
     def _socks(self, origin: Origin) -> Handshake:
-        # Of the extra "socks". It encodes and decodes messages; where they end is decided here.
+        # socksio (the extra "socks") encodes and decodes messages; this method finds their ends.
         from socksio import SOCKSError, socks5  # noqa: PLC0415
 
         method, kind = socks5.SOCKS5AuthMethod, socks5.SOCKS5AType
@@ -128,7 +128,7 @@ class Proxy:
             received += yield socks5.SOCKS5AuthMethodsRequest([wanted]).dumps()
             chosen = socks5.SOCKS5AuthReply.loads((yield from _exactly(received, 2)))
             if chosen.method != wanted:
-                raise ProxyError("the proxy wants another kind of login")
+                raise ProxyError("the proxy requires another kind of login")
             if wanted is method.USERNAME_PASSWORD:
                 name, password = (word.encode() for word in self._user)
                 received += yield socks5.SOCKS5UsernamePasswordRequest(name, password).dumps()
@@ -153,7 +153,7 @@ class Proxy:
 
 @lru_cache(maxsize=64)
 def proxy_at(url: str | None) -> Proxy | None:
-    """The proxy with that URL, if there is one."""
+    """The proxy with this URL; ``None`` for no URL."""
     return Proxy(url) if url else None
 
 
@@ -165,8 +165,8 @@ def _exactly(received: bytearray, count: int) -> Generator[bytes, bytes, bytes]:
     return taken
 
 
-def written(request: GetRequest, proxy: Proxy | None) -> bytes:
-    """A request's bytes, as they are sent through this proxy (or directly).
+def request_bytes(request: GetRequest, proxy: Proxy | None) -> bytes:
+    """A request's bytes, for this proxy or for a direct connection.
 
     Raises:
         UnsendableError: the address or a header cannot be sent.
@@ -177,13 +177,13 @@ def written(request: GetRequest, proxy: Proxy | None) -> bytes:
         target, more = f"{scheme}//{authority}{target}", proxy.authorization
     if not target.isascii() or target.encode().translate(None, _URL_CHARACTERS):
         raise UnsendableError("the address cannot be used: not all its characters may be in a URL")
-    lines = _lines((("Host", authority), *request.headers.items()))
+    lines = _header_lines((("Host", authority), *request.headers.items()))
     return f"GET {target} HTTP/1.1\r\n{lines}{more}\r\n".encode()
 
 
 @lru_cache(maxsize=256)
-def _lines(headers: tuple[tuple[str, str], ...]) -> str:
-    # Cached, since requests differ only in their addresses.
+def _header_lines(headers: tuple[tuple[str, str], ...]) -> str:
+    # Cached: an exchange's requests differ only in their addresses.
     for name, text in headers:
         if not is_sendable_header(name, text):
             raise UnsendableError(f"the request cannot be sent: the header {name!r} cannot be sent")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import certifi
 
 IDLE_SECONDS: Final = 15.0
-"""A connection that was idle for longer is not used again, since the peer may close it."""
+"""After a longer idle time, a connection is not used again: the peer may be closing it."""
 
 
 class ConnectionSettings(NamedTuple):
@@ -26,7 +26,7 @@ class ConnectionSettings(NamedTuple):
     trust_env: bool = False
 
     def tls_context(self) -> ssl.SSLContext:
-        """A context that verifies certificates and host names; one per kind of settings."""
+        """A context that verifies certificates and host names; equal settings share it."""
         return _tls_context(self.cafile, self.trust_env)
 
 

@@ -1,21 +1,21 @@
-"""Connections for asyncio's tasks. The caller enforces the deadline."""
+"""Connections for asyncio tasks. The caller enforces the deadline."""
 
 import asyncio
 import socket
 from typing import Any, Final
 
 from sunx_adapter.wire.answer import WireError
-from sunx_adapter.wire.background import for_loop
+from sunx_adapter.wire.background import remember_for_loop
 from sunx_adapter.wire.connections import Connections, Pool, Socket
-from sunx_adapter.wire.dial import dialled
+from sunx_adapter.wire.dial import dial_in_background
 from sunx_adapter.wire.route import Origin
 
 _MAX_UNASKED_BYTES: Final = 262_144
-"""A peer that sends more than this while nobody reads is cut off."""
+"""The connection is closed if the peer sends more than this while nobody reads."""
 
 
 class TaskSocket(Socket, asyncio.Protocol):
-    """A TCP connection. TLS is a layer above it (``Tls``), not asyncio's.
+    """A TCP connection. For TLS, use the layer ``Tls`` above it, not asyncio's.
 
     Attributes:
         lost: done once the connection has ended.
@@ -32,11 +32,11 @@ class TaskSocket(Socket, asyncio.Protocol):
         self._failure: Exception | None = None
 
     async def send(self, data: bytes) -> None:
-        """Send all of it; what the peer does not take at once is sent in the background."""
+        """Send all of it, in the background if the peer does not take it at once."""
         if self.lost.done():
             return
         if not self._transport.get_write_buffer_size():
-            # At once: uvloop's transport would write only at the end of the loop's iteration.
+            # Not by the transport: uvloop's writes only at the end of the loop's iteration.
             try:
                 sent = self.connected.send(data)
             except BlockingIOError:
@@ -67,7 +67,7 @@ class TaskSocket(Socket, asyncio.Protocol):
             return data
         if self.lost.done() or self._failure is not None or self._transport.is_closing():
             return b""
-        # The event loop may have been busy, and not have read from the socket yet.
+        # A busy event loop may not have read from the socket yet.
         return super().arrived()
 
     def abort(self) -> None:
@@ -113,19 +113,19 @@ class TaskConnections(Connections):
     def pool(self) -> Pool:
         """This event loop's pool."""
         loop = asyncio.get_running_loop()
-        return self._pools.get(loop) or for_loop(self._pools, loop, Pool())
+        return self._pools.get(loop) or remember_for_loop(self._pools, loop, Pool())
 
     async def turn(self) -> None:
-        """Let the other tasks that can run get as far as this one.
+        """Let the other tasks that are ready get to this point, too.
 
-        Then they write one right after the other. A write between two long calculations wakes the
-        network or the peer anew, which takes up to a third of a call's time.
+        Then they write one right after the other. A single write between two long calculations
+        wakes the network or the peer again, which takes up to a third of a call's time.
         """
         await asyncio.sleep(0)
 
     async def dial(self, origin: Origin, deadline: float) -> TaskSocket:
         """Connect to an origin, without TLS."""
-        connected = await dialled(origin, deadline).wait_async()
+        connected = await dial_in_background(origin, deadline).wait_async()
         # From here on asyncio closes the socket, even if this call is cancelled.
         loop = asyncio.get_running_loop()
         try:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sunx_adapter.wire.answer import WireError
 from sunx_adapter.wire.background import seconds_left
 from sunx_adapter.wire.connections import CHUNK, Connections, Pool, Socket
-from sunx_adapter.wire.dial import dialled
+from sunx_adapter.wire.dial import dial_in_background
 from sunx_adapter.wire.route import Origin
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ class ThreadSocket(Socket):
         return data
 
     def abort(self) -> None:
-        """Make the present use of the connection fail; its user then closes it."""
+        """Make the present use of the connection fail; its user then closes the connection."""
         self._aborted = True
         # close() would not wake a thread that reads from the socket; shutdown() does.
         with contextlib.suppress(OSError):
@@ -61,7 +61,7 @@ class ThreadConnections(Connections):
 
     async def dial(self, origin: Origin, deadline: float) -> ThreadSocket:
         """Connect to an origin, without TLS."""
-        dialling = dialled(origin, deadline)
+        dialling = dial_in_background(origin, deadline)
         self.pool().add(dialling)
         if self.closed:
             dialling.abort()
@@ -74,7 +74,7 @@ class ThreadConnections(Connections):
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """The result of a coroutine that never suspends, so that it ends at its first step."""
+    """The result of a coroutine that never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as done:

@@ -1,8 +1,9 @@
-"""httpx's transport seam, in both directions.
+"""httpx transports, in both directions.
 
 :class:`WireTransport` and :class:`AsyncWireTransport` let any ``httpx.Client`` send over this
 package's connections. :class:`GivenTransport` lets an exchange send through any httpx transport
-(``options["transport"]``). Exchanges use neither by default, so httpx is imported only for them.
+(``options["transport"]``). Exchanges use neither by default, so that httpx is imported only if
+needed.
 """
 
 import asyncio
@@ -68,10 +69,10 @@ def _deadline(request: httpx.Request) -> float:
 
 
 class WireTransport(httpx.BaseTransport):
-    """For ``httpx.Client(transport=…)``: GET requests, each answer read whole.
+    """For ``httpx.Client(transport=…)``: sends GET requests and reads the whole answers.
 
     The shortest of httpx's timeouts limits the time for the whole answer. The request extension
-    ``"owner"`` names the owner of the connections to use; owners share none.
+    ``"owner"`` names the owner of the connections to use; owners never share connections.
     """
 
     def __init__(self, settings: ConnectionSettings | None = None) -> None:
@@ -118,7 +119,7 @@ class GivenTransport:
     """Sends over a user's httpx transport, which the user closes.
 
     Raises:
-        TypeError: it is a transport of the wrong kind, or none.
+        TypeError: the object is not a transport, or a transport of the wrong kind.
     """
 
     def __init__(self, transport: object, *, asynchronous: bool) -> None:

@@ -28,14 +28,14 @@ async def _refuse_redirect(
     _context: SimpleNamespace,
     redirect: aiohttp.TraceRequestRedirectParams,
 ) -> None:
-    # aiohttp's WebSocket client follows redirects and has no switch; the login would go elsewhere.
+    # aiohttp's WebSocket client always follows redirects; the login would be sent elsewhere.
     location = redirect.response.headers.get("Location", "")
     redirect.response.close()
     raise DeclinedError("a redirect", redirect.response.status, location)
 
 
 class _Resolver(AbstractResolver):
-    """Looks names up as for REST: aiohttp's own would wait in asyncio's few shared threads."""
+    """Looks names up as for REST: aiohttp's resolver would block asyncio's few threads."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -51,14 +51,14 @@ class _Resolver(AbstractResolver):
         ]  # fmt: skip
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """Nothing to close."""
 
 
 class PushSocket:
-    """One connection; :func:`connect` makes it. For one reader.
+    """One connection, made by :func:`connect`, for one reader.
 
     Attributes:
-        address: where it leads, for messages.
+        address: the URL, for messages.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PushSocket:
 
         Raises:
             WireError: the connection has ended.
-            ValueError: the message is too large, or no message at all.
+            ValueError: the message is too large or invalid.
         """
         message = await self._socket.receive()
         data = message.data
@@ -106,7 +106,7 @@ class PushSocket:
             case aiohttp.WSMsgType.ERROR if data.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
                 raise ValueError(f"the message is larger than {self._max_bytes} bytes")
             case aiohttp.WSMsgType.ERROR:
-                raise ValueError(f"the message is no WebSocket frame: {_reason(data)}")
+                raise ValueError(f"the message is not a WebSocket frame: {_reason(data)}")
             case _:
                 code = self._socket.close_code
                 raise self._ended(f"closed by the other side ({code or 'without a reason'})")
@@ -119,7 +119,7 @@ class PushSocket:
                 async with asyncio.timeout(2 * _CLOSE_SECONDS):
                     await self._socket.close()
         finally:
-            # Even if closing was interrupted: nothing more is sent.
+            # Even if closing was interrupted, so that nothing more is sent.
             tcp = self._socket.get_extra_info("socket")
             with contextlib.suppress(OSError, AttributeError):
                 tcp.shutdown(socket.SHUT_RDWR)
@@ -160,7 +160,7 @@ async def connect(
             yarl.URL(url, encoded=True),
             headers=dict(headers),
             proxy=settings.proxy,
-            # Messages have their own compression; a second one would need a second cap.
+            # The venue compresses messages itself; this second compression would need a limit, too.
             compress=0,
             max_msg_size=max_bytes,
             timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),

@@ -1,4 +1,4 @@
-"""What a fleet costs: ``python -m tests.benchmarks.fleet [once | polled | watched | kills]``.
+"""Benchmark of fleets: ``python -m tests.benchmarks.fleet [once | polled | watched | kills]``.
 
 A venue in a process of its own answers any number of accounts; each balance says when it was sent.
 Two workers read. Everything runs on this machine, so the venue uses its cores, too.
