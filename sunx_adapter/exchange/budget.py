@@ -1,14 +1,13 @@
-"""The read budget: a limit on the reads in any window, shared by all exchanges of one user.
+"""The read budget: limits the reads in any window, counted for all exchanges of one user.
 
-A window in this process counts every read, whatever the storage. A window on Redis, shared by any
-number of processes, is used besides. So a Redis that is flushed, restarted or gone never lets a
-process read more than its own share.
+Every read is counted in this process. With Redis, it is also counted there, for any number of
+processes. So a Redis that is flushed, restarted or gone never lets a process exceed the limit.
 
-A call first reserves a moment, now or later: first come, first served, and no lock is held while
-it waits. Its read is counted when there is a connection to write it to, however long connecting
-took. Until it is known to be written it counts as a read of now, and then as one of that moment: a
-thread may lose its turn in between, and a transport of the user's may still have to connect. A call
-that is killed blocks nobody: its moment passes.
+A call first reserves a time, in order of arrival, and waits for it without a lock. Its read is
+counted once there is a connection, right before it is written. Until the write is confirmed, the
+read counts as made now; afterwards, as made when it was confirmed. In between, the thread may be
+suspended, or the user's transport may still be connecting. A killed call blocks nobody: its
+reservation expires.
 """
 
 import contextlib
@@ -32,10 +31,10 @@ FALLBACK_SHARE: Final = 4
 """With ``options["rateLimitFallback"] = "memory"`` a process keeps to a quarter of the budget."""
 
 SLACK_SECONDS: Final = 0.2
-"""The window is longer by this: a request may take so much longer to the venue than the others."""
+"""Added to the window, because requests take different times to reach the venue."""
 
 _FRESH_SECONDS: Final = 0.1
-"""A read that Redis granted longer ago is asked for anew instead of being written."""
+"""After this time, a read that Redis granted must be requested again."""
 
 _UNREACHABLE_SECONDS: Final = 5.0
 _FEW_USERS: Final = 64
@@ -58,9 +57,9 @@ class _Window:
     """The reads of one user, each by its moment.
 
     Attributes:
-        reserved: when a call may read.
-        sending: when reads were counted that may be written at any moment.
-        written: when reads were written, at the latest.
+        reserved: times that waiting calls have reserved.
+        sending: when reads were counted whose write is not confirmed.
+        written: when writes were confirmed.
     """
 
     __slots__ = ("reserved", "sending", "written")
@@ -71,7 +70,7 @@ class _Window:
         self.written: list[float] = []
 
     def forget(self, until: float, abandoned: float) -> None:
-        """Forget what was written or reserved until then, and sends that were abandoned."""
+        """Drop written and reserved reads up to ``until``, unconfirmed ones up to ``abandoned``."""
         for moments in (self.written, self.reserved):
             del moments[: bisect_right(moments, until)]
         if self.sending and self.sending[0] <= abandoned:
@@ -96,7 +95,7 @@ _lock = threading.RLock()
 
 
 def _unlock() -> None:
-    global _lock  # noqa: PLW0603 - another thread may hold it, and the child of a fork has no other
+    global _lock  # noqa: PLW0603 - in a forked child, no thread exists that could release it
     _lock = threading.RLock()
 
 
@@ -111,19 +110,19 @@ class MemoryWindows:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all reads, for tests: the venue remembers them."""
+        """Forget all reads. For tests only: the venue still counts them."""
         self._windows: dict[str, _Window] = {}
         self._process = os.getpid()
-        self._crowded = _FEW_USERS
+        self._clean_up_at = _FEW_USERS
         self._users: dict[str, str] = {}
 
     def user_of(self, venue: str, api_key: str, uid: str | None) -> str:
-        """Whose reads count together: those of a UID, or of an API key while its UID is unknown.
+        """The user whose reads count together: a UID, or an API key while its UID is unknown.
 
         Args:
             venue: the exchange's id.
-            api_key: of the request; it cannot be read from the result.
-            uid: of the key, if it is known here. From now on all know it.
+            api_key: of the request; the result does not reveal it.
+            uid: of the key, if known. Reads of the key count for it from now on, earlier ones too.
         """
         key = f"{venue}:{_name_of(api_key)}"
         user = f"{venue}:{uid}" if uid else self._users.get(key, key)
@@ -136,7 +135,7 @@ class MemoryWindows:
 
     def current(self, user: str, seconds: float, now: float) -> _Window:
         """A user's reads of the last ``seconds``. The caller holds the lock."""
-        user = self._users.get(user, user)  # a read that began before the UID was known
+        user = self._users.get(user, user)  # for a read that began before the UID was known
         abandoned = now - _LONGEST_SECONDS
         if self._process != os.getpid():
             self._process = os.getpid()
@@ -144,12 +143,12 @@ class MemoryWindows:
                 inherited.sending.clear()  # the parent sends them
         window = self._windows.get(user)
         if window is None:
-            if len(self._windows) >= self._crowded:
+            if len(self._windows) >= self._clean_up_at:
                 for other, used in list(self._windows.items()):
                     used.forget(abandoned, abandoned)
                     if used.is_empty():
                         self._windows.pop(other, None)
-                self._crowded = max(2 * len(self._windows), _FEW_USERS)
+                self._clean_up_at = max(2 * len(self._windows), _FEW_USERS)
             window = self._windows[user] = _Window()
         window.forget(now - seconds, abandoned)
         return window
@@ -183,7 +182,7 @@ class _MemoryRead:
         await self.wait_until(moment, deadline)
 
     async def take(self, deadline: float) -> None:
-        """Count the read as of now, or as soon as there is room, until it is settled."""
+        """Count the read now, or as soon as there is room; a repeated call counts it again."""
         if self._moment is None:
             await self.reserve(deadline)
         while full_until := self._count():
@@ -194,7 +193,7 @@ class _MemoryRead:
         with _lock:
             (window, now), moment = self._now(), self._moment
             assert moment is not None
-            self._forget(window)  # also if it was counted before, and not written after all
+            self._forget(window)  # it may have been counted before without being written
             # Counted first, then judged: a signal handler may count a read in between.
             self._moment, self._counted = now, True
             window.sending.append(now)
@@ -217,7 +216,7 @@ class _MemoryRead:
             await self._waiting.pause(wait)
 
     def settle(self, *, written: bool) -> None:
-        """The read was written by now, or never will be."""
+        """Confirm that the read was written, or give it back."""
         if self._moment is not None:
             with _lock:
                 window, now = self._now()
@@ -235,7 +234,7 @@ class _MemoryRead:
 
     def _forget(self, window: _Window) -> None:
         moments = window.sending if self._counted else window.reserved
-        if self._moment in moments:  # else it has passed, or an error cut short how it was counted
+        if self._moment in moments:  # else it has expired, or an exception interrupted _count()
             moments.remove(self._moment)
 
     def _now(self) -> tuple[_Window, float]:
@@ -259,7 +258,7 @@ class _RedisRead:
         return time.monotonic() <= self._fresh_until
 
     async def take(self, deadline: float) -> None:
-        """Get a read granted, unless one was just before."""
+        """Request a read from Redis, unless one was granted just before."""
         windows = self._windows
         while not self.is_fresh:
             asked, late = time.monotonic(), windows.late
@@ -284,13 +283,13 @@ class _RedisRead:
 
     async def spend(self, remaining: int, deadline: float) -> None:
         """Leave at most ``remaining`` reads."""
-        # Not for long: the answer is there, and the next read will learn the same.
+        # Only briefly: the answer has arrived, and the next one reports the limit again.
         soon = min(deadline, time.monotonic() + _FRESH_SECONDS)
         with contextlib.suppress(NetworkError, TimeoutError):
             await self._ask(soon, 0.0, remaining)
 
     async def _ask(self, deadline: float, late: float, remaining: int = -1) -> float:
-        windows, now, reason = self._windows, time.monotonic(), "no answer just before"
+        windows, now, reason = self._windows, time.monotonic(), "it did not answer a moment ago"
         # The fallback needs some of the time.
         until = deadline if self._fallback is None else now + (deadline - now) / 4
         if self._fallback is None or now >= windows.unreachable_until:
@@ -318,7 +317,7 @@ class ReadBudget:
         storage: ``options["rateLimitStorage"]``.
         longest: how many seconds to wait at most; ``None``: until the deadline.
         fallback: whether to go on with a part of the budget if the storage is unreachable.
-        pace: a further window of the exchange's own and its limit, where it is to read more slowly.
+        pace: the exchange's own, slower limit, and its window.
         waiting: how to wait.
 
     Raises:
@@ -338,15 +337,15 @@ class ReadBudget:
         self._longest = longest
         self._in_memory = [] if pace is None else [_MemoryRead(pace[0], user, pace[1], waiting)]
         self._in_memory.append(_MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting))
-        self._settled = [*self._in_memory]
+        self._all_reads = [*self._in_memory]
         self._on_redis: _RedisRead | None = None
         if storage != MEMORY:
-            less = None
+            instead = None
             if fallback:
                 share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
-                less = _MemoryRead(SHARED_WINDOWS, f"{user} less", share, waiting)
-                self._settled.append(less)
-            self._on_redis = _RedisRead(redis_windows(storage, os.getpid()), user, less, waiting)
+                instead = _MemoryRead(SHARED_WINDOWS, f"{user} without Redis", share, waiting)
+                self._all_reads.append(instead)
+            self._on_redis = _RedisRead(redis_windows(storage, os.getpid()), user, instead, waiting)
 
     async def reserve(self, deadline: float) -> None:
         """Reserve a moment and wait for it, before connecting.
@@ -361,9 +360,7 @@ class ReadBudget:
             await read.reserve(self._latest(deadline))
 
     async def take(self, deadline: float) -> None:
-        """Count the read, which is to be written at once, until it is settled.
-
-        Again, if it was counted before.
+        """Count the read right before it is written; a repeated call counts it again.
 
         Raises:
             RateLimitExceeded: no read is left before the deadline.
@@ -380,12 +377,12 @@ class ReadBudget:
                 return
 
     def settle(self, *, written: bool = True) -> None:
-        """The read was written by now, or never will be."""
-        for read in self._settled:
+        """Confirm that the read was written, or give it back; a repeated call does nothing."""
+        for read in self._all_reads:
             read.settle(written=written)
 
     async def follow(self, headers: Mapping[str, str], deadline: float) -> None:
-        """Spend what others have read, by the venue's header ``ratelimit-remaining``."""
+        """Count reads by others, which the venue's header ``ratelimit-remaining`` reveals."""
         text = headers.get("ratelimit-remaining", "")
         if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS:
             self._in_memory[-1].spend(int(text))
