@@ -1,4 +1,4 @@
-"""The read budget: limits the reads in any window, counted for all exchanges of one user.
+"""The read limit: counts the reads in any window, for all exchanges of one user together.
 
 Every read is counted in this process. With Redis, it is also counted there, for any number of
 processes. So a Redis that is flushed, restarted or gone never lets a process exceed the limit.
@@ -28,7 +28,7 @@ from sunx_adapter.venue import READ_LIMIT
 
 MEMORY: Final = "memory://"
 FALLBACK_SHARE: Final = 4
-"""With ``options["rateLimitFallback"] = "memory"`` a process keeps to a quarter of the budget."""
+"""With ``options["rateLimitFallback"] = "memory"`` a process keeps to a quarter of the limit."""
 
 SLACK_SECONDS: Final = 0.2
 """Added to the window, because requests take different times to reach the venue."""
@@ -303,9 +303,9 @@ class _RedisRead:
                 windows.unreachable_until = time.monotonic() + _UNREACHABLE_SECONDS
                 reason = type(error).__name__
         raise NetworkError(
-            "the storage of the read budget (options['rateLimitStorage']) cannot be reached: "
+            "the storage of the read limit (options['rateLimitStorage']) cannot be reached: "
             f"{reason}. Start it, or set options['rateLimitFallback'] = 'memory' to go on with a "
-            "quarter of the budget"
+            "quarter of the limit"
         )
 
 
@@ -313,10 +313,10 @@ class ReadBudget:
     """One read of one call, in every window that counts it.
 
     Args:
-        user: whose budget it is.
+        user: whose read it is.
         storage: ``options["rateLimitStorage"]``.
         longest: how many seconds to wait at most; ``None``: until the deadline.
-        fallback: whether to go on with a part of the budget if the storage is unreachable.
+        fallback: whether to go on with a part of the limit if the storage is unreachable.
         pace: the exchange's own, slower limit, and its window.
         waiting: how to wait.
 
@@ -397,7 +397,7 @@ class ReadBudget:
 
 def _used_up() -> RateLimitExceeded:
     return RateLimitExceeded(
-        f"the budget of {READ_LIMIT.requests} reads in {READ_LIMIT.seconds} s is used up, and the "
+        f"the limit of {READ_LIMIT.requests} reads in {READ_LIMIT.seconds} s is reached, and the "
         "timeout ends before the next one; read less often, or raise timeout"
     )
 
