@@ -76,8 +76,9 @@ class SandboxAccount:
     @property
     def signature_methods(self) -> tuple[SignatureMethod, ...]:
         """The methods that the key is enabled for."""
-        hmac: tuple[SignatureMethod, ...] = ("HmacSHA256",) if self.secret else ()
-        return (*hmac, "Ed25519") if self.private_key else hmac
+        keys: dict[SignatureMethod, str | None]
+        keys = {"HmacSHA256": self.secret, "Ed25519": self.private_key}
+        return tuple(method for method, key in keys.items() if key)
 
 
 def _is_private_key(text: str) -> bool:

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final, Literal, Self
+from http.client import responses
+from typing import Final, Literal
 
 import msgspec
 
-from sunx_adapter.sandbox.delivery import PHRASES
-
 SUCCESS_CODE: Final = 200
 SUCCESS_STATUS: Final = "ok"
-TOO_MANY_READS: Final = 1032
+TOO_MANY_READS: Final = (1032, "The number of access exceeded limit")
 
 JSON_TYPE: Final = "application/json;charset=utf-8"
 HTML_TYPE: Final = "text/html"
@@ -41,17 +40,17 @@ class HttpAnswer:
 
     Attributes:
         status: the HTTP status.
-        body: the bytes.
         code: the venue's code in the body, ``"ok"``, or the HTTP status if the body is a page.
+        body: the bytes.
         uid: user id of the account that signed the request; ``None`` without a valid signature.
         headers: the content type; on answers to signed requests also the read limit.
     """
 
     status: int
-    body: bytes = field(repr=False)
     code: int | str
-    uid: str | None = None
+    body: bytes = field(default=b"", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
+    uid: str | None = None
 
     @property
     def accepted(self) -> bool:
@@ -59,6 +58,7 @@ class HttpAnswer:
         return self.code in (SUCCESS_CODE, SUCCESS_STATUS)
 
 
+@dataclass(eq=False)
 class Refused(Exception):  # noqa: N818 - an outcome, not an error of this program
     """The venue refuses a request.
 
@@ -73,16 +73,9 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
             The venues send all four.
     """
 
-    def __init__(self, code: int | str, message: str, shape: RefusalShape = "message") -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
-        self.shape: RefusalShape = shape
-
-    @classmethod
-    def too_many_reads(cls) -> Self:
-        """The refusal of a read above the limit."""
-        return cls(TOO_MANY_READS, "The number of access exceeded limit")
+    code: int | str
+    message: str
+    shape: RefusalShape = "message"
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
         """The refusal in its shape, with HTTP status 429 for too many reads, else 200."""
@@ -97,23 +90,20 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
                 body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
             case "message":
                 body = {"code": code, "message": message}
-        status = HTTPStatus.TOO_MANY_REQUESTS if code == TOO_MANY_READS else HTTPStatus.OK
-        return json_answer(body, code, status)
+        too_many = code == TOO_MANY_READS[0]
+        return json_answer(body, code, HTTPStatus.TOO_MANY_REQUESTS if too_many else HTTPStatus.OK)
 
 
 def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> HttpAnswer:
     """An answer with a JSON body, without whitespace, as the venues send it."""
-    text = msgspec.json.encode(body)
-    return HttpAnswer(status, text, code, headers={"Content-Type": JSON_TYPE})
+    return HttpAnswer(status, code, msgspec.json.encode(body), {"Content-Type": JSON_TYPE})
 
 
 def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     """An HTML error page of the web server in front of a venue."""
-    title = f"{status:d} {PHRASES.get(status, '')}"
+    title = f"{status:d} {responses.get(status, '')}"
     body = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n"
         f"<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
     )
-    return HttpAnswer(
-        status, body.encode(), status, headers={"Content-Type": HTML_TYPE, **(headers or {})}
-    )
+    return HttpAnswer(status, status, body.encode(), {"Content-Type": HTML_TYPE, **(headers or {})})

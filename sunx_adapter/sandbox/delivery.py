@@ -9,14 +9,10 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
+from http.client import responses
 from typing import Final, Literal
 
 _LINGER_ZERO: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-
-
-PHRASES: Final[dict[int, str]] = {status: status.phrase for status in HTTPStatus}
-"""By status, like ``"Bad Gateway"``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +45,9 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
 
 def http_head(status: int, headers: Mapping[str, str]) -> bytes:
     """The head of an HTTP answer."""
-    lines = [f"HTTP/1.1 {status} {PHRASES.get(status, '')}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    lines = (f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"HTTP/1.1 {status} {responses.get(status, '')}\r\n{''.join(lines)}\r\n"
+    return head.encode("latin-1")
 
 
 def reset_when_closed(connection: socket.socket) -> None:

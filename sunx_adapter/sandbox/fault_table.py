@@ -4,21 +4,30 @@ An entry has the fault's syntax, its description and its effect: another answer,
 an answer or push message, or a refused login. No I/O.
 """
 
+import gzip
 import math
 import re
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, reduce
+from functools import reduce
 from http import HTTPStatus
-from operator import getitem, xor
+from operator import getitem
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
+from sunx_adapter.sandbox.answers import (
+    TOO_MANY_READS,
+    HttpAnswer,
+    HttpRequest,
+    RefusalShape,
+    Refused,
+    json_answer,
+    page,
+)
 from sunx_adapter.sandbox.delivery import Delivery, in_pieces, whole
 from sunx_adapter.venue import PATH_VARIANTS
 
@@ -31,6 +40,13 @@ PUSH_ACCOUNT: Final = "/push/account"
 A fault for the real path of the push channel happens at the handshake."""
 
 _GARBAGE: Final = bytes(range(256)) * 4
+
+_MEBIBYTE: Final = f"{0x0AD1348F:032b}".replace("0", " ").replace("1", "\t").rjust(2**20).encode()
+"""A mebibyte of blanks, some of them tabs so that its CRC-32 is 0. Any number of them before a text
+leaves the checksum of the text unchanged."""
+_GZIP_HEAD: Final = 10
+"""The length of a gzip header without a file name (RFC 1952)."""
+
 _SIGNATURE_CODES: Final = frozenset({"1003", *map(str, range(12001, 12009))})
 """Codes of a failed signature check; v5 sends them in another shape than other errors."""
 
@@ -82,14 +98,6 @@ _FIELD: Final = Parameter(
 _FIELD_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
 
 
-def _unchanged(_request: HttpRequest, normal: HttpAnswer, _value: object) -> HttpAnswer:
-    return normal
-
-
-def _whole(head: bytes, body: bytes, _value: object) -> Delivery:
-    return whole(head + body)
-
-
 def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
     return Delivery([head + body], end="keep", delay=seconds)
 
@@ -120,9 +128,11 @@ class FaultRule:
     default: str | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None] = _unchanged
+    answer: Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None] = lambda _, normal, _v: (
+        normal
+    )
     instead: Delivery | None = None
-    delivery: Callable[[bytes, bytes, Any], Delivery] = _whole
+    delivery: Callable[[bytes, bytes, Any], Delivery] = lambda head, body, _: whole(head + body)
     login: Callable[[Any], Refused] | None = None
 
     @property
@@ -151,8 +161,16 @@ class FaultRule:
             content = self.default if text is None else text
             return msgspec.convert(content, self.parameter.type, strict=False)
         except msgspec.ValidationError:
-            reason = f"{given}: {self.parameter.name} must be {self.parameter.expected}"
-        raise FaultError(reason)
+            needed = f"{self.parameter.name} must be {self.parameter.expected}"
+            raise FaultError(f"{given}: {needed}") from None
+
+
+def _html(_request: HttpRequest, _normal: HttpAnswer, status: int) -> HttpAnswer:
+    return page(status)
+
+
+def _bare_status(_request: HttpRequest, _normal: HttpAnswer, status: int) -> HttpAnswer:
+    return HttpAnswer(status, status)
 
 
 def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer:
@@ -173,7 +191,7 @@ def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpA
         "ratelimit-reset": str(math.ceil(seconds * 1000)),
         "Retry-After": str(math.ceil(seconds)),
     }
-    return replace(Refused.too_many_reads().answer(request), headers=headers)
+    return replace(Refused(*TOO_MANY_READS).answer(request), headers=headers)
 
 
 def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnswer:
@@ -183,48 +201,23 @@ def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnsw
     if code == "maintain":
         return _maintenance(request, normal, code)
     meaning = RULE_BY_CODE[code].meaning if code in RULE_BY_CODE else "unknown error"
+    shape: RefusalShape = "message"
     if not code.isdecimal():
-        refused = Refused(code, meaning, "hyphen")
-    elif code == "403" or not request.path.startswith(("/v5/", "/sapi/")):
-        refused = Refused(int(code), meaning, "status")  # other paths belong to the older API
+        return Refused(code, meaning, "hyphen").answer(request)
+    if code == "403" or not request.path.startswith(("/v5/", "/sapi/")):
+        shape = "status"  # other paths belong to the older API
     elif request.path.startswith("/v5/") and code not in _SIGNATURE_CODES:
-        refused = Refused(int(code), meaning, "msg")
-    else:
-        refused = Refused(int(code), meaning)
-    return refused.answer(request)
-
-
-class _Mebibyte:
-    """A mebibyte of blanks: a compressed block that can be repeated, and its effect on a CRC-32."""
-
-    def __init__(self) -> None:
-        blanks = b" " * 2**20
-        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        self.packed = deflater.compress(blanks) + deflater.flush(zlib.Z_FULL_FLUSH)
-        # CRC-32 is linear: each bit of the checksum before has an effect of its own.
-        self._empty = zlib.crc32(blanks)
-        self._bits = [zlib.crc32(blanks, 1 << bit) ^ self._empty for bit in range(32)]
-
-    def checksum(self, before: int) -> int:
-        """``zlib.crc32(blanks, before)``, but a hundred times as fast."""
-        effects = (effect for bit, effect in enumerate(self._bits) if before >> bit & 1)
-        return reduce(xor, effects, self._empty)
-
-
-_mebibyte = cache(_Mebibyte)
+        shape = "msg"
+    return Refused(int(code), meaning, shape).answer(request)
 
 
 def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: int) -> HttpAnswer:
     """The body after many blanks, compressed by gzip to about a thousandth of its size."""
-    blanks = _mebibyte()
-    checksum = 0
-    for _ in range(mebibytes):
-        checksum = blanks.checksum(checksum)
-    size = mebibytes * 2**20 + len(normal.body)
-    head = b"\x1f\x8b\x08" + bytes(7)  # RFC 1952: gzip, deflated, nothing else said
-    text = zlib.compress(normal.body, wbits=-zlib.MAX_WBITS)
-    tail = struct.pack("<LL", zlib.crc32(normal.body, checksum), size % 2**32)
-    body = head + blanks.packed * mebibytes + text + tail
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    block = deflater.compress(_MEBIBYTE) + deflater.flush(zlib.Z_FULL_FLUSH)
+    packed = gzip.compress(normal.body, mtime=0)
+    size = struct.pack("<L", (mebibytes * len(_MEBIBYTE) + len(normal.body)) % 2**32)
+    body = packed[:_GZIP_HEAD] + block * mebibytes + packed[_GZIP_HEAD : -len(size)] + size
     return replace(normal, body=body, headers={**normal.headers, "Content-Encoding": "gzip"})
 
 
@@ -277,19 +270,8 @@ _RULES: Final = (
         delivery=lambda head, body, _: Delivery([head, body[: len(body) // 2]]),
     ),
     FaultRule("garbage", "sends bytes that are not HTTP, and closes", instead=Delivery([_GARBAGE])),
-    FaultRule(
-        "html",
-        "sends a proxy's HTML page with HTTP STATUS",
-        _STATUS,
-        "502",
-        answer=lambda _request, _normal, status: page(status),
-    ),
-    FaultRule(
-        "status",
-        "sends HTTP STATUS without a body",
-        _STATUS,
-        answer=lambda _request, _normal, status: HttpAnswer(status, b"", status),
-    ),
+    FaultRule("html", "sends a proxy's HTML page with HTTP STATUS", _STATUS, "502", answer=_html),
+    FaultRule("status", "sends HTTP STATUS without a body", _STATUS, answer=_bare_status),
     FaultRule(
         "redirect",
         "redirects (302) to URL plus the request's path and signed query",

@@ -108,6 +108,9 @@ class Fault:
         return path in self.paths or EVERY_PATH in self.paths
 
 
+_OK: Final = Fault("ok")
+
+
 def fault_kinds() -> tuple[FaultRule, ...]:
     """All kinds; for help texts see :attr:`FaultRule.usage` and :attr:`FaultRule.help`."""
     return tuple(FAULT_RULES.values())
@@ -137,6 +140,10 @@ def _as_faults(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
     """Parse the texts among the faults; a single fault or text is a list of one."""
     several = [faults] if isinstance(faults, Fault | str) else faults
     return tuple(fault if isinstance(fault, Fault) else parse_fault(fault) for fault in several)
+
+
+def _total(faults: Iterable[Fault]) -> float:
+    return sum(fault.probability or 0.0 for fault in faults)
 
 
 def _unknown(kind: str) -> FaultError:
@@ -171,9 +178,10 @@ class FaultPlan:
 
     def __init__(self, faults: Iterable[Fault | str] = (), seed: int | None = None) -> None:
         self._fault_lock = threading.Lock()
-        self._random = random.Random(seed)  # noqa: S311 - no secret is made of it
-        self._permanent = _checked(faults)
+        self._random = random.Random()  # noqa: S311 - no secret is made of it
+        self._permanent: tuple[Fault, ...] = ()
         self._steps: deque[Fault] = deque()
+        self.set_faults(faults, seed)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -195,7 +203,13 @@ class FaultPlan:
             FaultError: a fault is invalid, or probabilities add up to more than 1; then nothing
                 changes.
         """
-        permanent = _checked(faults)
+        permanent = _as_faults(faults)
+        for path in {path for fault in permanent for path in fault.paths}:
+            total = _total(fault for fault in permanent if fault.is_for(path))
+            if total > 1 + _ROUNDING:
+                raise FaultError(
+                    f"the probabilities of the faults add up to {total:g}, more than 1"
+                )
         with self._fault_lock:
             self._permanent = permanent
             if seed is not None:
@@ -226,39 +240,26 @@ class FaultPlan:
     def draw(self, path: str) -> Draw:
         """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
-            clocks = self.clocks(path).clocks
-            fault = self._drawn(path)
-        if fault is not None and fault.kind == "clock":
+            fault, clocks = self._drawn(path), self.clocks(path).clocks
+        if fault.kind == "clock":
             return Draw(None, [fault])
-        return Draw(None if fault is not None and fault.kind == "ok" else fault, clocks)
+        return Draw(None if fault.kind == "ok" else fault, clocks)
 
     def clocks(self, path: str) -> Draw:
         """The faults of every request for that path: only clocks can be wrong all the time."""
         return Draw(None, [f for f in self._permanent if f.is_steady and f.is_for(path)])
 
-    def _drawn(self, path: str) -> Fault | None:
+    def _drawn(self, path: str) -> Fault:
         for step in self._steps:
             if step.is_for(path):
                 self._steps.remove(step)
                 return step
         faults = [f for f in self._permanent if f.is_for(path) and not f.is_steady]
         if not faults:
-            return None
+            return _OK
         left = max(0.0, 1.0 - _total(faults))
-        without = sum(fault.probability is None for fault in faults)
-        weights = [left / without if f.probability is None else f.probability for f in faults]
-        nothing = 0.0 if without else left
-        return self._random.choices([*faults, None], [*weights, nothing])[0]
-
-
-def _total(faults: Iterable[Fault]) -> float:
-    return sum(fault.probability or 0.0 for fault in faults)
-
-
-def _checked(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
-    checked = _as_faults(faults)
-    for path in {path for fault in checked for path in fault.paths}:
-        total = _total(fault for fault in checked if fault.is_for(path))
-        if total > 1 + _ROUNDING:
-            raise FaultError(f"the probabilities of the faults add up to {total:g}, more than 1")
-    return checked
+        sharing = sum(fault.probability is None for fault in faults)
+        if not sharing:
+            faults, sharing = [*faults, _OK], 1
+        weights = [left / sharing if f.probability is None else f.probability for f in faults]
+        return self._random.choices(faults, weights)[0]

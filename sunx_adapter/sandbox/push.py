@@ -6,7 +6,7 @@ import gzip
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, web
 
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
-from sunx_adapter.sandbox.balances import Row, with_rows, without
+from sunx_adapter.sandbox.balances import with_rows, without
 from sunx_adapter.sandbox.delivery import Delivery, reset, whole
 from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
@@ -39,23 +39,12 @@ _SIGNED: Final = ("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timesta
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
 
-def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
-    times = {name: str(values[name]) for name in _TIMES if isinstance(values.get(name), int)}
-    return {**values, **times}
-
-
-def _pushed_row(row: Row) -> Row:
-    return _with_text_times(without(row, "available_margin"))
-
-
 @dataclass(eq=False)
 class _Connection:
     """A client; ``outgoing`` are the messages to send, ``latest`` is the latest account message."""
 
     socket: web.WebSocketResponse
-    transport: asyncio.Transport
-    path: str
-    host: str
+    handshake: HttpRequest
     account: SandboxAccount | None = None
     subscribed: bool = False
     unanswered: int = 0
@@ -64,18 +53,6 @@ class _Connection:
 
     def send(self, content: Mapping[str, object]) -> None:
         self.outgoing.put_nowait(whole(_packed(content)))
-
-    async def send_outgoing(self) -> None:
-        """Send messages in their order, until a fault ends or silences the connection."""
-        with contextlib.suppress(ConnectionError):
-            end = "keep"
-            while end == "keep":
-                delivery = await self.outgoing.get()
-                for piece in delivery.pieces:
-                    await self.socket.send_bytes(piece)
-                end = delivery.end
-            if end == "reset":
-                reset(self.transport)
 
     def subscribe(self, topic: object, wanted: bool) -> None:
         """Begin or end a subscription."""
@@ -89,7 +66,7 @@ class _Connection:
             code, text = (2014, "Repeated subscription") if wanted else (2012, "Not subscribed")
             raise Refused(code, text)
         if wanted:
-            check_multi_assets(self.account, STREAM_VARIANTS[self.path])
+            check_multi_assets(self.account, STREAM_VARIANTS[self.handshake.path])
         self.subscribed = wanted
 
 
@@ -119,21 +96,19 @@ class PushChannel:
         except ValueError:  # of a header that is not ASCII
             return False
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest, handshake: HttpRequest) -> web.StreamResponse:
         """Serve one connection, from its accepted handshake until it ends."""
         self._loop = asyncio.get_running_loop()
         socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=_MAX_MESSAGE)
         await socket.prepare(request)
-        assert isinstance(request.transport, asyncio.Transport)
-        path = request.raw_path.partition("?")[0]
-        connection = _Connection(socket, request.transport, path, request.headers.get("Host", ""))
-        work = (connection.send_outgoing(), self._ping(connection), self._change(connection))
+        connection = _Connection(socket, handshake)
+        work = (_send(connection, request), self._ping(connection), self._change(connection))
         helpers = [asyncio.create_task(part) for part in work]
         try:
             async for frame in socket:
                 if frame.type is not WSMsgType.TEXT:
                     break
-                self._answer(connection, frame.data)
+                self._receive(connection, frame.data)
         finally:
             if connection.account is not None:
                 self._users[connection.account.uid].remove(connection)
@@ -144,7 +119,7 @@ class PushChannel:
 
     # -- messages from clients --------------------------------------------------------------
 
-    def _answer(self, connection: _Connection, text: str) -> None:
+    def _receive(self, connection: _Connection, text: str) -> None:
         message: dict[str, Any] = {}
         with contextlib.suppress(msgspec.DecodeError, RecursionError):
             message = msgspec.json.decode(text, type=dict[str, Any])
@@ -166,7 +141,7 @@ class PushChannel:
         except Refused as refusal:
             answer |= {"err-code": refusal.code, "err-msg": refusal.message}
         _logger.debug("push: %s: %s", answer["op"], answer["err-code"])
-        connection.send({**answer, "ts": self._now_ms(connection.path)})
+        connection.send({**answer, "ts": self._now_ms(connection.handshake.path)})
         account = connection.account
         if account is not None and (answer["op"], answer["err-code"]) == ("sub", 0):
             # The reply is sent first, then this state, then any later change.
@@ -181,10 +156,10 @@ class PushChannel:
             raise fault.rule.login(fault.value)
         if missing := [name for name in _SIGNED if not message.get(name)]:
             raise Refused(2040, f"Missing required parameter: {missing[0]}")
+        path = connection.handshake.path
         query = canonical_query((name, str(message[name])) for name in _SIGNED)
+        request = replace(connection.handshake, query=query, time_ms=self._now_ms(path))
         try:
-            path, now = connection.path, self._now_ms(connection.path)
-            request = HttpRequest("GET", path, query, connection.host, now)
             account = authenticate(request, self._accounts.with_key, STREAM_VARIANTS[path])
         except Refused as refusal:
             raise Refused(2003, f"Authentication failed: {refusal.message}") from None
@@ -228,7 +203,9 @@ class PushChannel:
 
     def _notification(self, account: SandboxAccount) -> bytes:
         # As seen live: times are text, rows have no available margin, a version number increases.
-        balance = with_rows(_with_text_times(account.balance), _pushed_row)
+        balance = with_rows(
+            account.balance, lambda row: _with_text_times(without(row, "available_margin"))
+        )
         return _packed(
             {
                 "op": "notify",
@@ -237,7 +214,7 @@ class PushChannel:
                 "ts": self._now_ms(PUSH_ACCOUNT),
                 "uid": account.uid,
                 "event": "snapshot",
-                "data": {**balance, "version": self._versions[account.name]},
+                "data": {**_with_text_times(balance), "version": self._versions[account.name]},
             }
         )
 
@@ -245,7 +222,7 @@ class PushChannel:
         await asyncio.sleep(self._heartbeat)
         while connection.unanswered < MAX_UNANSWERED:
             connection.unanswered += 1
-            connection.send({"op": "ping", "ts": str(self._now_ms(connection.path))})
+            connection.send({"op": "ping", "ts": str(self._now_ms(connection.handshake.path))})
             await asyncio.sleep(self._heartbeat)
         await connection.socket.close()
 
@@ -254,6 +231,24 @@ class PushChannel:
             await asyncio.sleep(self._accounts.random_walk.seconds)
             if connection.subscribed and connection.account is not None:
                 self._accounts.update(connection.account.name)
+
+
+async def _send(connection: _Connection, request: web.BaseRequest) -> None:
+    """Send messages in their order, until a fault ends or silences the connection."""
+    end = "keep"
+    with contextlib.suppress(ConnectionError):
+        while end == "keep":
+            delivery = await connection.outgoing.get()
+            for piece in delivery.pieces:
+                await connection.socket.send_bytes(piece)
+            end = delivery.end
+        if end == "reset" and request.transport is not None:
+            reset(request.transport)
+
+
+def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
+    times = {name: str(values[name]) for name in _TIMES if isinstance(values.get(name), int)}
+    return {**values, **times}
 
 
 def _packed(content: Mapping[str, object]) -> bytes:

@@ -31,10 +31,8 @@ from sunx_adapter.sandbox.responder import Responder
 from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
 
-_WAIT_SECONDS: Final = 1.0
+_WAIT_SECONDS: Final = 0.1
 _LOGGED_PATH_CHARACTERS: Final = 256
-
-_SWITCHING: Final = HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, b"", SUCCESS_STATUS)
 
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
@@ -118,8 +116,7 @@ class Sandbox(FaultPlan):
         super().__init__(faults, seed)
         if isinstance(accounts, int):
             accounts = numbered_accounts(accounts)
-        self._host, self._port = host, port
-        self._clock = clock
+        self._host, self._port, self._clock = host, port, clock
         walk = None if life is None else RandomWalk(life, seed, clock)
         self._accounts = AccountBook(DEFAULT_ACCOUNTS if accounts is None else accounts, walk)
         self._responder = Responder(self._accounts)
@@ -130,7 +127,6 @@ class Sandbox(FaultPlan):
         self._url: str | None = None
         self._running: tuple[LoopThread, HttpServer] | None = None
         self._lock = threading.Lock()
-        self._closed = threading.Event()
 
     def __repr__(self) -> str:
         where = "not running" if self._running is None else self._url
@@ -151,15 +147,12 @@ class Sandbox(FaultPlan):
         with self._lock:
             if self._running is None:
                 listener = listen(self._host, self._port)
-                thread, server = (
-                    LoopThread("sunx-adapter-sandbox"),
-                    HttpServer(self._handle, listener),
-                )
+                thread = LoopThread("sunx-adapter-sandbox")
+                server = HttpServer(self._handle, listener)
                 self._running = thread, server
                 thread.run(server.start())
                 host, port = listener.getsockname()[:2]
                 self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-                self._closed.clear()
                 # A sandbox that was not closed must not keep the interpreter from exiting.
                 atexit.register(self.close)
         return self
@@ -173,7 +166,6 @@ class Sandbox(FaultPlan):
                 thread.run(server.stop())
                 thread.stop()
                 self._running = None
-            self._closed.set()
 
     def wait(self) -> None:
         """Block until another thread closes the sandbox; Ctrl-C interrupts it.
@@ -182,9 +174,8 @@ class Sandbox(FaultPlan):
             RuntimeError: it was never started.
         """
         _ = self.url
-        # In steps, because on Windows Ctrl-C does not interrupt a wait without timeout.
-        while not self._closed.wait(_WAIT_SECONDS):
-            pass
+        while self._running is not None:
+            time.sleep(_WAIT_SECONDS)
 
     @property
     def accounts(self) -> tuple[SandboxAccount, ...]:
@@ -265,12 +256,12 @@ class Sandbox(FaultPlan):
         if venue not in VENUES:
             raise ValueError(f"no venue {venue!r}; the venues are: {', '.join(VENUES)}")
         chosen = self.accounts[0] if account is None else self.account(account)
-        method = signature_method or chosen.signature_methods[0]
-        if method not in chosen.signature_methods:
-            enabled = ", ".join(chosen.signature_methods)
+        methods = chosen.signature_methods
+        method = signature_method or methods[0]
+        if method not in methods:
             raise ValueError(
                 f"the key of account {chosen.name!r} is not enabled for {method!r}, but for: "
-                f"{enabled}"
+                f"{', '.join(methods)}"
             )
         with_secret = method == "HmacSHA256"
         return {
@@ -289,42 +280,47 @@ class Sandbox(FaultPlan):
         }
 
     async def _handle(self, http_request: web.BaseRequest) -> Delivery | web.StreamResponse:
-        now = self._clock()
-        headers = http_request.headers
+        now, headers = self._clock(), http_request.headers
         path, _, query = http_request.raw_path.partition("?")
-        draw = self.draw(path)
+        fault, clocks = draw = self.draw(path)
         venue_now = now + draw.clock_seconds
         host = headers.get("Host", "")
         request = HttpRequest(http_request.method, path, query, host, round(venue_now * 1000))
         # The push channel itself applies the faults that refuse a login.
-        opens_channel = draw.fault is None or draw.fault.rule.login is not None
+        opens_channel = fault is None or fault.rule.login is not None
         handshake = path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel
         if handshake and self._push.accepts(http_request):
-            self._log_request(request, now, _SWITCHING, None)
-            return await self._push.serve(http_request)
-        answer = self._responder.answer(request, round(now * 1000))
+            self._record(now, request, HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, SUCCESS_STATUS))
+            return await self._push.serve(http_request, request)
         if handshake:
             answer = page(HTTPStatus.BAD_REQUEST)
-        fault = draw.fault
+        else:
+            answer = self._responder.answer(request, round(now * 1000))
         changed = None if fault is None else fault.applied_to(answer, request)
         if changed is None:
             fault = None
         else:
             answer = changed
-        self._log_request(request, now, answer, fault or next(iter(draw.clocks), None))
+        self._record(now, request, answer, fault or next(iter(clocks), None))
         head, body = _encoded(answer, headers.get("Accept-Encoding"), venue_now)
         if request.method == "HEAD":
             body = b""
         return whole(head + body) if fault is None else fault.delivered(head, body)
 
-    def _log_request(
-        self, request: HttpRequest, now: float, answer: HttpAnswer, fault: Fault | None
+    def _record(
+        self, now: float, request: HttpRequest, answer: HttpAnswer, fault: Fault | None = None
     ) -> None:
         answered = fault is None or fault.rule.instead is None
-        status, code = (answer.status, answer.code) if answered else (None, None)
-        path = request.path[:_LOGGED_PATH_CHARACTERS]
-        moment = time.monotonic()
-        entry = SandboxRequest(now, moment, request.method, path, answer.uid, status, code, fault)
+        entry = SandboxRequest(
+            now,
+            time.monotonic(),
+            request.method,
+            request.path[:_LOGGED_PATH_CHARACTERS],
+            answer.uid,
+            answer.status if answered else None,
+            answer.code if answered else None,
+            fault,
+        )
         with self._log_lock:
             self._log.append(entry)
             self._request_count += 1
