@@ -11,7 +11,6 @@ from sunx_adapter.sandbox.balances import PRICES, Holding, RandomWalk, balance_d
 SignatureMethod = Literal["HmacSHA256", "Ed25519"]
 
 SINGLE_ASSET_MODE: Final = 0
-MULTI_ASSETS_MODE: Final = 1
 
 _ED25519_KEY_BYTES: Final = 32
 _MAX_NAMES: Final = 20
@@ -58,7 +57,7 @@ class SandboxAccount:
     secret: str | None = field(default=None, repr=False)
     private_key: str | None = field(default=None, repr=False)
     balance: Mapping[str, Any] = field(default_factory=balance_data, hash=False, repr=False)
-    asset_mode: Literal[0, 1, 2] = MULTI_ASSETS_MODE
+    asset_mode: Literal[0, 1, 2] = 1
     extra_row_fields: bool = True
     refusal: AccountRefusal | None = None
 
@@ -91,8 +90,7 @@ def _is_private_key(text: str) -> bool:
 class AccountBook:
     """The current accounts, by name and by API key. Thread-safe.
 
-    ``random_walk`` changes accounts when they are read or watched. ``on_change`` is called with
-    each changed account; calls never overlap.
+    ``on_change`` is called with each changed account; calls never overlap.
 
     Raises:
         ValueError: there is no account, or two share a name or an API key.
@@ -102,15 +100,14 @@ class AccountBook:
         self, accounts: Iterable[SandboxAccount], random_walk: RandomWalk | None = None
     ) -> None:
         self._by_name: dict[str, SandboxAccount] = {}
-        self._names: dict[str, str] = {}
+        self._by_key: dict[str, str] = {}
         for account in accounts:
             if account.name in self._by_name:
                 raise ValueError(f"two accounts have the name {account.name!r}")
-            other = self._names.setdefault(account.api_key, account.name)
+            other = self._by_key.setdefault(account.api_key, account.name)
             if other != account.name:
-                raise ValueError(
-                    f"the accounts {other}, {account.name} share an api_key: each needs its own"
-                )
+                names = f"{other}, {account.name}"
+                raise ValueError(f"the accounts {names} share an api_key: each needs its own")
             self._by_name[account.name] = account
         if not self._by_name:
             raise ValueError("a sandbox needs at least one account")
@@ -124,7 +121,7 @@ class AccountBook:
 
     def with_key(self, api_key: str) -> SandboxAccount | None:
         """The account with that API key, if there is one."""
-        return self._by_name.get(self._names.get(api_key, ""))
+        return self._by_name.get(self._by_key.get(api_key, ""))
 
     def named(self, name: str) -> SandboxAccount:
         """The account of that name.
@@ -132,14 +129,14 @@ class AccountBook:
         Raises:
             ValueError: there is none; the message lists the existing ones.
         """
-        if name in self._by_name:
-            return self._by_name[name]
-        raise ValueError(f"the sandbox has no account {name!r}; it has: {self.names()}")
+        if name not in self._by_name:
+            raise ValueError(f"the sandbox has no account {name!r}; it has: {self.names()}")
+        return self._by_name[name]
 
     def names(self) -> str:
         """The names, for messages; of many accounts the first ones."""
-        more = len(self._by_name) - _MAX_NAMES
         known = ", ".join([*self._by_name][:_MAX_NAMES])
+        more = len(self._by_name) - _MAX_NAMES
         return f"{known} and {more} more" if more > 0 else known
 
     def update(self, name: str, balance: Mapping[str, Any] | None = None) -> SandboxAccount:

@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import responses
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 SUCCESS_CODE: Final = 200
 SUCCESS_STATUS: Final = "ok"
+UNKNOWN_KEY: Final = 403
 TOO_MANY_READS: Final = (1032, "The number of access exceeded limit")
 
 JSON_TYPE: Final = "application/json;charset=utf-8"
 HTML_TYPE: Final = "text/html"
 
-RefusalShape = Literal["status", "message", "msg", "hyphen"]
+_SAME_IN_V5: Final = frozenset({1003, TOO_MANY_READS[0], *range(12001, 12009)})
+"""Codes that v5 sends in the same format as SunX: too many reads, a failed signature check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +62,25 @@ class HttpAnswer:
 
 @dataclass(eq=False)
 class Refused(Exception):  # noqa: N818 - an outcome, not an error of this program
-    """The venue refuses a request.
-
-    Attributes:
-        code: a code from the venues' error lists.
-        message: the error message.
-        shape: the format of the body;
-            ``"status"``: ``{"status":"error","err_code":…,"err_msg":…,"ts":…}``;
-            ``"message"``: ``{"code":…,"message":…}``;
-            ``"msg"``: ``{"code":"…","msg":…,"data":null,"ts":"…"}``;
-            ``"hyphen"``: ``{"status":"error","err-code":"…","err-msg":…,"data":null}``.
-            The venues send all four.
-    """
+    """The venue refuses a request, with a code from its error lists and a message."""
 
     code: int | str
     message: str
-    shape: RefusalShape = "message"
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
-        """The refusal in its shape, with HTTP status 429 for too many reads, else 200."""
+        """The refusal, in the format that the request's path has for this code.
+
+        The HTTP status is 429 for too many reads, else 200.
+        """
         code, message, time_ms = self.code, self.message, request.time_ms
-        body: dict[str, object]
-        match self.shape:
-            case "status":
-                body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
-            case "hyphen":
-                body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
-            case "msg":
-                body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
-            case "message":
-                body = {"code": code, "message": message}
+        body: dict[str, object] = {"code": code, "message": message}
+        if isinstance(code, str):
+            body = {"status": "error", "err-code": code, "err-msg": message, "data": None}
+        elif code == UNKNOWN_KEY or not request.path.startswith(("/v5/", "/sapi/")):
+            # The format of the older API, to which all other paths belong.
+            body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
+        elif request.path.startswith("/v5/") and code not in _SAME_IN_V5:
+            body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
         too_many = code == TOO_MANY_READS[0]
         return json_answer(body, code, HTTPStatus.TOO_MANY_REQUESTS if too_many else HTTPStatus.OK)
 

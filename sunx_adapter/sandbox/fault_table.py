@@ -1,8 +1,4 @@
-"""All kinds of faults: each is one entry of :data:`FAULT_RULES`.
-
-An entry has the fault's syntax, its description and its effect: another answer, another delivery of
-an answer or push message, or a refused login. No I/O.
-"""
+"""All kinds of faults: each is one entry of :data:`FAULT_RULES`. No I/O."""
 
 import gzip
 import math
@@ -23,7 +19,6 @@ from sunx_adapter.sandbox.answers import (
     TOO_MANY_READS,
     HttpAnswer,
     HttpRequest,
-    RefusalShape,
     Refused,
     json_answer,
     page,
@@ -47,30 +42,29 @@ leaves the checksum of the text unchanged."""
 _GZIP_HEAD: Final = 10
 """The length of a gzip header without a file name (RFC 1952)."""
 
-_SIGNATURE_CODES: Final = frozenset({"1003", *map(str, range(12001, 12009))})
-"""Codes of a failed signature check; v5 sends them in another shape than other errors."""
-
 
 class FaultError(ValueError):
     """A fault is invalid; the message says why, or lists the valid ones."""
 
 
 class Parameter(NamedTuple):
-    """The parameter of a kind of fault, which follows ``=``.
-
-    Attributes:
-        name: for the help, ``"SECONDS"``.
-        expected: its valid values, for error messages.
-        type: what msgspec converts its text to.
-    """
+    """The parameter of a kind of fault: its name in the help, its valid values, and its type."""
 
     name: str
     expected: str
     type: Any
 
 
+_Answer = Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None]
+_Deliver = Callable[[bytes, bytes, Any], Delivery]
+
+
 def _within(name: str, what: str, number: type, low: int, high: int) -> Parameter:
     return Parameter(name, f"{what} from {low} to {high}", Annotated[number, Meta(ge=low, le=high)])
+
+
+def _matching(name: str, expected: str, pattern: str) -> Parameter:
+    return Parameter(name, expected, Annotated[str, Meta(pattern=rf"^({pattern})\Z")])
 
 
 _DAY: Final = 24 * 60 * 60
@@ -80,26 +74,18 @@ _AHEAD: Final = _within("SECONDS", "a number of seconds", float, -3650 * _DAY, 3
 _STATUS: Final = _within("STATUS", "an HTTP status", int, 200, 599)
 _MEBIBYTES: Final = _within("MIB", "a whole number of MiB", int, 1, 4096)
 _PUSH_CODE: Final = _within("CODE", "an error code of the push channel", int, 1, 99_999)
-_CODE: Final = Parameter(
+_CODE: Final = _matching(
     "CODE",
     "an error code other than 200, like 1003 or gateway-internal-error",
-    Annotated[str, Meta(pattern=r"^((?!200\Z)[0-9]{1,9}|[a-z][a-z-]{0,63})\Z")],
+    r"(?!200\Z)[0-9]{1,9}|[a-z][a-z-]{0,63}",
 )
-_URL: Final = Parameter(
-    "URL",
-    "a URL that begins with http:// or https://",
-    Annotated[str, Meta(pattern=r"^https?://[!-~]+\Z")],
-)
-_FIELD: Final = Parameter(
+_URL: Final = _matching("URL", "a URL that begins with http:// or https://", "https?://[!-~]+")
+_FIELD: Final = _matching(
     "FIELD",
     "a field of the answer, like data.details[0].equity",
-    Annotated[str, Meta(pattern=r"^(?a:\w+(\.\w+|\[[0-9]{1,6}\])*)\Z")],
+    r"(?a:\w+(\.\w+|\[[0-9]{1,6}\])*)",
 )
 _FIELD_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
-
-
-def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
-    return Delivery([head + body], end="keep", delay=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +114,9 @@ class FaultRule:
     default: str | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None] = lambda _, normal, _v: (
-        normal
-    )
+    answer: _Answer = lambda _request, normal, _value: normal
     instead: Delivery | None = None
-    delivery: Callable[[bytes, bytes, Any], Delivery] = lambda head, body, _: whole(head + body)
+    delivery: _Deliver = lambda head, body, _value: whole(head + body)
     login: Callable[[Any], Refused] | None = None
 
     @property
@@ -157,12 +141,27 @@ class FaultRule:
             if text is not None:
                 raise FaultError(f"{given}: {self.kind} has no parameter")
             return None
+        name, expected, type_ = self.parameter
         try:
-            content = self.default if text is None else text
-            return msgspec.convert(content, self.parameter.type, strict=False)
+            return msgspec.convert(self.default if text is None else text, type_, strict=False)
         except msgspec.ValidationError:
-            needed = f"{self.parameter.name} must be {self.parameter.expected}"
-            raise FaultError(f"{given}: {needed}") from None
+            raise FaultError(f"{given}: {name} must be {expected}") from None
+
+
+def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
+    return Delivery([head + body], end="keep", delay=seconds)
+
+
+def _drip(head: bytes, body: bytes, seconds: float) -> Delivery:
+    return Delivery(in_pieces(head + body, 1), seconds)
+
+
+def _cut(head: bytes, body: bytes, _value: object) -> Delivery:
+    return Delivery([head, body[: len(body) // 2]])
+
+
+def _out_of_order(before: bytes, message: bytes, _value: object) -> Delivery:
+    return Delivery(filter(None, (message, before)), end="keep")
 
 
 def _html(_request: HttpRequest, _normal: HttpAnswer, status: int) -> HttpAnswer:
@@ -171,6 +170,10 @@ def _html(_request: HttpRequest, _normal: HttpAnswer, status: int) -> HttpAnswer
 
 def _bare_status(_request: HttpRequest, _normal: HttpAnswer, status: int) -> HttpAnswer:
     return HttpAnswer(status, status)
+
+
+def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: object) -> HttpAnswer:
+    return replace(normal, body=normal.body[: len(normal.body) // 2])
 
 
 def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer:
@@ -195,20 +198,12 @@ def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpA
 
 
 def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnswer:
-    """The venue's error, in the shape that the path variant uses for this code."""
     from sunx_adapter.protocol.errors import RULE_BY_CODE  # noqa: PLC0415 - ccxt is slow to load
 
     if code == "maintain":
         return _maintenance(request, normal, code)
     meaning = RULE_BY_CODE[code].meaning if code in RULE_BY_CODE else "unknown error"
-    shape: RefusalShape = "message"
-    if not code.isdecimal():
-        return Refused(code, meaning, "hyphen").answer(request)
-    if code == "403" or not request.path.startswith(("/v5/", "/sapi/")):
-        shape = "status"  # other paths belong to the older API
-    elif request.path.startswith("/v5/") and code not in _SIGNATURE_CODES:
-        shape = "msg"
-    return Refused(int(code), meaning, shape).answer(request)
+    return Refused(int(code) if code.isdecimal() else code, meaning).answer(request)
 
 
 def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: int) -> HttpAnswer:
@@ -262,13 +257,9 @@ _RULES: Final = (
         "sends the answer's head and body byte by byte, SECONDS apart",
         _SECONDS,
         "0.05",
-        delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), seconds),
+        delivery=_drip,
     ),
-    FaultRule(
-        "cut",
-        "announces the whole body, sends half of it and closes",
-        delivery=lambda head, body, _: Delivery([head, body[: len(body) // 2]]),
-    ),
+    FaultRule("cut", "announces the whole body, sends half of it and closes", delivery=_cut),
     FaultRule("garbage", "sends bytes that are not HTTP, and closes", instead=Delivery([_GARBAGE])),
     FaultRule("html", "sends a proxy's HTML page with HTTP STATUS", _STATUS, "502", answer=_html),
     FaultRule("status", "sends HTTP STATUS without a body", _STATUS, answer=_bare_status),
@@ -310,11 +301,7 @@ _RULES: Final = (
         accepted_only=True,
         answer=_error_code,
     ),
-    FaultRule(
-        "truncated",
-        "sends half of the JSON as a complete HTTP answer",
-        answer=lambda _, normal, _value: replace(normal, body=normal.body[: len(normal.body) // 2]),
-    ),
+    FaultRule("truncated", "sends half of the JSON as a complete HTTP answer", answer=_truncated),
     FaultRule(
         "bomb",
         "sends MIB mebibytes of blanks before the JSON, as gzip",
@@ -345,7 +332,7 @@ _RULES: Final = (
         "push-order",
         "push: sends a change, then the previous state again",
         paths=_PUSH,
-        delivery=lambda before, message, _: Delivery(filter(None, (message, before)), end="keep"),
+        delivery=_out_of_order,
     ),
 )
 

@@ -1,15 +1,7 @@
 """Parses faults and decides which request gets which fault. No I/O.
 
-::
-
-    KIND[=PARAMETER][@PROBABILITY]
-
-    reset                 the connection of every request is reset
-    silence@0.05          5 % of all requests are never answered
-    code=1004@0.1         10 % are refused with the venue's code 1004
-    clock=-7200           the venue's clock is two hours behind
-
-The kinds are in :mod:`~sunx_adapter.sandbox.fault_table`.
+A fault is written ``KIND[=PARAMETER][@PROBABILITY]``: ``code=1004@0.1`` refuses 10 % of all
+requests with the venue's code 1004. The kinds are in :mod:`~sunx_adapter.sandbox.fault_table`.
 
 Each request takes the first scheduled step for its path. If there is none, and there are permanent
 faults for its path, exactly one random number is drawn. So the same seed gives the same faults to
@@ -77,17 +69,6 @@ class Fault:
         """Its kind."""
         return FAULT_RULES[self.kind]
 
-    def applied_to(self, normal: HttpAnswer, request: HttpRequest) -> HttpAnswer | None:
-        """The answer with this fault; ``None`` if this answer cannot have it."""
-        if self.rule.accepted_only and not normal.accepted:
-            return None
-        answer = self.rule.answer(request, normal, self.value)
-        return answer and replace(answer, uid=normal.uid)
-
-    def delivered(self, head: bytes, body: bytes) -> Delivery:
-        """How the parts of an answer, or the previous and the next push message, are sent."""
-        return self.rule.instead or self.rule.delivery(head, body, self.value)
-
     @property
     def value(self) -> Any:
         """The value of its parameter, or of the kind's default; ``None`` without a parameter."""
@@ -106,6 +87,17 @@ class Fault:
     def is_for(self, path: str) -> bool:
         """Whether it applies to requests for that path."""
         return path in self.paths or EVERY_PATH in self.paths
+
+    def applied_to(self, normal: HttpAnswer, request: HttpRequest) -> HttpAnswer | None:
+        """The answer with this fault; ``None`` if this answer cannot have it."""
+        if self.rule.accepted_only and not normal.accepted:
+            return None
+        answer = self.rule.answer(request, normal, self.value)
+        return answer and replace(answer, uid=normal.uid)
+
+    def delivered(self, head: bytes, body: bytes) -> Delivery:
+        """How the parts of an answer, or the previous and the next push message, are sent."""
+        return self.rule.instead or self.rule.delivery(head, body, self.value)
 
 
 _OK: Final = Fault("ok")
@@ -157,19 +149,14 @@ def _unknown(kind: str) -> FaultError:
 
 
 class Draw(NamedTuple):
-    """The faults of one request.
-
-    Attributes:
-        fault: its fault, if it has one other than ``clock``.
-        clocks: its ``clock`` faults; their seconds add up.
-    """
+    """The faults of one request: at most one that is no ``clock``, and all ``clock`` faults."""
 
     fault: Fault | None
     clocks: list[Fault]
 
     @property
     def clock_seconds(self) -> float:
-        """By how many seconds the venue's clock is ahead."""
+        """By how many seconds the venue's clock is ahead: those of all ``clock`` faults."""
         return float(sum(clock.value for clock in self.clocks))
 
 
@@ -254,12 +241,11 @@ class FaultPlan:
             if step.is_for(path):
                 self._steps.remove(step)
                 return step
-        faults = [f for f in self._permanent if f.is_for(path) and not f.is_steady]
+        faults = [fault for fault in self._permanent if fault.is_for(path) and not fault.is_steady]
         if not faults:
             return _OK
-        left = max(0.0, 1.0 - _total(faults))
-        sharing = sum(fault.probability is None for fault in faults)
-        if not sharing:
-            faults, sharing = [*faults, _OK], 1
-        weights = [left / sharing if f.probability is None else f.probability for f in faults]
+        if all(fault.probability is not None for fault in faults):
+            faults.append(_OK)
+        left = max(0.0, 1.0 - _total(faults)) / sum(f.probability is None for f in faults)
+        weights = [left if fault.probability is None else fault.probability for fault in faults]
         return self._random.choices(faults, weights)[0]

@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, web
 
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
-from sunx_adapter.sandbox.balances import with_rows, without
+from sunx_adapter.sandbox.balances import with_rows
 from sunx_adapter.sandbox.delivery import Delivery, reset, whole
 from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
@@ -203,9 +203,7 @@ class PushChannel:
 
     def _notification(self, account: SandboxAccount) -> bytes:
         # As seen live: times are text, rows have no available margin, a version number increases.
-        balance = with_rows(
-            account.balance, lambda row: _with_text_times(without(row, "available_margin"))
-        )
+        balance = with_rows(account.balance, lambda row: _pushed(row, "available_margin"))
         return _packed(
             {
                 "op": "notify",
@@ -214,7 +212,7 @@ class PushChannel:
                 "ts": self._now_ms(PUSH_ACCOUNT),
                 "uid": account.uid,
                 "event": "snapshot",
-                "data": {**_with_text_times(balance), "version": self._versions[account.name]},
+                "data": {**_pushed(balance), "version": self._versions[account.name]},
             }
         )
 
@@ -246,9 +244,12 @@ async def _send(connection: _Connection, request: web.BaseRequest) -> None:
             reset(request.transport)
 
 
-def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
-    times = {name: str(values[name]) for name in _TIMES if isinstance(values.get(name), int)}
-    return {**values, **times}
+def _pushed(values: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    return {
+        name: str(value) if name in _TIMES and isinstance(value, int) else value
+        for name, value in values.items()
+        if name not in left_out
+    }
 
 
 def _packed(content: Mapping[str, object]) -> bytes:

@@ -16,12 +16,11 @@ from sunx_adapter.sandbox.answers import (
     TOO_MANY_READS,
     HttpAnswer,
     HttpRequest,
-    RefusalShape,
     Refused,
     json_answer,
     page,
 )
-from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows, without
+from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows
 from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
 
@@ -34,14 +33,15 @@ _WINDOW_MS: Final = READ_LIMIT.seconds * 1000
 def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> None:
     """Raise the refusal of v5 for accounts in the old single-asset mode; SunX has no such mode."""
     if variant == "v5" and account.asset_mode == SINGLE_ASSET_MODE:
-        raise Refused(4002, "The account is not in the multi-assets collateral mode", "msg")
+        raise Refused(4002, "The account is not in the multi-assets collateral mode")
 
 
 def _balance(account: SandboxAccount, variant: PathVariantName) -> object:
     check_multi_assets(account, variant)
-    if variant == "v5" and account.extra_row_fields:
-        return account.balance
-    return with_rows(account.balance, lambda row: without(row, *EXTRA_ROW_FIELDS))
+    left_out = () if variant == "v5" and account.extra_row_fields else EXTRA_ROW_FIELDS
+    return with_rows(
+        account.balance, lambda row: {name: row[name] for name in row if name not in left_out}
+    )
 
 
 _Data = Callable[[SandboxAccount, PathVariantName], object]
@@ -94,8 +94,7 @@ class Responder:
             reads.popleft()
         try:
             if (refused := account.refusal) is not None:
-                shape: RefusalShape = "msg" if variant == "v5" else "message"
-                raise Refused(refused.code, refused.message, shape)
+                raise Refused(refused.code, refused.message)
             content = {"data": data_of(self._accounts.update(account.name), variant)}
             if len(reads) == READ_LIMIT.requests:
                 raise Refused(*TOO_MANY_READS)

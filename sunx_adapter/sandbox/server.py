@@ -48,10 +48,8 @@ class SandboxRequest:
         path: without the query.
         uid: user id of the account that signed it; ``None`` without a valid signature.
         status: the HTTP status of the answer; ``None`` if a fault prevented an answer.
-        code: the venue's code in the answer, ``"ok"``, or the HTTP status if the body is a page;
-            ``None`` as above.
-        fault: the simulated fault; ``None`` if there was none, or if it did not apply to this
-            request.
+        code: the venue's code in the answer, ``"ok"``, or the HTTP status; ``None`` as above.
+        fault: the simulated fault; ``None`` if none applied to this request.
     """
 
     time: float
@@ -73,12 +71,12 @@ class Sandbox(FaultPlan):
     """A local venue on a real TCP port, serving both path variants.
 
     Use it as a context manager, or call :meth:`start` and :meth:`close`. All methods are
-    thread-safe. Any number of sandboxes can run at once.
+    thread-safe. Any number of sandboxes can run at once. Every valid request counts against the
+    read limit, even if a fault changes its answer.
 
     Args:
         accounts: the accounts; default: :data:`DEFAULT_ACCOUNTS`. A number N makes the accounts
-            ``account-1`` to ``account-N``; ``account-7`` has 1007 USDT in cash. See
-            :meth:`configs`.
+            ``account-1`` to ``account-N``; ``account-7`` has 1007 USDT in cash.
         host: the address to listen on.
         port: the port; 0 takes a free one.
         clock: seconds UTC; used for timestamps, ``ts``, ``Date`` and the read limit.
@@ -90,10 +88,7 @@ class Sandbox(FaultPlan):
         heartbeat: seconds between two pings of the push channel.
         life: lets accounts change at random: seconds between two changes of a watched account, and
             the minimum time between two changes of a read one. Only accounts in the normal state
-            with at least one currency change. ``None`` changes nothing. To change an account
-            yourself, use :meth:`update`.
-
-    Every valid request counts against the read limit, even if a fault changes its answer.
+            with at least one currency change. ``None`` changes nothing.
 
     Raises:
         ValueError: there is no account, two share a name or an API key, a fault is invalid
@@ -311,16 +306,9 @@ class Sandbox(FaultPlan):
         self, now: float, request: HttpRequest, answer: HttpAnswer, fault: Fault | None = None
     ) -> None:
         answered = fault is None or fault.rule.instead is None
-        entry = SandboxRequest(
-            now,
-            time.monotonic(),
-            request.method,
-            request.path[:_LOGGED_PATH_CHARACTERS],
-            answer.uid,
-            answer.status if answered else None,
-            answer.code if answered else None,
-            fault,
-        )
+        status, code = (answer.status, answer.code) if answered else (None, None)
+        path, moment = request.path[:_LOGGED_PATH_CHARACTERS], time.monotonic()
+        entry = SandboxRequest(now, moment, request.method, path, answer.uid, status, code, fault)
         with self._log_lock:
             self._log.append(entry)
             self._request_count += 1

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sunx_adapter.sandbox.accounts import SandboxAccount
-from sunx_adapter.sandbox.answers import HttpRequest, Refused
+from sunx_adapter.sandbox.answers import UNKNOWN_KEY, HttpRequest, Refused
 from sunx_adapter.venue import VENUES, PathVariantName
 
 CLOCK_TOLERANCE_MS: Final = 5 * 60 * 1000
@@ -51,7 +51,7 @@ def authenticate(
     values = dict(parameters)
     account = account_with_key(values.get("AccessKeyId", ""))
     if account is None:
-        raise Refused(403, "Incorrect Access key [Access key错误]", "status")
+        raise Refused(UNKNOWN_KEY, "Incorrect Access key [Access key错误]")
     if values.get("SignatureVersion") != "2":
         raise Refused(12002, "Incorrect signature version")
     method = values.get("SignatureMethod", "")
