@@ -1,6 +1,7 @@
 """The sandbox's accounts: their keys, settings and balances, all made up."""
 
 import base64
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,8 @@ SignatureMethod = Literal["HmacSHA256", "Ed25519"]
 
 SINGLE_ASSET_MODE: Final = 0
 
-_ED25519_KEY_BYTES: Final = 32
+_PRIVATE_KEY: Final = re.compile("[A-Za-z0-9+/]{43}=")
+"""Base64 of 32 bytes."""
 _MAX_NAMES: Final = 20
 
 
@@ -20,9 +22,7 @@ _MAX_NAMES: Final = 20
 class AccountRefusal:
     """The error that answers every signed request of an account.
 
-    Attributes:
-        code: a code from the venues' error lists, like 12009 (user locked).
-        message: the error message.
+    ``code`` is from the venues' error lists, like 12009 (user locked); ``message`` is its text.
     """
 
     code: int
@@ -41,10 +41,9 @@ class SandboxAccount:
         private_key: for Ed25519 signatures, Base64 of the raw 32 bytes; ``None`` as above.
         balance: ``data`` of the balance answer, sent unchanged; amounts are decimal text.
             :func:`~sunx_adapter.sandbox.balances.balance_data` makes a consistent one.
-        asset_mode: collateral mode: 0 single-asset (old), 1 multi-assets, 2 single-asset. With 0
-            the v5 balance is refused.
-        extra_row_fields: whether v5 answers include undocumented row fields of the balance, as
-            live answers do; SunX's answers never include them.
+        asset_mode: collateral mode: 0 single-asset (old; v5 refuses its balance), 1 multi-assets,
+            2 single-asset.
+        extra_row_fields: whether v5 answers have the undocumented row fields, as live answers do.
         refusal: the error that answers every signed request; ``None`` for a working account.
 
     Raises:
@@ -67,7 +66,7 @@ class SandboxAccount:
                 raise ValueError(f"{attribute}: must not be empty")
         if not self.signature_methods:
             raise ValueError("secret: a key needs a secret, a private_key or both")
-        if self.private_key is not None and not _is_private_key(self.private_key):
+        if self.private_key is not None and not _PRIVATE_KEY.fullmatch(self.private_key):
             raise ValueError("private_key: must be Base64 of the raw 32 bytes of an Ed25519 key")
         if self.asset_mode not in (0, 1, 2):
             raise ValueError("asset_mode: must be 0, 1 or 2")
@@ -80,25 +79,25 @@ class SandboxAccount:
         return tuple(method for method, key in keys.items() if key)
 
 
-def _is_private_key(text: str) -> bool:
-    try:
-        return len(base64.b64decode(text, validate=True)) == _ED25519_KEY_BYTES
-    except ValueError:
-        return False
-
-
 class AccountBook:
     """The current accounts, by name and by API key. Thread-safe.
 
-    ``on_change`` is called with each changed account; calls never overlap.
+    The arguments are those of the sandbox. ``on_change`` is called with each changed account;
+    calls never overlap.
 
     Raises:
         ValueError: there is no account, or two share a name or an API key.
     """
 
     def __init__(
-        self, accounts: Iterable[SandboxAccount], random_walk: RandomWalk | None = None
+        self,
+        accounts: Iterable[SandboxAccount] | int | None,
+        random_walk: RandomWalk | None = None,
     ) -> None:
+        if accounts is None:
+            accounts = DEFAULT_ACCOUNTS
+        elif isinstance(accounts, int):
+            accounts = numbered_accounts(accounts)
         self._by_name: dict[str, SandboxAccount] = {}
         self._by_key: dict[str, str] = {}
         for account in accounts:

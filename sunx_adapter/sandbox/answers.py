@@ -4,19 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import responses
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
-SUCCESS_CODE: Final = 200
-SUCCESS_STATUS: Final = "ok"
 UNKNOWN_KEY: Final = 403
-TOO_MANY_READS: Final = (1032, "The number of access exceeded limit")
-
-JSON_TYPE: Final = "application/json;charset=utf-8"
-HTML_TYPE: Final = "text/html"
-
-_SAME_IN_V5: Final = frozenset({1003, TOO_MANY_READS[0], *range(12001, 12009)})
+_TOO_MANY_READS: Final = 1032
+_JSON: Final = {"Content-Type": "application/json;charset=utf-8"}
+_SAME_IN_V5: Final = frozenset({1003, _TOO_MANY_READS, *range(12001, 12009)})
 """Codes that v5 sends in the same format as SunX: too many reads, a failed signature check."""
 
 
@@ -24,9 +19,7 @@ _SAME_IN_V5: Final = frozenset({1003, TOO_MANY_READS[0], *range(12001, 12009)})
 class HttpRequest:
     """A received request, its percent-encoding unchanged.
 
-    Attributes:
-        host: the Host header, or empty.
-        time_ms: when it arrived, by the venue's clock, ms UTC.
+    ``host`` is the Host header, or empty; ``time_ms`` is the venue's time, ms UTC.
     """
 
     method: str
@@ -44,8 +37,8 @@ class HttpAnswer:
         status: the HTTP status.
         code: the venue's code in the body, ``"ok"``, or the HTTP status if the body is a page.
         body: the bytes.
-        uid: user id of the account that signed the request; ``None`` without a valid signature.
         headers: the content type; on answers to signed requests also the read limit.
+        uid: user id of the account that signed the request; ``None`` without a valid signature.
     """
 
     status: int
@@ -57,7 +50,7 @@ class HttpAnswer:
     @property
     def accepted(self) -> bool:
         """Whether it reports success."""
-        return self.code in (SUCCESS_CODE, SUCCESS_STATUS)
+        return self.code in (200, "ok")
 
 
 @dataclass(eq=False)
@@ -66,6 +59,11 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
 
     code: int | str
     message: str
+
+    @classmethod
+    def too_many_reads(cls) -> Self:
+        """The refusal of a read above the limit."""
+        return cls(_TOO_MANY_READS, "The number of access exceeded limit")
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
         """The refusal, in the format that the request's path has for this code.
@@ -81,13 +79,13 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
             body = {"status": "error", "err_code": code, "err_msg": message, "ts": time_ms}
         elif request.path.startswith("/v5/") and code not in _SAME_IN_V5:
             body = {"code": str(code), "msg": message, "data": None, "ts": str(time_ms)}
-        too_many = code == TOO_MANY_READS[0]
+        too_many = code == _TOO_MANY_READS
         return json_answer(body, code, HTTPStatus.TOO_MANY_REQUESTS if too_many else HTTPStatus.OK)
 
 
 def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> HttpAnswer:
     """An answer with a JSON body, without whitespace, as the venues send it."""
-    return HttpAnswer(status, code, msgspec.json.encode(body), {"Content-Type": JSON_TYPE})
+    return HttpAnswer(status, code, msgspec.json.encode(body), _JSON)
 
 
 def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
@@ -97,4 +95,6 @@ def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
         f"<html>\r\n<head><title>{title}</title></head>\r\n"
         f"<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
     )
-    return HttpAnswer(status, status, body.encode(), {"Content-Type": HTML_TYPE, **(headers or {})})
+    return HttpAnswer(
+        status, status, body.encode(), {"Content-Type": "text/html", **(headers or {})}
+    )

@@ -1,7 +1,4 @@
-"""How bytes are sent: in pieces, with delays, and with different ends of the connection.
-
-Every answer is a :class:`Delivery`: a whole one, half of one, one byte at a time, a reset.
-"""
+"""How bytes are sent: in pieces, with delays, and with different ends of the connection."""
 
 import asyncio
 import os
@@ -24,13 +21,11 @@ class Delivery:
         pause: seconds between two pieces.
         end: what happens to the connection afterwards: it serves the next request (``"keep"``),
             is closed, is reset (RST), or stays open and silent (``"stall"``).
-        delay: seconds before the first piece.
     """
 
     pieces: Iterable[bytes] = ()
     pause: float = 0.0
     end: Literal["keep", "close", "reset", "stall"] = "close"
-    delay: float = 0.0
 
 
 def whole(data: bytes) -> Delivery:

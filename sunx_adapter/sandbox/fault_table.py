@@ -15,14 +15,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from sunx_adapter.sandbox.answers import (
-    TOO_MANY_READS,
-    HttpAnswer,
-    HttpRequest,
-    Refused,
-    json_answer,
-    page,
-)
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
 from sunx_adapter.sandbox.delivery import Delivery, in_pieces, whole
 from sunx_adapter.venue import PATH_VARIANTS
 
@@ -97,8 +90,8 @@ class FaultRule:
         effect: what happens: one sentence without subject and full stop.
         parameter: its parameter, if it has one.
         default: the parameter's default value; ``None`` if the parameter is required.
-        accepted_only: whether it applies to accepted requests only. A refused one (wrong key or
-            signature, too many reads) then gets its normal refusal.
+        accepted_only: whether it applies to accepted requests only; refused ones (wrong key or
+            signature, too many reads) then get their normal refusal.
         paths: the paths of the requests that it applies to, unless :attr:`Fault.path` is set.
         answer: makes the answer from the request, its normal answer and the parameter's value;
             returns ``None`` if the fault cannot be applied to that answer.
@@ -149,7 +142,7 @@ class FaultRule:
 
 
 def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
-    return Delivery([head + body], end="keep", delay=seconds)
+    return Delivery([b"", head + body], seconds, "keep")
 
 
 def _drip(head: bytes, body: bytes, seconds: float) -> Delivery:
@@ -182,8 +175,7 @@ def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer
     return page(HTTPStatus.FOUND, {"Location": location.encode("ascii", "ignore").decode()})
 
 
-def _maintenance(_request: HttpRequest, _normal: HttpAnswer, _value: object) -> HttpAnswer:
-    return json_answer({"status": "maintain"}, "maintain")
+_MAINTENANCE: Final = json_answer({"status": "maintain"}, "maintain")
 
 
 def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpAnswer:
@@ -194,14 +186,14 @@ def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpA
         "ratelimit-reset": str(math.ceil(seconds * 1000)),
         "Retry-After": str(math.ceil(seconds)),
     }
-    return replace(Refused(*TOO_MANY_READS).answer(request), headers=headers)
+    return replace(Refused.too_many_reads().answer(request), headers=headers)
 
 
-def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnswer:
+def _error_code(request: HttpRequest, _normal: HttpAnswer, code: str) -> HttpAnswer:
     from sunx_adapter.protocol.errors import RULE_BY_CODE  # noqa: PLC0415 - ccxt is slow to load
 
     if code == "maintain":
-        return _maintenance(request, normal, code)
+        return _MAINTENANCE
     meaning = RULE_BY_CODE[code].meaning if code in RULE_BY_CODE else "unknown error"
     return Refused(int(code) if code.isdecimal() else code, meaning).answer(request)
 
@@ -274,7 +266,7 @@ _RULES: Final = (
         "maintenance",
         'answers {"status":"maintain"} on every path',
         paths=_EVERYWHERE,
-        answer=_maintenance,
+        answer=lambda *_: _MAINTENANCE,
         login=lambda _: Refused(1006, "System is in maintenance"),
     ),
     # FaultPlan applies it, because it can accompany any other fault.

@@ -1,8 +1,5 @@
 """Parses faults and decides which request gets which fault. No I/O.
 
-A fault is written ``KIND[=PARAMETER][@PROBABILITY]``: ``code=1004@0.1`` refuses 10 % of all
-requests with the venue's code 1004. The kinds are in :mod:`~sunx_adapter.sandbox.fault_table`.
-
 Each request takes the first scheduled step for its path. If there is none, and there are permanent
 faults for its path, exactly one random number is drawn. So the same seed gives the same faults to
 the same sequence of requests.
@@ -22,13 +19,12 @@ from sunx_adapter.sandbox.delivery import Delivery
 from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultError, FaultRule
 
 _GRAMMAR: Final = re.compile(r"([^=@]*)(?:=(.*?))?(?:@([^@]*))?", re.DOTALL)
-"""Kind, parameter and probability."""
 _ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. As text it is ``KIND[=PARAMETER][@PROBABILITY]``.
+    """One fault. As text it is ``KIND[=PARAMETER][@PROBABILITY]``, like ``code=1004@0.1``.
 
     Args:
         kind: the name of a kind, see :func:`fault_kinds`.
@@ -36,8 +32,7 @@ class Fault:
         probability: the share of requests, 0 to 1. Default: all requests that other faults leave;
             several such faults share them evenly.
         path: the path of the requests that it applies to, or ``"*"`` for every path. Default: the
-            kind's paths (the balance of both variants; every path for ``clock`` and
-            ``maintenance``).
+            kind's paths (both balances; every path for ``clock`` and ``maintenance``).
 
     Raises:
         FaultError: there is no such kind, or a value is invalid.
@@ -142,10 +137,8 @@ def _unknown(kind: str) -> FaultError:
     known = ", ".join(rule.usage for rule in fault_kinds())
     name, colon, rest = kind.partition(":")
     hint = f" (did you mean {name}={rest}?)" if colon and name in FAULT_RULES else ""
-    return FaultError(
-        f"unknown fault {kind!r}{hint}; the faults are: {known}; add a probability like this: "
-        "reset@0.2"
-    )
+    example = "add a probability like this: reset@0.2"
+    return FaultError(f"unknown fault {kind!r}{hint}; the faults are: {known}; {example}")
 
 
 class Draw(NamedTuple):
@@ -182,9 +175,7 @@ class FaultPlan:
             return tuple(self._steps)
 
     def set_faults(self, faults: Iterable[Fault | str], seed: int | None = None) -> None:
-        """Replace the permanent faults, for all requests from now on.
-
-        A seed restarts the random numbers.
+        """Replace the permanent faults, from now on. A seed restarts the random numbers.
 
         Raises:
             FaultError: a fault is invalid, or probabilities add up to more than 1; then nothing
@@ -194,9 +185,8 @@ class FaultPlan:
         for path in {path for fault in permanent for path in fault.paths}:
             total = _total(fault for fault in permanent if fault.is_for(path))
             if total > 1 + _ROUNDING:
-                raise FaultError(
-                    f"the probabilities of the faults add up to {total:g}, more than 1"
-                )
+                sums = f"the probabilities of the faults add up to {total:g}"
+                raise FaultError(f"{sums}, more than 1")
         with self._fault_lock:
             self._permanent = permanent
             if seed is not None:

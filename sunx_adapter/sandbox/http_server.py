@@ -35,11 +35,9 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise OSError(
-            error.errno,
-            f"the sandbox cannot listen on {host} port {port} ({reason}): choose another port, "
-            f"or 0 for a free one",
-        ) from error
+        text = f"the sandbox cannot listen on {host} port {port} ({reason})"
+        advice = "choose another port, or 0 for a free one"
+        raise OSError(error.errno, f"{text}: {advice}") from error
 
 
 class LoopThread:
@@ -123,8 +121,6 @@ class _Response(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send everything; the delivery includes the head."""
         delivery, transport = self._delivery, request.transport
-        if delivery.delay:
-            await asyncio.sleep(delivery.delay)
         for number, piece in enumerate(delivery.pieces):
             if number and delivery.pause:
                 await asyncio.sleep(delivery.pause)

@@ -117,8 +117,6 @@ class PushChannel:
             await asyncio.gather(*helpers, return_exceptions=True)
         return socket
 
-    # -- messages from clients --------------------------------------------------------------
-
     def _receive(self, connection: _Connection, text: str) -> None:
         message: dict[str, Any] = {}
         with contextlib.suppress(msgspec.DecodeError, RecursionError):
@@ -160,7 +158,7 @@ class PushChannel:
         query = canonical_query((name, str(message[name])) for name in _SIGNED)
         request = replace(connection.handshake, query=query, time_ms=self._now_ms(path))
         try:
-            account = authenticate(request, self._accounts.with_key, STREAM_VARIANTS[path])
+            account = authenticate(request, self._accounts, STREAM_VARIANTS[path])
         except Refused as refusal:
             raise Refused(2003, f"Authentication failed: {refusal.message}") from None
         if account.refusal is not None:
@@ -170,8 +168,6 @@ class PushChannel:
         self._users[account.uid].add(connection)
         connection.account = account
         return account.uid
-
-    # -- messages to clients ----------------------------------------------------------------
 
     def _now_ms(self, path: str) -> int:
         return round((self._clock() + self._plan.clocks(path).clock_seconds) * 1000)

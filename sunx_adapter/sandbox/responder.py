@@ -10,16 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from sunx_adapter.sandbox.accounts import SINGLE_ASSET_MODE, AccountBook, SandboxAccount
-from sunx_adapter.sandbox.answers import (
-    SUCCESS_CODE,
-    SUCCESS_STATUS,
-    TOO_MANY_READS,
-    HttpAnswer,
-    HttpRequest,
-    Refused,
-    json_answer,
-    page,
-)
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
 from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows
 from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
@@ -80,7 +71,7 @@ class Responder:
             return page(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET"})
         if request.path in _PUBLIC:
             body = {"status": "ok", **_PUBLIC[request.path], "ts": request.time_ms}
-            return json_answer(body, SUCCESS_STATUS)
+            return json_answer(body, "ok")
         try:
             return self._signed(request, now_ms)
         except Refused as refusal:
@@ -88,7 +79,7 @@ class Responder:
 
     def _signed(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
         variant, data_of = _SIGNED[request.path]
-        account = authenticate(request, self._accounts.with_key, variant)
+        account = authenticate(request, self._accounts, variant)
         reads = self._reads[account.uid]
         while reads and now_ms - reads[0] >= _WINDOW_MS:
             reads.popleft()
@@ -97,13 +88,12 @@ class Responder:
                 raise Refused(refused.code, refused.message)
             content = {"data": data_of(self._accounts.update(account.name), variant)}
             if len(reads) == READ_LIMIT.requests:
-                raise Refused(*TOO_MANY_READS)
+                raise Refused.too_many_reads()
             reads.append(now_ms)  # refused reads do not count
             # The order of keys differs between the venues' pages.
             success = {"message": "Success"}
             content = content | success if variant == "v5" else success | content
-            body = {"code": SUCCESS_CODE, **content, "ts": request.time_ms}
-            answer = json_answer(body, SUCCESS_CODE)
+            answer = json_answer({"code": 200, **content, "ts": request.time_ms}, 200)
         except Refused as refusal:
             answer = refusal.answer(request)
         # As in the older futures manual.

@@ -14,14 +14,8 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from sunx_adapter.sandbox.accounts import (
-    DEFAULT_ACCOUNTS,
-    AccountBook,
-    SandboxAccount,
-    SignatureMethod,
-    numbered_accounts,
-)
-from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest, page
+from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount, SignatureMethod
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, page
 from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
 from sunx_adapter.sandbox.delivery import Delivery, http_head, whole
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
@@ -109,11 +103,9 @@ class Sandbox(FaultPlan):
         life: float | None = None,
     ) -> None:
         super().__init__(faults, seed)
-        if isinstance(accounts, int):
-            accounts = numbered_accounts(accounts)
         self._host, self._port, self._clock = host, port, clock
         walk = None if life is None else RandomWalk(life, seed, clock)
-        self._accounts = AccountBook(DEFAULT_ACCOUNTS if accounts is None else accounts, walk)
+        self._accounts = AccountBook(accounts, walk)
         self._responder = Responder(self._accounts)
         self._push = PushChannel(self._accounts, self, clock, heartbeat)
         self._log: deque[SandboxRequest] = deque(maxlen=kept_requests)
@@ -254,10 +246,8 @@ class Sandbox(FaultPlan):
         methods = chosen.signature_methods
         method = signature_method or methods[0]
         if method not in methods:
-            raise ValueError(
-                f"the key of account {chosen.name!r} is not enabled for {method!r}, but for: "
-                f"{', '.join(methods)}"
-            )
+            key = f"the key of account {chosen.name!r}"
+            raise ValueError(f"{key} is not enabled for {method!r}, but for: {', '.join(methods)}")
         with_secret = method == "HmacSHA256"
         return {
             "apiKey": chosen.api_key,
@@ -270,9 +260,8 @@ class Sandbox(FaultPlan):
         self, venue: str, signature_method: SignatureMethod | None = None
     ) -> dict[str, dict[str, Any]]:
         """An exchange configuration for each account, by account name; see :meth:`config`."""
-        return {
-            each.name: self.config(venue, each.name, signature_method) for each in self.accounts
-        }
+        names = (account.name for account in self.accounts)
+        return {name: self.config(venue, name, signature_method) for name in names}
 
     async def _handle(self, http_request: web.BaseRequest) -> Delivery | web.StreamResponse:
         now, headers = self._clock(), http_request.headers
@@ -283,11 +272,10 @@ class Sandbox(FaultPlan):
         request = HttpRequest(http_request.method, path, query, host, round(venue_now * 1000))
         # The push channel itself applies the faults that refuse a login.
         opens_channel = fault is None or fault.rule.login is not None
-        handshake = path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel
-        if handshake and self._push.accepts(http_request):
-            self._record(now, request, HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, SUCCESS_STATUS))
-            return await self._push.serve(http_request, request)
-        if handshake:
+        if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
+            if self._push.accepts(http_request):
+                self._record(now, request, HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, "ok"))
+                return await self._push.serve(http_request, request)
             answer = page(HTTPStatus.BAD_REQUEST)
         else:
             answer = self._responder.answer(request, round(now * 1000))

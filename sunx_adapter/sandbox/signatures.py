@@ -7,7 +7,7 @@ nothing with the client's signing, so the sandbox detects mistakes made there.
 import base64
 import hmac
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from operator import itemgetter
@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sunx_adapter.sandbox.accounts import SandboxAccount
+from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import UNKNOWN_KEY, HttpRequest, Refused
 from sunx_adapter.venue import VENUES, PathVariantName
 
@@ -33,23 +33,16 @@ _PORT: Final = re.compile(r":[0-9]+$")
 
 
 def authenticate(
-    request: HttpRequest,
-    account_with_key: Callable[[str], SandboxAccount | None],
-    variant: PathVariantName,
+    request: HttpRequest, accounts: AccountBook, variant: PathVariantName
 ) -> SandboxAccount:
-    """The account whose key signed the request.
-
-    Args:
-        request: the received request.
-        account_with_key: finds the account of an API key.
-        variant: the path variant; each has its own code for a wrong signature.
+    """The account whose key signed the request; each path variant has its code for a wrong one.
 
     Raises:
         Refused: a check failed; the first one decides.
     """
     parameters = parse_qsl(request.query, keep_blank_values=True)
     values = dict(parameters)
-    account = account_with_key(values.get("AccessKeyId", ""))
+    account = accounts.with_key(values.get("AccessKeyId", ""))
     if account is None:
         raise Refused(UNKNOWN_KEY, "Incorrect Access key [Access key错误]")
     if values.get("SignatureVersion") != "2":
