@@ -39,8 +39,7 @@ class SandboxAccount:
         api_key: the access key.
         secret: for HmacSHA256 signatures; ``None`` if the key is not enabled for them.
         private_key: for Ed25519 signatures, Base64 of the raw 32 bytes; ``None`` as above.
-        balance: ``data`` of the balance answer, sent unchanged; amounts are decimal text.
-            :func:`~sunx_adapter.sandbox.balances.balance_data` makes a consistent one.
+        balance: ``data`` of the balance answer, sent unchanged; see :func:`balance_data`.
         asset_mode: collateral mode: 0 single-asset (old; v5 refuses its balance), 1 multi-assets,
             2 single-asset.
         extra_row_fields: whether v5 answers have the undocumented row fields, as live answers do.
@@ -80,19 +79,16 @@ class SandboxAccount:
 
 
 class AccountBook:
-    """The current accounts, by name and by API key. Thread-safe.
+    """The current accounts, by name and by API key. Thread-safe. The arguments are the sandbox's.
 
-    The arguments are those of the sandbox. ``on_change`` is called with each changed account;
-    calls never overlap.
+    ``on_change`` is called with each changed account; calls never overlap.
 
     Raises:
         ValueError: there is no account, or two share a name or an API key.
     """
 
     def __init__(
-        self,
-        accounts: Iterable[SandboxAccount] | int | None,
-        random_walk: RandomWalk | None = None,
+        self, accounts: Iterable[SandboxAccount] | int | None, walk: RandomWalk | None = None
     ) -> None:
         if accounts is None:
             accounts = DEFAULT_ACCOUNTS
@@ -110,7 +106,7 @@ class AccountBook:
             self._by_name[account.name] = account
         if not self._by_name:
             raise ValueError("a sandbox needs at least one account")
-        self.random_walk = random_walk
+        self.random_walk = walk
         self.on_change: Callable[[SandboxAccount], None] = lambda _: None
         self._changing = threading.Lock()
 
@@ -123,11 +119,7 @@ class AccountBook:
         return self._by_name.get(self._by_key.get(api_key, ""))
 
     def named(self, name: str) -> SandboxAccount:
-        """The account of that name.
-
-        Raises:
-            ValueError: there is none; the message lists the existing ones.
-        """
+        """The account of that name. If there is none, a ValueError lists the existing ones."""
         if name not in self._by_name:
             raise ValueError(f"the sandbox has no account {name!r}; it has: {self.names()}")
         return self._by_name[name]
@@ -139,11 +131,7 @@ class AccountBook:
         return f"{known} and {more} more" if more > 0 else known
 
     def update(self, name: str, balance: Mapping[str, Any] | None = None) -> SandboxAccount:
-        """Change an account: to that balance, or at random if a change is due.
-
-        Raises:
-            ValueError: there is no such account.
-        """
+        """Change an account: to that balance, or at random if one is due. See :meth:`named`."""
         with self._changing:
             account = self.named(name)
             if balance is None and self.random_walk is not None:

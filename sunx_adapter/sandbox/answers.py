@@ -91,10 +91,7 @@ def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> H
 def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     """An HTML error page of the web server in front of a venue."""
     title = f"{status:d} {responses.get(status, '')}"
-    body = (
-        f"<html>\r\n<head><title>{title}</title></head>\r\n"
-        f"<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
-    )
+    body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\r\n"
     return HttpAnswer(
         status, status, body.encode(), {"Content-Type": "text/html", **(headers or {})}
     )

@@ -149,9 +149,8 @@ class RandomWalk:
     """
 
     def __init__(self, seconds: float, seed: int | None, clock: Callable[[], float]) -> None:
-        self.seconds = seconds
+        self.seconds, self._clock = seconds, clock
         self._seed = os.urandom(8) if seed is None else seed
-        self._clock = clock
         # Each account's random numbers, and the earliest time of its next change, if it changes.
         self._accounts: dict[str, tuple[random.Random, float]] = {}
 

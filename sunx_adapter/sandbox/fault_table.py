@@ -48,10 +48,6 @@ class Parameter(NamedTuple):
     type: Any
 
 
-_Answer = Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None]
-_Deliver = Callable[[bytes, bytes, Any], Delivery]
-
-
 def _within(name: str, what: str, number: type, low: int, high: int) -> Parameter:
     return Parameter(name, f"{what} from {low} to {high}", Annotated[number, Meta(ge=low, le=high)])
 
@@ -107,9 +103,11 @@ class FaultRule:
     default: str | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: _Answer = lambda _request, normal, _value: normal
+    answer: Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None] = lambda _r, normal, _: (
+        normal
+    )
     instead: Delivery | None = None
-    delivery: _Deliver = lambda head, body, _value: whole(head + body)
+    delivery: Callable[[bytes, bytes, Any], Delivery] = lambda head, body, _: whole(head + body)
     login: Callable[[Any], Refused] | None = None
 
     @property
@@ -141,32 +139,8 @@ class FaultRule:
             raise FaultError(f"{given}: {name} must be {expected}") from None
 
 
-def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
-    return Delivery([b"", head + body], seconds, "keep")
-
-
-def _drip(head: bytes, body: bytes, seconds: float) -> Delivery:
-    return Delivery(in_pieces(head + body, 1), seconds)
-
-
-def _cut(head: bytes, body: bytes, _value: object) -> Delivery:
-    return Delivery([head, body[: len(body) // 2]])
-
-
-def _out_of_order(before: bytes, message: bytes, _value: object) -> Delivery:
-    return Delivery(filter(None, (message, before)), end="keep")
-
-
-def _html(_request: HttpRequest, _normal: HttpAnswer, status: int) -> HttpAnswer:
-    return page(status)
-
-
-def _bare_status(_request: HttpRequest, _normal: HttpAnswer, status: int) -> HttpAnswer:
-    return HttpAnswer(status, status)
-
-
-def _truncated(_request: HttpRequest, normal: HttpAnswer, _value: object) -> HttpAnswer:
-    return replace(normal, body=normal.body[: len(normal.body) // 2])
+def _half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
 
 
 def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer:
@@ -208,9 +182,7 @@ def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: int) -> HttpAnsw
     return replace(normal, body=body, headers={**normal.headers, "Content-Encoding": "gzip"})
 
 
-def _field_fault(
-    kind: str, effect: str, edit: Callable[[Any], object], default: str = "data.details[0].equity"
-) -> FaultRule:
+def _field_fault(kind: str, effect: str, edit: Callable[[Any], object], field: str) -> FaultRule:
     """A fault that edits one field of an accepted answer; ``edit`` gives its new value."""
 
     def answer(_: HttpRequest, normal: HttpAnswer, field: str) -> HttpAnswer | None:
@@ -225,108 +197,69 @@ def _field_fault(
             return None  # there is no such field
         return replace(normal, body=msgspec.json.encode(document))
 
-    return FaultRule(kind, effect, _FIELD, default, accepted_only=True, answer=answer)
-
-
-def _push_fault(kind: str, effect: str, instead: Delivery) -> FaultRule:
-    """A fault that replaces an account message."""
-    return FaultRule(f"push-{kind}", f"push: {effect}", paths=_PUSH, instead=instead)
+    return FaultRule(kind, effect, _FIELD, field, accepted_only=True, answer=answer)
 
 
 _EVERYWHERE: Final = frozenset({EVERY_PATH})
+_LOGIN: Final = frozenset({PUSH_LOGIN})
 _PUSH: Final = frozenset({PUSH_ACCOUNT})
 _RESET: Final = Delivery(end="reset")
 _STALL: Final = Delivery(end="stall")
+_EQUITY: Final = "data.details[0].equity"
 
+# Of each entry, the first line says what happens, the second one how.
+# fmt: off
 _RULES: Final = (
     FaultRule("ok", "answers normally"),
     FaultRule("refuse", "closes the connection without sending a byte", instead=Delivery()),
     FaultRule("reset", "resets the connection (RST) instead of answering", instead=_RESET),
     FaultRule("silence", "never answers and keeps the connection open", instead=_STALL),
-    FaultRule("slow", "answers normally after SECONDS", _SECONDS, "0.5", delivery=_slow),
-    FaultRule(
-        "drip",
-        "sends the answer's head and body byte by byte, SECONDS apart",
-        _SECONDS,
-        "0.05",
-        delivery=_drip,
-    ),
-    FaultRule("cut", "announces the whole body, sends half of it and closes", delivery=_cut),
+    FaultRule("slow", "answers normally after SECONDS", _SECONDS, "0.5",
+              delivery=lambda head, body, seconds: Delivery([b"", head + body], seconds, "keep")),
+    FaultRule("drip", "sends the answer's head and body byte by byte, SECONDS apart",
+              _SECONDS, "0.05",
+              delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), seconds)),
+    FaultRule("cut", "announces the whole body, sends half of it and closes",
+              delivery=lambda head, body, _value: Delivery([head, _half(body)])),
     FaultRule("garbage", "sends bytes that are not HTTP, and closes", instead=Delivery([_GARBAGE])),
-    FaultRule("html", "sends a proxy's HTML page with HTTP STATUS", _STATUS, "502", answer=_html),
-    FaultRule("status", "sends HTTP STATUS without a body", _STATUS, answer=_bare_status),
-    FaultRule(
-        "redirect",
-        "redirects (302) to URL plus the request's path and signed query",
-        _URL,
-        "https://elsewhere.invalid",
-        answer=_redirect,
-    ),
-    FaultRule(
-        "maintenance",
-        'answers {"status":"maintain"} on every path',
-        paths=_EVERYWHERE,
-        answer=lambda *_: _MAINTENANCE,
-        login=lambda _: Refused(1006, "System is in maintenance"),
-    ),
+    FaultRule("html", "sends a proxy's HTML page with HTTP STATUS", _STATUS, "502",
+              answer=lambda _request, _normal, status: page(status)),
+    FaultRule("status", "sends HTTP STATUS without a body", _STATUS,
+              answer=lambda _request, _normal, status: HttpAnswer(status, status)),
+    FaultRule("redirect", "redirects (302) to URL plus the request's path and signed query",
+              _URL, "https://elsewhere.invalid", answer=_redirect),
+    FaultRule("maintenance", 'answers {"status":"maintain"} on every path', paths=_EVERYWHERE,
+              answer=lambda _request, _normal, _value: _MAINTENANCE,
+              login=lambda _value: Refused(1006, "System is in maintenance")),
     # FaultPlan applies it, because it can accompany any other fault.
-    FaultRule(
-        "clock",
-        "sets the venue's clock SECONDS ahead on every path: for ts, Date and the check of a "
-        "request's time",
-        _AHEAD,
-        "3600",
-        paths=_EVERYWHERE,
-    ),
-    FaultRule(
-        "ratelimit",
-        "refuses with HTTP 429, code 1032 and headers that ask to wait SECONDS",
-        _SECONDS,
-        "1",
-        accepted_only=True,
-        answer=_too_many,
-    ),
-    FaultRule(
-        "code",
-        "refuses with the venue's error CODE, in the venue's format for it",
-        _CODE,
-        accepted_only=True,
-        answer=_error_code,
-    ),
-    FaultRule("truncated", "sends half of the JSON as a complete HTTP answer", answer=_truncated),
-    FaultRule(
-        "bomb",
-        "sends MIB mebibytes of blanks before the JSON, as gzip",
-        _MEBIBYTES,
-        "64",
-        answer=_bomb,
-    ),
-    _field_fault("null", "sets FIELD to null", lambda _: None, default="data"),
-    _field_fault("missing", "leaves out FIELD", lambda _: msgspec.UNSET),
-    _field_fault("blank", "sets FIELD to empty text", lambda _: ""),
-    _field_fault(
-        "wrong-type",
-        "changes FIELD to an object, or to text if it is an object or a list",
-        lambda value: "unexpected" if isinstance(value, dict | list) else {},
-    ),
-    FaultRule(
-        "push-code",
-        "push: refuses the login with CODE",
-        _PUSH_CODE,
-        "2003",
-        paths=frozenset({PUSH_LOGIN}),
-        login=lambda code: Refused(code, "refused on purpose"),
-    ),
-    _push_fault("reset", "resets the connection instead of sending a change", _RESET),
-    _push_fault("silence", "stops sending at a change, heartbeats included", _STALL),
-    _push_fault("garbage", "sends garbage instead of a change", whole(_GARBAGE)),
-    FaultRule(
-        "push-order",
-        "push: sends a change, then the previous state again",
-        paths=_PUSH,
-        delivery=_out_of_order,
-    ),
+    FaultRule("clock", "sets the venue's clock SECONDS ahead on every path: for ts, Date and the "
+              "check of a request's time", _AHEAD, "3600", paths=_EVERYWHERE),
+    FaultRule("ratelimit", "refuses with HTTP 429, code 1032 and headers that ask to wait SECONDS",
+              _SECONDS, "1", accepted_only=True, answer=_too_many),
+    FaultRule("code", "refuses with the venue's error CODE, in the venue's format for it",
+              _CODE, accepted_only=True, answer=_error_code),
+    FaultRule("truncated", "sends half of the JSON as a complete HTTP answer",
+              answer=lambda _request, normal, _value: replace(normal, body=_half(normal.body))),
+    FaultRule("bomb", "sends MIB mebibytes of blanks before the JSON, as gzip",
+              _MEBIBYTES, "64", answer=_bomb),
+    _field_fault("null", "sets FIELD to null", lambda _: None, "data"),
+    _field_fault("missing", "leaves out FIELD", lambda _: msgspec.UNSET, _EQUITY),
+    _field_fault("blank", "sets FIELD to empty text", lambda _: "", _EQUITY),
+    _field_fault("wrong-type",
+                 "changes FIELD to an object, or to text if it is an object or a list",
+                 lambda value: "unexpected" if isinstance(value, dict | list) else {}, _EQUITY),
+    FaultRule("push-code", "push: refuses the login with CODE", _PUSH_CODE, "2003", paths=_LOGIN,
+              login=lambda code: Refused(code, "refused on purpose")),
+    FaultRule("push-reset", "push: resets the connection instead of sending a change",
+              paths=_PUSH, instead=_RESET),
+    FaultRule("push-silence", "push: stops sending at a change, heartbeats included",
+              paths=_PUSH, instead=_STALL),
+    FaultRule("push-garbage", "push: sends garbage instead of a change",
+              paths=_PUSH, instead=whole(_GARBAGE)),
+    FaultRule("push-order", "push: sends a change, then the previous state again", paths=_PUSH,
+              delivery=lambda old, new, _: Delivery(filter(None, (new, old)), end="keep")),
 )
+# fmt: on
 
 FAULT_RULES: Final[dict[str, FaultRule]] = {rule.kind: rule for rule in _RULES}
 """By kind, in the order of the help."""

@@ -25,11 +25,7 @@ _GRACE_SECONDS: Final = 0.5
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 takes a free one.
-
-    Raises:
-        OSError: the address cannot be used; the message says what to do.
-    """
+    """Open a listening socket; port 0 takes a free one. An OSError says what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)

@@ -79,10 +79,8 @@ class PushChannel:
     def __init__(
         self, accounts: AccountBook, plan: FaultPlan, clock: Callable[[], float], heartbeat: float
     ) -> None:
-        self._accounts = accounts
-        self._plan = plan
-        self._clock = clock
-        self._heartbeat = heartbeat
+        self._accounts, self._plan = accounts, plan
+        self._clock, self._heartbeat = clock, heartbeat
         accounts.on_change = self._publish
         self._versions: Counter[str] = Counter()
         self._users: defaultdict[str, set[_Connection]] = defaultdict(set)
@@ -91,10 +89,9 @@ class PushChannel:
     @staticmethod
     def accepts(request: web.BaseRequest) -> bool:
         """Whether a request is a valid WebSocket handshake."""
-        try:
+        with contextlib.suppress(ValueError):  # of a header that is not ASCII
             return bool(web.WebSocketResponse().can_prepare(request))
-        except ValueError:  # of a header that is not ASCII
-            return False
+        return False
 
     async def serve(self, request: web.BaseRequest, handshake: HttpRequest) -> web.StreamResponse:
         """Serve one connection, from its accepted handshake until it ends."""
@@ -200,17 +197,10 @@ class PushChannel:
     def _notification(self, account: SandboxAccount) -> bytes:
         # As seen live: times are text, rows have no available margin, a version number increases.
         balance = with_rows(account.balance, lambda row: _pushed(row, "available_margin"))
-        return _packed(
-            {
-                "op": "notify",
-                "topic": _TOPIC,
-                "contract_code": "",
-                "ts": self._now_ms(PUSH_ACCOUNT),
-                "uid": account.uid,
-                "event": "snapshot",
-                "data": {**_pushed(balance), "version": self._versions[account.name]},
-            }
-        )
+        data = {**_pushed(balance), "version": self._versions[account.name]}
+        about = {"op": "notify", "topic": _TOPIC, "contract_code": "", "uid": account.uid}
+        now = self._now_ms(PUSH_ACCOUNT)
+        return _packed({**about, "ts": now, "event": "snapshot", "data": data})
 
     async def _ping(self, connection: _Connection) -> None:
         await asyncio.sleep(self._heartbeat)
