@@ -13,8 +13,7 @@ SignatureMethod = Literal["HmacSHA256", "Ed25519"]
 
 SINGLE_ASSET_MODE: Final = 0
 
-_PRIVATE_KEY: Final = re.compile("[A-Za-z0-9+/]{43}=")
-"""Base64 of 32 bytes."""
+_PRIVATE_KEY: Final = re.compile("[A-Za-z0-9+/]{43}=")  # Base64 of 32 bytes
 _MAX_NAMES: Final = 20
 
 
@@ -73,9 +72,8 @@ class SandboxAccount:
     @property
     def signature_methods(self) -> tuple[SignatureMethod, ...]:
         """The methods that the key is enabled for."""
-        keys: dict[SignatureMethod, str | None]
-        keys = {"HmacSHA256": self.secret, "Ed25519": self.private_key}
-        return tuple(method for method, key in keys.items() if key)
+        hmac: tuple[SignatureMethod, ...] = ("HmacSHA256",) if self.secret else ()
+        return (*hmac, "Ed25519") if self.private_key else hmac
 
 
 class AccountBook:
@@ -158,47 +156,37 @@ def _account(
 
 
 # A holding's amounts: cash, unrealised PnL, initial margin, maintenance margin.
+# fmt: off
 DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
     # Three currencies, margin in use, a profit, a loss, amounts with 18 decimal places.
-    _account(
-        1,
-        "main",
-        Holding("USDT", "12480.250075113264418803", "186.4", "3210.75", "642.15"),
-        Holding("BTC", "0.40000001", price=PRICES["BTC"]),
-        Holding("ETH", "5.2", "-0.035", "0.75", "0.15", price=PRICES["ETH"]),
-    ),
+    _account(1, "main",
+             Holding("USDT", "12480.250075113264418803", "186.4", "3210.75", "642.15"),
+             Holding("BTC", "0.40000001", price=PRICES["BTC"]),
+             Holding("ETH", "5.2", "-0.035", "0.75", "0.15", price=PRICES["ETH"])),
     # The example on SunX's page.
     _account(2, "small", Holding("USDT", "0.004015101942876636")),
     # The example on HTX's page: negative cash, covered by a bitcoin; vouchers are "".
-    _account(
-        3,
-        "indebted",
-        Holding("USDT", "-0.0050448676", "-0.091875", "2.8999998", "0.05437499625", voucher=""),
-        Holding("BTC", "1", price="75000", voucher=""),
-    ),
+    _account(3, "indebted",
+             Holding("USDT", "-0.0050448676", "-0.091875", "2.8999998", "0.05437499625",
+                     voucher=""),
+             Holding("BTC", "1", price="75000", voucher="")),
     _account(4, "empty"),
     _account(5, "liquidating", Holding("USDT", "950", "-880.25", "400", "80"), state="liquidating"),
     # A state may be a number, as in the table on the venues' pages, or a name, as in the examples.
     _account(6, "adl", Holding("USDT", "2000", "1500.5", "900", "180"), state="5"),
-    _account(
-        7,
-        "open_limit",
-        Holding("USDT", "300", "-120", "150", "90"),
-        Holding("ETH", "0.01", price=PRICES["ETH"]),
-        state="open_limit",
-    ),
+    _account(7, "open_limit",
+             Holding("USDT", "300", "-120", "150", "90"),
+             Holding("ETH", "0.01", price=PRICES["ETH"]), state="open_limit"),
     _account(8, "locked", refusal=AccountRefusal(12009, "The user was locked or does not exist")),
     _account(9, "unopened", refusal=AccountRefusal(4002, "Futures trading is not opened")),
     # SunX has no other mode than multi-assets, so only v5 refuses this account.
     _account(10, "single_asset", Holding("USDT", "100"), asset_mode=SINGLE_ASSET_MODE),
 )
+# fmt: on
 
 
 def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
-    """``account-1`` to ``account-COUNT``, each with its own uid, key and amount.
-
-    The cash of ``account-7`` is 1007 USDT, so a balance identifies its account.
-    """
+    """``account-1`` to ``account-COUNT``; ``account-7`` has 1007 USDT in cash, and so on."""
     return tuple(
         _account(1000 + n, f"account-{n}", Holding("USDT", str(1000 + n), "12.5", "100", "20"))
         for n in range(1, count + 1)

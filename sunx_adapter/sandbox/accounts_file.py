@@ -1,8 +1,7 @@
 """Reads accounts from a JSON file, and writes such a file: ``{"accounts": [{…}, …]}``.
 
 Each account has the attributes of :class:`SandboxAccount` as fields; those with a default are
-optional. Amounts are decimal text of up to 18 places (vouchers may be ``""``). A balance may have
-further fields; it is sent unchanged.
+optional. Amounts are decimal text of up to 18 places. A balance may have further fields.
 """
 
 from collections.abc import Iterable
@@ -72,8 +71,9 @@ def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
         msgspec.convert(document, _File[_HasBalance])  # a balance itself is sent unchanged
         for index, entry in enumerate(document["accounts"]):
             if unknown := sorted(entry.keys() - _FIELDS):
-                place = f"at `$.accounts[{index}]`"
-                raise msgspec.ValidationError(f"unknown field `{unknown[0]}` - {place}")
+                raise msgspec.ValidationError(
+                    f"unknown field `{unknown[0]}` - at `$.accounts[{index}]`"
+                )
         return list(AccountBook(accounts).all())
     except msgspec.ValidationError as error:
         reason = _place(str(error))

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 import msgspec
 
+SUCCESS: Final = (200, "ok")
 UNKNOWN_KEY: Final = 403
 _TOO_MANY_READS: Final = 1032
 _JSON: Final = {"Content-Type": "application/json;charset=utf-8"}
@@ -47,11 +48,6 @@ class HttpAnswer:
     headers: Mapping[str, str] = field(default_factory=dict)
     uid: str | None = None
 
-    @property
-    def accepted(self) -> bool:
-        """Whether it reports success."""
-        return self.code in (200, "ok")
-
 
 @dataclass(eq=False)
 class Refused(Exception):  # noqa: N818 - an outcome, not an error of this program
@@ -66,10 +62,7 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
         return cls(_TOO_MANY_READS, "The number of access exceeded limit")
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
-        """The refusal, in the format that the request's path has for this code.
-
-        The HTTP status is 429 for too many reads, else 200.
-        """
+        """The refusal in its code's format on this path; HTTP 429 for too many reads, else 200."""
         code, message, time_ms = self.code, self.message, request.time_ms
         body: dict[str, object] = {"code": code, "message": message}
         if isinstance(code, str):

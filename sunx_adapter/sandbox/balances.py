@@ -95,18 +95,17 @@ def balance_data(
             }
             for name, amount in amounts.items():
                 sums[name] += amount * price
-            rows.append(
-                {
-                    "currency": holding.currency,
-                    **{name: _text(amount) for name, amount in amounts.items()},
-                    "voucher": holding.voucher,
-                    "voucher_value": holding.voucher,
-                    "withdraw_available": _text(movable),
-                    **times,
-                    "isolated_equity": "0",
-                    "isolated_profit_unreal": "0",
-                }
-            )
+            row = {
+                "currency": holding.currency,
+                **{name: _text(amount) for name, amount in amounts.items()},
+                "voucher": holding.voucher,
+                "voucher_value": holding.voucher,
+                "withdraw_available": _text(movable),
+                **times,
+                "isolated_equity": "0",
+                "isolated_profit_unreal": "0",
+            }
+            rows.append(row)
         return {
             "state": state,
             "equity": _text(sums["equity"]),
@@ -131,9 +130,7 @@ def _text(value: Decimal) -> str:
     return format(cut.normalize(), "f") if cut else "0"
 
 
-def with_rows(
-    balance: Mapping[str, Any], change: Callable[[Mapping[str, Any]], object]
-) -> Mapping[str, Any]:
+def with_rows(balance: Mapping[str, Any], change: Callable[[Any], object]) -> Mapping[str, Any]:
     """A balance with changed rows. What is not a row stays: a test may set any balance."""
     if not isinstance(rows := balance.get("details"), list):
         return balance
@@ -144,8 +141,7 @@ class RandomWalk:
     """Decides when and how an account changes: at most once in ``seconds`` seconds.
 
     An account begins when it is first read or watched, so unused accounts cost nothing. Only
-    accounts that are then in the normal state and have a currency change. ``clock`` gives seconds
-    UTC, for the balances' ``updated_time``.
+    accounts that are then in the normal state and have a currency change. ``clock``: seconds UTC.
     """
 
     def __init__(self, seconds: float, seed: int | None, clock: Callable[[], float]) -> None:
@@ -171,9 +167,7 @@ class RandomWalk:
             return None  # a test's balance that no venue would send
 
 
-def next_balance(
-    balance: Mapping[str, Any], numbers: random.Random, time_ms: int
-) -> dict[str, Any]:
+def next_balance(balance: Mapping[str, Any], numbers: random.Random, now: int) -> dict[str, Any]:
     """One step: in each currency, orders fill, prices move, fees and funding are paid.
 
     An account whose equity falls below its maintenance margin becomes ``liquidating``. Its next
@@ -202,4 +196,4 @@ def next_balance(
         holding = Holding(row["currency"], *rounded)
         holdings.append(replace(holding, price=price, voucher=row["voucher"]))
     state = _LIQUIDATING if surplus < 0 and not liquidated else _NORMAL
-    return balance_data(holdings, state=state, updated_time=time_ms)
+    return balance_data(holdings, state=state, updated_time=now)

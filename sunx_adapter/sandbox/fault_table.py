@@ -28,12 +28,12 @@ PUSH_ACCOUNT: Final = "/push/account"
 A fault for the real path of the push channel happens at the handshake."""
 
 _GARBAGE: Final = bytes(range(256)) * 4
+_MAINTENANCE: Final = json_answer({"status": "maintain"}, "maintain")
 
 _MEBIBYTE: Final = f"{0x0AD1348F:032b}".replace("0", " ").replace("1", "\t").rjust(2**20).encode()
 """A mebibyte of blanks, some of them tabs so that its CRC-32 is 0. Any number of them before a text
 leaves the checksum of the text unchanged."""
-_GZIP_HEAD: Final = 10
-"""The length of a gzip header without a file name (RFC 1952)."""
+_GZIP_HEAD: Final = 10  # bytes of a gzip header without a file name (RFC 1952)
 
 
 class FaultError(ValueError):
@@ -103,9 +103,7 @@ class FaultRule:
     default: str | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None] = lambda _r, normal, _: (
-        normal
-    )
+    answer: Callable[..., HttpAnswer | None] = lambda _request, normal, _value: normal
     instead: Delivery | None = None
     delivery: Callable[[bytes, bytes, Any], Delivery] = lambda head, body, _: whole(head + body)
     login: Callable[[Any], Refused] | None = None
@@ -149,17 +147,11 @@ def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer
     return page(HTTPStatus.FOUND, {"Location": location.encode("ascii", "ignore").decode()})
 
 
-_MAINTENANCE: Final = json_answer({"status": "maintain"}, "maintain")
-
-
 def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpAnswer:
     """Has the older manual's headers, and ``Retry-After``, which is in whole seconds."""
-    headers = {
-        **normal.headers,
-        "ratelimit-remaining": "0",
-        "ratelimit-reset": str(math.ceil(seconds * 1000)),
-        "Retry-After": str(math.ceil(seconds)),
-    }
+    milliseconds = str(math.ceil(seconds * 1000))
+    wait = {"ratelimit-reset": milliseconds, "Retry-After": str(math.ceil(seconds))}
+    headers = {**normal.headers, "ratelimit-remaining": "0", **wait}
     return replace(Refused.too_many_reads().answer(request), headers=headers)
 
 

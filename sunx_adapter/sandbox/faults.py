@@ -11,15 +11,14 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest
+from sunx_adapter.sandbox.answers import SUCCESS, HttpAnswer, HttpRequest
 from sunx_adapter.sandbox.delivery import Delivery
 from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultError, FaultRule
 
 _GRAMMAR: Final = re.compile(r"([^=@]*)(?:=(.*?))?(?:@([^@]*))?", re.DOTALL)
-_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +73,18 @@ class Fault:
         """The paths of the requests that it applies to; ``"*"`` means every path."""
         return self.rule.paths if self.path is None else frozenset({self.path})
 
-    @property
-    def is_steady(self) -> bool:
-        """Whether it applies to every request besides any other fault: a clock that is wrong."""
-        return self.kind == "clock" and self.probability is None
-
     def is_for(self, path: str) -> bool:
         """Whether it applies to requests for that path."""
         return path in self.paths or EVERY_PATH in self.paths
 
     def applied_to(self, normal: HttpAnswer, request: HttpRequest) -> HttpAnswer | None:
         """The answer with this fault; ``None`` if this answer cannot have it."""
-        if self.rule.accepted_only and not normal.accepted:
-            return None
-        answer = self.rule.answer(request, normal, self.value)
-        return answer and replace(answer, uid=normal.uid)
+        refused = self.rule.accepted_only and normal.code not in SUCCESS
+        return None if refused else self.rule.answer(request, normal, self.value)
 
     def delivered(self, head: bytes, body: bytes) -> Delivery:
         """How the parts of an answer, or the previous and the next push message, are sent."""
         return self.rule.instead or self.rule.delivery(head, body, self.value)
-
-
-_OK: Final = Fault("ok")
 
 
 def fault_kinds() -> tuple[FaultRule, ...]:
@@ -184,7 +173,7 @@ class FaultPlan:
         permanent = _as_faults(faults)
         for path in {path for fault in permanent for path in fault.paths}:
             total = _total(fault for fault in permanent if fault.is_for(path))
-            if total > 1 + _ROUNDING:
+            if round(total, 9) > 1:
                 sums = f"the probabilities of the faults add up to {total:g}"
                 raise FaultError(f"{sums}, more than 1")
         with self._fault_lock:
@@ -193,10 +182,10 @@ class FaultPlan:
                 self._random.seed(seed)
 
     def schedule(self, steps: Iterable[Fault | str]) -> None:
-        """Add steps to the schedule, like ``["reset", "ok", "code=1004"]``.
+        """Add steps to the schedule, like ``["reset", "ok", "code=1004"]``, without probabilities.
 
         Each request takes the first step for its path; ``"ok"`` is a normal answer. When no step is
-        left, the permanent faults apply again. A step has no probability.
+        left, the permanent faults apply again.
 
         Raises:
             FaultError: a step is invalid; then none is added.
@@ -217,25 +206,27 @@ class FaultPlan:
     def draw(self, path: str) -> Draw:
         """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
-            fault, clocks = self._drawn(path), self.clocks(path).clocks
+            clocks = self.clocks(path).clocks
+            fault = self._drawn(path, clocks)
         if fault.kind == "clock":
             return Draw(None, [fault])
         return Draw(None if fault.kind == "ok" else fault, clocks)
 
     def clocks(self, path: str) -> Draw:
         """The faults of every request for that path: only clocks can be wrong all the time."""
-        return Draw(None, [f for f in self._permanent if f.is_steady and f.is_for(path)])
+        steady = (f for f in self._permanent if f.kind == "clock" and f.probability is None)
+        return Draw(None, [fault for fault in steady if fault.is_for(path)])
 
-    def _drawn(self, path: str) -> Fault:
+    def _drawn(self, path: str, clocks: list[Fault]) -> Fault:
         for step in self._steps:
             if step.is_for(path):
                 self._steps.remove(step)
                 return step
-        faults = [fault for fault in self._permanent if fault.is_for(path) and not fault.is_steady]
+        faults = [f for f in self._permanent if f.is_for(path) and f not in clocks]
         if not faults:
-            return _OK
+            return Fault("ok")
         if all(fault.probability is not None for fault in faults):
-            faults.append(_OK)
+            faults.append(Fault("ok"))
         left = max(0.0, 1.0 - _total(faults)) / sum(f.probability is None for f in faults)
         weights = [left if fault.probability is None else fault.probability for fault in faults]
         return self._random.choices(faults, weights)[0]

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -15,8 +15,6 @@ from aiohttp.abc import AbstractStreamWriter
 from sunx_adapter.sandbox.delivery import Delivery, reset
 
 Handler = Callable[[web.BaseRequest], Awaitable[Delivery | web.StreamResponse]]
-
-T = TypeVar("T")
 
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
@@ -44,9 +42,9 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the thread and return its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the thread to its end."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def stop(self) -> None:
         """End the thread; its servers must be stopped."""
@@ -93,10 +91,9 @@ class HttpServer:
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             answer = await self._handler(request)
-        except ConnectionError:
-            raise  # the client has disconnected
-        except Exception:
-            _logger.exception("internal error of the server")
+        except Exception as error:
+            if not isinstance(error, ConnectionError):  # the client has disconnected
+                _logger.exception("internal error of the server")
             raise
         return _Response(answer, request) if isinstance(answer, Delivery) else answer
 

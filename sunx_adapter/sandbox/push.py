@@ -20,11 +20,9 @@ from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
 from sunx_adapter.sandbox.responder import check_multi_assets
 from sunx_adapter.sandbox.signatures import authenticate, canonical_query
-from sunx_adapter.venue import PATH_VARIANTS, PathVariantName
+from sunx_adapter.venue import PATH_VARIANTS
 
-STREAM_VARIANTS: Final[dict[str, PathVariantName]] = {
-    variant.stream: name for name, variant in PATH_VARIANTS.items()
-}
+STREAM_VARIANTS: Final = {variant.stream: name for name, variant in PATH_VARIANTS.items()}
 MAX_CONNECTIONS: Final = 30
 """The venues' limit of connections per user."""
 
@@ -32,7 +30,6 @@ HEARTBEAT_SECONDS: Final = 5.0
 MAX_UNANSWERED: Final = 5
 
 _TOPIC: Final = "account"
-_MAX_MESSAGE: Final = 64 * 1024
 _TIMES: Final = ("created_time", "updated_time")
 _SIGNED: Final = ("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp", "Signature")
 
@@ -71,10 +68,7 @@ class _Connection:
 
 
 class PushChannel:
-    """Serves the push channel of both venues, in the server's event loop.
-
-    ``clock`` gives seconds UTC, ``heartbeat`` is the number of seconds between two pings.
-    """
+    """Serves both push channels in the server's event loop; ``clock``, ``heartbeat``: seconds."""
 
     def __init__(
         self, accounts: AccountBook, plan: FaultPlan, clock: Callable[[], float], heartbeat: float
@@ -96,7 +90,7 @@ class PushChannel:
     async def serve(self, request: web.BaseRequest, handshake: HttpRequest) -> web.StreamResponse:
         """Serve one connection, from its accepted handshake until it ends."""
         self._loop = asyncio.get_running_loop()
-        socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=_MAX_MESSAGE)
+        socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=2**16)
         await socket.prepare(request)
         connection = _Connection(socket, handshake)
         work = (_send(connection, request), self._ping(connection), self._change(connection))

@@ -1,7 +1,4 @@
-"""Answers requests as the venues do. No I/O.
-
-Faults are added later, see :mod:`~sunx_adapter.sandbox.fault_table`.
-"""
+"""Answers requests as the venues do, without faults. No I/O."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -30,9 +27,7 @@ def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> Non
 def _balance(account: SandboxAccount, variant: PathVariantName) -> object:
     check_multi_assets(account, variant)
     left_out = () if variant == "v5" and account.extra_row_fields else EXTRA_ROW_FIELDS
-    return with_rows(
-        account.balance, lambda row: {name: row[name] for name in row if name not in left_out}
-    )
+    return with_rows(account.balance, lambda row: {n: row[n] for n in row if n not in left_out})
 
 
 _Data = Callable[[SandboxAccount, PathVariantName], object]

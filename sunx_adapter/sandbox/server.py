@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, Self
@@ -274,7 +274,8 @@ class Sandbox(FaultPlan):
         opens_channel = fault is None or fault.rule.login is not None
         if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
             if self._push.accepts(http_request):
-                self._record(now, request, HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, "ok"))
+                accepted = HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, "ok")
+                self._record(now, request, accepted, None)
                 return await self._push.serve(http_request, request)
             answer = page(HTTPStatus.BAD_REQUEST)
         else:
@@ -283,7 +284,7 @@ class Sandbox(FaultPlan):
         if changed is None:
             fault = None
         else:
-            answer = changed
+            answer = replace(changed, uid=answer.uid)
         self._record(now, request, answer, fault or next(iter(clocks), None))
         head, body = _encoded(answer, headers.get("Accept-Encoding"), venue_now)
         if request.method == "HEAD":
@@ -291,7 +292,7 @@ class Sandbox(FaultPlan):
         return whole(head + body) if fault is None else fault.delivered(head, body)
 
     def _record(
-        self, now: float, request: HttpRequest, answer: HttpAnswer, fault: Fault | None = None
+        self, now: float, request: HttpRequest, answer: HttpAnswer, fault: Fault | None
     ) -> None:
         answered = fault is None or fault.rule.instead is None
         status, code = (answer.status, answer.code) if answered else (None, None)
@@ -305,17 +306,14 @@ class Sandbox(FaultPlan):
 
 def _encoded(answer: HttpAnswer, accept_encoding: str | None, now: float) -> tuple[bytes, bytes]:
     """The head and the body of an answer, compressed if the client accepts gzip."""
-    headers = {
-        **answer.headers,
-        "Date": formatdate(now, usegmt=True),
-        "Server": "sunx-adapter-sandbox",
-        "Vary": "Accept-Encoding",
-    }
+    headers = {"Server": "sunx-adapter-sandbox", "Vary": "Accept-Encoding", **answer.headers}
+    headers["Date"] = formatdate(now, usegmt=True)
     body = answer.body
     if body and "Content-Encoding" not in headers and accepts_gzip(accept_encoding):
         headers["Content-Encoding"] = "gzip"
         body = gzip.compress(body, mtime=0)
-    return http_head(answer.status, {**headers, "Content-Length": str(len(body))}), body
+    headers["Content-Length"] = str(len(body))
+    return http_head(answer.status, headers), body
 
 
 def accepts_gzip(header: str | None) -> bool:
