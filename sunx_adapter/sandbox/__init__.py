@@ -7,9 +7,10 @@ and messages, and it simulates faults on demand::
         with Sunx(sandbox.config("sunx")) as exchange:
             exchange.fetch_balance()
 
-From an account to its bytes: ``accounts`` (``accounts_file``) and ``balances``; ``signatures`` and
-``responder`` make the ``answers``; ``fault_table`` and ``faults`` change them; ``delivery`` and
-``http_server`` send them; ``push`` is the push channel; ``server`` is the whole sandbox.
+``balances`` computes amounts, ``accounts`` has the accounts, ``accounts_file`` reads them.
+``answers`` has the formats, ``signatures`` authenticates requests, ``responder`` answers them.
+``fault_table`` has every kind of fault, ``faults`` draws them. ``delivery`` and ``http_server``
+send any bytes, ``push`` is the push channel, and ``server`` is the whole sandbox.
 """
 
 from typing import TYPE_CHECKING, Any

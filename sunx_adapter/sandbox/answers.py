@@ -85,6 +85,5 @@ def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     """An HTML error page of the web server in front of a venue."""
     title = f"{status:d} {responses.get(status, '')}"
     body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\r\n"
-    return HttpAnswer(
-        status, status, body.encode(), {"Content-Type": "text/html", **(headers or {})}
-    )
+    headers = {"Content-Type": "text/html", **(headers or {})}
+    return HttpAnswer(status, status, body.encode(), headers)

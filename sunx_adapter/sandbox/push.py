@@ -193,8 +193,8 @@ class PushChannel:
         balance = with_rows(account.balance, lambda row: _pushed(row, "available_margin"))
         data = {**_pushed(balance), "version": self._versions[account.name]}
         about = {"op": "notify", "topic": _TOPIC, "contract_code": "", "uid": account.uid}
-        now = self._now_ms(PUSH_ACCOUNT)
-        return _packed({**about, "ts": now, "event": "snapshot", "data": data})
+        ts = self._now_ms(PUSH_ACCOUNT)
+        return _packed({**about, "ts": ts, "event": "snapshot", "data": data})
 
     async def _ping(self, connection: _Connection) -> None:
         await asyncio.sleep(self._heartbeat)

@@ -218,8 +218,7 @@ class Sandbox(FaultPlan):
             ValueError: there is no such account.
         """
         if not isinstance(balance, Mapping):
-            now = round(self._clock() * 1000)
-            balance = balance_data(balance, state=state, updated_time=now)
+            balance = balance_data(balance, state=state, updated_time=round(self._clock() * 1000))
         return self._accounts.update(account, balance)
 
     def config(
