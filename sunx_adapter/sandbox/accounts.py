@@ -1,6 +1,7 @@
 """The sandbox's accounts: their keys, settings and balances, all made up."""
 
 import base64
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,8 @@ from sunx_adapter.sandbox.balances import PRICES, Holding, RandomWalk, balance_d
 SignatureMethod = Literal["HmacSHA256", "Ed25519"]
 
 SINGLE_ASSET_MODE: Final = 0
-MULTI_ASSETS_MODE: Final = 1
 
-_ED25519_KEY_BYTES: Final = 32
+_PRIVATE_KEY: Final = re.compile("[A-Za-z0-9+/]{43}=")  # Base64 of 32 bytes
 _MAX_NAMES: Final = 20
 
 
@@ -21,9 +21,7 @@ _MAX_NAMES: Final = 20
 class AccountRefusal:
     """The error that answers every signed request of an account.
 
-    Attributes:
-        code: a code from the venues' error lists, like 12009 (user locked).
-        message: the error message.
+    ``code`` is from the venues' error lists, like 12009 (user locked); ``message`` is its text.
     """
 
     code: int
@@ -40,12 +38,10 @@ class SandboxAccount:
         api_key: the access key.
         secret: for HmacSHA256 signatures; ``None`` if the key is not enabled for them.
         private_key: for Ed25519 signatures, Base64 of the raw 32 bytes; ``None`` as above.
-        balance: ``data`` of the balance answer, sent unchanged; amounts are decimal text.
-            :func:`~sunx_adapter.sandbox.balances.balance_data` makes a consistent one.
-        asset_mode: collateral mode: 0 single-asset (old), 1 multi-assets, 2 single-asset. With 0
-            the v5 balance is refused.
-        extra_row_fields: whether v5 answers include undocumented row fields of the balance, as
-            live answers do; SunX's answers never include them.
+        balance: ``data`` of the balance answer, sent unchanged; see :func:`balance_data`.
+        asset_mode: collateral mode: 0 single-asset (old; v5 refuses its balance), 1 multi-assets,
+            2 single-asset.
+        extra_row_fields: whether v5 answers have the undocumented row fields, as live answers do.
         refusal: the error that answers every signed request; ``None`` for a working account.
 
     Raises:
@@ -58,7 +54,7 @@ class SandboxAccount:
     secret: str | None = field(default=None, repr=False)
     private_key: str | None = field(default=None, repr=False)
     balance: Mapping[str, Any] = field(default_factory=balance_data, hash=False, repr=False)
-    asset_mode: Literal[0, 1, 2] = MULTI_ASSETS_MODE
+    asset_mode: Literal[0, 1, 2] = 1
     extra_row_fields: bool = True
     refusal: AccountRefusal | None = None
 
@@ -68,7 +64,7 @@ class SandboxAccount:
                 raise ValueError(f"{attribute}: must not be empty")
         if not self.signature_methods:
             raise ValueError("secret: a key needs a secret, a private_key or both")
-        if self.private_key is not None and not _is_private_key(self.private_key):
+        if self.private_key is not None and not _PRIVATE_KEY.fullmatch(self.private_key):
             raise ValueError("private_key: must be Base64 of the raw 32 bytes of an Ed25519 key")
         if self.asset_mode not in (0, 1, 2):
             raise ValueError("asset_mode: must be 0, 1 or 2")
@@ -80,40 +76,35 @@ class SandboxAccount:
         return (*hmac, "Ed25519") if self.private_key else hmac
 
 
-def _is_private_key(text: str) -> bool:
-    try:
-        return len(base64.b64decode(text, validate=True)) == _ED25519_KEY_BYTES
-    except ValueError:
-        return False
-
-
 class AccountBook:
-    """The current accounts, by name and by API key. Thread-safe.
+    """The current accounts, by name and by API key. Thread-safe. The arguments are the sandbox's.
 
-    ``random_walk`` changes accounts when they are read or watched. ``on_change`` is called with
-    each changed account; calls never overlap.
+    ``on_change`` is called with each changed account; calls never overlap.
 
     Raises:
         ValueError: there is no account, or two share a name or an API key.
     """
 
     def __init__(
-        self, accounts: Iterable[SandboxAccount], random_walk: RandomWalk | None = None
+        self, accounts: Iterable[SandboxAccount] | int | None, walk: RandomWalk | None = None
     ) -> None:
+        if accounts is None:
+            accounts = DEFAULT_ACCOUNTS
+        elif isinstance(accounts, int):
+            accounts = numbered_accounts(accounts)
         self._by_name: dict[str, SandboxAccount] = {}
-        self._names: dict[str, str] = {}
+        self._by_key: dict[str, str] = {}
         for account in accounts:
             if account.name in self._by_name:
                 raise ValueError(f"two accounts have the name {account.name!r}")
-            other = self._names.setdefault(account.api_key, account.name)
+            other = self._by_key.setdefault(account.api_key, account.name)
             if other != account.name:
-                raise ValueError(
-                    f"the accounts {other}, {account.name} share an api_key: each needs its own"
-                )
+                names = f"{other}, {account.name}"
+                raise ValueError(f"the accounts {names} share an api_key: each needs its own")
             self._by_name[account.name] = account
         if not self._by_name:
             raise ValueError("a sandbox needs at least one account")
-        self.random_walk = random_walk
+        self.random_walk = walk
         self.on_change: Callable[[SandboxAccount], None] = lambda _: None
         self._changing = threading.Lock()
 
@@ -123,30 +114,22 @@ class AccountBook:
 
     def with_key(self, api_key: str) -> SandboxAccount | None:
         """The account with that API key, if there is one."""
-        return self._by_name.get(self._names.get(api_key, ""))
+        return self._by_name.get(self._by_key.get(api_key, ""))
 
     def named(self, name: str) -> SandboxAccount:
-        """The account of that name.
-
-        Raises:
-            ValueError: there is none; the message lists the existing ones.
-        """
-        if name in self._by_name:
-            return self._by_name[name]
-        raise ValueError(f"the sandbox has no account {name!r}; it has: {self.names()}")
+        """The account of that name. If there is none, a ValueError lists the existing ones."""
+        if name not in self._by_name:
+            raise ValueError(f"the sandbox has no account {name!r}; it has: {self.names()}")
+        return self._by_name[name]
 
     def names(self) -> str:
         """The names, for messages; of many accounts the first ones."""
-        more = len(self._by_name) - _MAX_NAMES
         known = ", ".join([*self._by_name][:_MAX_NAMES])
+        more = len(self._by_name) - _MAX_NAMES
         return f"{known} and {more} more" if more > 0 else known
 
     def update(self, name: str, balance: Mapping[str, Any] | None = None) -> SandboxAccount:
-        """Change an account: to that balance, or at random if a change is due.
-
-        Raises:
-            ValueError: there is no such account.
-        """
+        """Change an account: to that balance, or at random if one is due. See :meth:`named`."""
         with self._changing:
             account = self.named(name)
             if balance is None and self.random_walk is not None:
@@ -173,47 +156,37 @@ def _account(
 
 
 # A holding's amounts: cash, unrealised PnL, initial margin, maintenance margin.
+# fmt: off
 DEFAULT_ACCOUNTS: Final[tuple[SandboxAccount, ...]] = (
     # Three currencies, margin in use, a profit, a loss, amounts with 18 decimal places.
-    _account(
-        1,
-        "main",
-        Holding("USDT", "12480.250075113264418803", "186.4", "3210.75", "642.15"),
-        Holding("BTC", "0.40000001", price=PRICES["BTC"]),
-        Holding("ETH", "5.2", "-0.035", "0.75", "0.15", price=PRICES["ETH"]),
-    ),
+    _account(1, "main",
+             Holding("USDT", "12480.250075113264418803", "186.4", "3210.75", "642.15"),
+             Holding("BTC", "0.40000001", price=PRICES["BTC"]),
+             Holding("ETH", "5.2", "-0.035", "0.75", "0.15", price=PRICES["ETH"])),
     # The example on SunX's page.
     _account(2, "small", Holding("USDT", "0.004015101942876636")),
     # The example on HTX's page: negative cash, covered by a bitcoin; vouchers are "".
-    _account(
-        3,
-        "indebted",
-        Holding("USDT", "-0.0050448676", "-0.091875", "2.8999998", "0.05437499625", voucher=""),
-        Holding("BTC", "1", price="75000", voucher=""),
-    ),
+    _account(3, "indebted",
+             Holding("USDT", "-0.0050448676", "-0.091875", "2.8999998", "0.05437499625",
+                     voucher=""),
+             Holding("BTC", "1", price="75000", voucher="")),
     _account(4, "empty"),
     _account(5, "liquidating", Holding("USDT", "950", "-880.25", "400", "80"), state="liquidating"),
     # A state may be a number, as in the table on the venues' pages, or a name, as in the examples.
     _account(6, "adl", Holding("USDT", "2000", "1500.5", "900", "180"), state="5"),
-    _account(
-        7,
-        "open_limit",
-        Holding("USDT", "300", "-120", "150", "90"),
-        Holding("ETH", "0.01", price=PRICES["ETH"]),
-        state="open_limit",
-    ),
+    _account(7, "open_limit",
+             Holding("USDT", "300", "-120", "150", "90"),
+             Holding("ETH", "0.01", price=PRICES["ETH"]), state="open_limit"),
     _account(8, "locked", refusal=AccountRefusal(12009, "The user was locked or does not exist")),
     _account(9, "unopened", refusal=AccountRefusal(4002, "Futures trading is not opened")),
     # SunX has no other mode than multi-assets, so only v5 refuses this account.
     _account(10, "single_asset", Holding("USDT", "100"), asset_mode=SINGLE_ASSET_MODE),
 )
+# fmt: on
 
 
 def numbered_accounts(count: int) -> tuple[SandboxAccount, ...]:
-    """``account-1`` to ``account-COUNT``, each with its own uid, key and amount.
-
-    The cash of ``account-7`` is 1007 USDT, so a balance identifies its account.
-    """
+    """``account-1`` to ``account-COUNT``; ``account-7`` has 1007 USDT in cash, and so on."""
     return tuple(
         _account(1000 + n, f"account-{n}", Holding("USDT", str(1000 + n), "12.5", "100", "20"))
         for n in range(1, count + 1)

@@ -1,15 +1,14 @@
 """Reads accounts from a JSON file, and writes such a file: ``{"accounts": [{…}, …]}``.
 
 Each account has the attributes of :class:`SandboxAccount` as fields; those with a default are
-optional. Amounts are decimal text of up to 18 places (vouchers may be ``""``). A balance may have
-further fields; it is sent unchanged.
+optional. Amounts are decimal text of up to 18 places. A balance may have further fields.
 """
 
 from collections.abc import Iterable
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
 
@@ -67,11 +66,36 @@ def load_accounts(path: str | PathLike[str]) -> list[SandboxAccount]:
     """
     content = Path(path).read_bytes()
     try:
-        return _accounts(msgspec.json.decode(content))
-    except (ValueError, RecursionError) as error:
-        reason = f"{path}: {_reason(error)}"
+        document = msgspec.json.decode(content)
+        accounts = msgspec.convert(document, _File[SandboxAccount]).accounts
+        msgspec.convert(document, _File[_HasBalance])  # a balance itself is sent unchanged
+        for index, entry in enumerate(document["accounts"]):
+            if unknown := sorted(entry.keys() - _FIELDS):
+                raise msgspec.ValidationError(
+                    f"unknown field `{unknown[0]}` - at `$.accounts[{index}]`"
+                )
+        return list(AccountBook(accounts).all())
+    except msgspec.ValidationError as error:
+        reason = _place(str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = f"not valid JSON: {error}"
+    except ValueError as error:
+        reason = f"accounts: {error}"
     # Raised outside the handler: the caught exception may quote the file, secrets included.
-    raise AccountsFileError(reason)
+    raise AccountsFileError(f"{path}: {reason}")
+
+
+def _place(text: str) -> str:
+    """The text of a validation error, field first: it ends in ``- at `$.accounts[0].uid```."""
+    problem, _, field = text.partition(" - at `$")
+    field = field.strip(".`")
+    if "matching regex" in problem:
+        problem = 'must be decimal text of up to 18 places, like "12.5"'
+    # A message of SandboxAccount begins with the name of an attribute.
+    attribute, colon, rest = problem.partition(": ")
+    if colon and attribute in _FIELDS:
+        field, problem = f"{field}.{attribute}", rest
+    return f"{field or 'the whole file'}: {problem}"
 
 
 def dump_accounts(accounts: Iterable[SandboxAccount] = DEFAULT_ACCOUNTS) -> str:
@@ -80,34 +104,4 @@ def dump_accounts(accounts: Iterable[SandboxAccount] = DEFAULT_ACCOUNTS) -> str:
         {name: value for name, value in msgspec.to_builtins(account).items() if value is not None}
         for account in AccountBook(accounts).all()
     ]
-    document = msgspec.json.encode({"accounts": entries})
-    return msgspec.json.format(document, indent=2).decode() + "\n"
-
-
-def _accounts(document: Any) -> list[SandboxAccount]:
-    accounts = msgspec.convert(document, _File[SandboxAccount]).accounts
-    msgspec.convert(document, _File[_HasBalance])  # a balance itself is sent unchanged
-    for index, entry in enumerate(document["accounts"]):
-        if unknown := [name for name in entry if name not in _FIELDS]:
-            raise ValueError(f"accounts[{index}]: unknown field `{unknown[0]}`")
-    try:
-        return list(AccountBook(accounts).all())
-    except ValueError as error:
-        raise ValueError(f"accounts: {error}") from None
-
-
-def _reason(error: Exception) -> str:
-    """The error's text, field first: msgspec appends it as ``- at `$.accounts[0].uid```."""
-    if isinstance(error, msgspec.ValidationError):
-        problem, _, field = str(error).partition(" - at `$")
-        field = field.strip(".`")
-        if "matching regex" in problem:
-            problem = 'must be decimal text of up to 18 places, like "12.5"'
-        # A message of SandboxAccount begins with the name of an attribute.
-        attribute, colon, rest = problem.partition(": ")
-        if colon and attribute in _FIELDS:
-            field, problem = f"{field}.{attribute}", rest
-        return f"{field or 'the whole file'}: {problem}"
-    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError | RecursionError):
-        return f"not valid JSON: {error}"
-    return str(error)
+    return msgspec.json.format(msgspec.json.encode({"accounts": entries})).decode() + "\n"

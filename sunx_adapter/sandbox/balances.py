@@ -1,8 +1,8 @@
 """Balance answers: computed from a few amounts per currency, and changed by a random walk.
 
-The amounts relate as in the examples on the venues' pages: a row's equity is its cash
-(``available``) plus unrealised PnL; the available margin is equity minus initial margin; an
-account's amounts are the sums of its rows' amounts in USDT; a rate is a margin divided by equity.
+As in the examples on the venues' pages: a row's equity is its cash (``available``) plus unrealised
+PnL; the available margin is equity minus initial margin; an account's amounts are the sums of its
+rows' amounts in USDT; a rate is a margin divided by equity.
 """
 
 import os
@@ -10,7 +10,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from decimal import ROUND_DOWN, Context, Decimal, localcontext
 from typing import Any, Final
 
@@ -28,13 +28,10 @@ _LIQUIDATING: Final = "liquidating"
 _NO_TRANSFERS_OUT: Final = frozenset({_LIQUIDATING, "3", "adl", "5", "open_limit", "6"})
 """From the table of states on the venues' pages; a state is sent as a name or as a number."""
 
-Row = Mapping[str, Any]
-
 _EXACT: Final = Context(prec=80, rounding=ROUND_DOWN)
 _PLACES: Final = Decimal("1e-18")
 _WALK_PLACES: Final = Decimal("1e-12")
 """Sums and values of amounts with so many places have at most the venues' 18."""
-
 _MAINTENANCE_SHARE: Final = Decimal("0.2")
 _ZERO: Final = Decimal(0)
 
@@ -82,10 +79,7 @@ def balance_data(
     rows = []
     with localcontext(_EXACT):
         for holding in holdings:
-            cash, profit = Decimal(holding.cash), Decimal(holding.profit_unreal)
-            initial, maintenance = map(
-                Decimal, (holding.initial_margin, holding.maintenance_margin)
-            )
+            cash, profit, initial, maintenance, price = map(Decimal, astuple(holding)[1:6])
             equity = cash + profit
             free = equity - initial
             movable = _ZERO if state in _NO_TRANSFERS_OUT else max(_ZERO, min(cash, free))
@@ -100,19 +94,18 @@ def balance_data(
                 "available_margin": free,
             }
             for name, amount in amounts.items():
-                sums[name] += amount * Decimal(holding.price)
-            rows.append(
-                {
-                    "currency": holding.currency,
-                    **{name: _text(amount) for name, amount in amounts.items()},
-                    "voucher": holding.voucher,
-                    "voucher_value": holding.voucher,
-                    "withdraw_available": _text(movable),
-                    **times,
-                    "isolated_equity": "0",
-                    "isolated_profit_unreal": "0",
-                }
-            )
+                sums[name] += amount * price
+            row = {
+                "currency": holding.currency,
+                **{name: _text(amount) for name, amount in amounts.items()},
+                "voucher": holding.voucher,
+                "voucher_value": holding.voucher,
+                "withdraw_available": _text(movable),
+                **times,
+                "isolated_equity": "0",
+                "isolated_profit_unreal": "0",
+            }
+            rows.append(row)
         return {
             "state": state,
             "equity": _text(sums["equity"]),
@@ -137,31 +130,23 @@ def _text(value: Decimal) -> str:
     return format(cut.normalize(), "f") if cut else "0"
 
 
-def with_rows(balance: Mapping[str, Any], change: Callable[[Row], Row]) -> Mapping[str, Any]:
+def with_rows(balance: Mapping[str, Any], change: Callable[[Any], object]) -> Mapping[str, Any]:
     """A balance with changed rows. What is not a row stays: a test may set any balance."""
     if not isinstance(rows := balance.get("details"), list):
         return balance
-    changed = [change(row) if isinstance(row, dict) else row for row in rows]
-    return {**balance, "details": changed}
-
-
-def without(row: Row, *names: str) -> Row:
-    """A row without these fields."""
-    return {name: value for name, value in row.items() if name not in names}
+    return {**balance, "details": [change(row) if isinstance(row, dict) else row for row in rows]}
 
 
 class RandomWalk:
-    """Decides when and how an account changes.
+    """Decides when and how an account changes: at most once in ``seconds`` seconds.
 
-    An account begins to change when it is first read or watched, so unused accounts cost nothing.
-    Only accounts that are then in the normal state and have a currency change, at most once in
-    ``seconds`` seconds. ``clock`` gives seconds UTC, for the balances' ``updated_time``.
+    An account begins when it is first read or watched, so unused accounts cost nothing. Only
+    accounts that are then in the normal state and have a currency change. ``clock``: seconds UTC.
     """
 
     def __init__(self, seconds: float, seed: int | None, clock: Callable[[], float]) -> None:
-        self.seconds = seconds
+        self.seconds, self._clock = seconds, clock
         self._seed = os.urandom(8) if seed is None else seed
-        self._clock = clock
         # Each account's random numbers, and the earliest time of its next change, if it changes.
         self._accounts: dict[str, tuple[random.Random, float]] = {}
 
@@ -182,9 +167,7 @@ class RandomWalk:
             return None  # a test's balance that no venue would send
 
 
-def next_balance(
-    balance: Mapping[str, Any], numbers: random.Random, time_ms: int
-) -> dict[str, Any]:
+def next_balance(balance: Mapping[str, Any], numbers: random.Random, now: int) -> dict[str, Any]:
     """One step: in each currency, orders fill, prices move, fees and funding are paid.
 
     An account whose equity falls below its maintenance margin becomes ``liquidating``. Its next
@@ -195,8 +178,7 @@ def next_balance(
         return Decimal(repr(numbers.uniform(-most, most)))
 
     liquidated = balance["state"] == _LIQUIDATING
-    holdings = []
-    surplus = _ZERO
+    holdings, surplus = [], _ZERO
     for row in balance["details"]:
         price = PRICES.get(row["currency"], "1")
         cash, profit = Decimal(row["available"]), Decimal(row["profit_unreal"])
@@ -214,4 +196,4 @@ def next_balance(
         holding = Holding(row["currency"], *rounded)
         holdings.append(replace(holding, price=price, voucher=row["voucher"]))
     state = _LIQUIDATING if surplus < 0 and not liquidated else _NORMAL
-    return balance_data(holdings, state=state, updated_time=time_ms)
+    return balance_data(holdings, state=state, updated_time=now)

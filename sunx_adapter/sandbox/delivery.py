@@ -1,7 +1,4 @@
-"""How bytes are sent: in pieces, with delays, and with different ends of the connection.
-
-Every answer is a :class:`Delivery`: a whole one, half of one, one byte at a time, a reset.
-"""
+"""How bytes are sent: in pieces, with delays, and with different ends of the connection."""
 
 import asyncio
 import os
@@ -9,14 +6,10 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
+from http.client import responses
 from typing import Final, Literal
 
 _LINGER_ZERO: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-
-
-PHRASES: Final[dict[int, str]] = {status: status.phrase for status in HTTPStatus}
-"""By status, like ``"Bad Gateway"``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +21,11 @@ class Delivery:
         pause: seconds between two pieces.
         end: what happens to the connection afterwards: it serves the next request (``"keep"``),
             is closed, is reset (RST), or stays open and silent (``"stall"``).
-        delay: seconds before the first piece.
     """
 
     pieces: Iterable[bytes] = ()
     pause: float = 0.0
     end: Literal["keep", "close", "reset", "stall"] = "close"
-    delay: float = 0.0
 
 
 def whole(data: bytes) -> Delivery:
@@ -49,9 +40,9 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
 
 def http_head(status: int, headers: Mapping[str, str]) -> bytes:
     """The head of an HTTP answer."""
-    lines = [f"HTTP/1.1 {status} {PHRASES.get(status, '')}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    lines = (f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"HTTP/1.1 {status} {responses.get(status, '')}\r\n{''.join(lines)}\r\n"
+    return head.encode("latin-1")
 
 
 def reset_when_closed(connection: socket.socket) -> None:

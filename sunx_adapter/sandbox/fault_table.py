@@ -1,18 +1,15 @@
-"""All kinds of faults: each is one entry of :data:`FAULT_RULES`.
+"""All kinds of faults: each is one entry of :data:`FAULT_RULES`. No I/O."""
 
-An entry has the fault's syntax, its description and its effect: another answer, another delivery of
-an answer or push message, or a refused login. No I/O.
-"""
-
+import gzip
 import math
 import re
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, reduce
+from functools import reduce
 from http import HTTPStatus
-from operator import getitem, xor
+from operator import getitem
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -31,8 +28,12 @@ PUSH_ACCOUNT: Final = "/push/account"
 A fault for the real path of the push channel happens at the handshake."""
 
 _GARBAGE: Final = bytes(range(256)) * 4
-_SIGNATURE_CODES: Final = frozenset({"1003", *map(str, range(12001, 12009))})
-"""Codes of a failed signature check; v5 sends them in another shape than other errors."""
+_MAINTENANCE: Final = json_answer({"status": "maintain"}, "maintain")
+
+_MEBIBYTE: Final = f"{0x0AD1348F:032b}".replace("0", " ").replace("1", "\t").rjust(2**20).encode()
+"""A mebibyte of blanks, some of them tabs so that its CRC-32 is 0. Any number of them before a text
+leaves the checksum of the text unchanged."""
+_GZIP_HEAD: Final = 10  # bytes of a gzip header without a file name (RFC 1952)
 
 
 class FaultError(ValueError):
@@ -40,13 +41,7 @@ class FaultError(ValueError):
 
 
 class Parameter(NamedTuple):
-    """The parameter of a kind of fault, which follows ``=``.
-
-    Attributes:
-        name: for the help, ``"SECONDS"``.
-        expected: its valid values, for error messages.
-        type: what msgspec converts its text to.
-    """
+    """The parameter of a kind of fault: its name in the help, its valid values, and its type."""
 
     name: str
     expected: str
@@ -57,6 +52,10 @@ def _within(name: str, what: str, number: type, low: int, high: int) -> Paramete
     return Parameter(name, f"{what} from {low} to {high}", Annotated[number, Meta(ge=low, le=high)])
 
 
+def _matching(name: str, expected: str, pattern: str) -> Parameter:
+    return Parameter(name, expected, Annotated[str, Meta(pattern=rf"^({pattern})\Z")])
+
+
 _DAY: Final = 24 * 60 * 60
 _SECONDS: Final = _within("SECONDS", "a number of seconds", float, 0, _DAY)
 _AHEAD: Final = _within("SECONDS", "a number of seconds", float, -3650 * _DAY, 3650 * _DAY)
@@ -64,34 +63,18 @@ _AHEAD: Final = _within("SECONDS", "a number of seconds", float, -3650 * _DAY, 3
 _STATUS: Final = _within("STATUS", "an HTTP status", int, 200, 599)
 _MEBIBYTES: Final = _within("MIB", "a whole number of MiB", int, 1, 4096)
 _PUSH_CODE: Final = _within("CODE", "an error code of the push channel", int, 1, 99_999)
-_CODE: Final = Parameter(
+_CODE: Final = _matching(
     "CODE",
     "an error code other than 200, like 1003 or gateway-internal-error",
-    Annotated[str, Meta(pattern=r"^((?!200\Z)[0-9]{1,9}|[a-z][a-z-]{0,63})\Z")],
+    r"(?!200\Z)[0-9]{1,9}|[a-z][a-z-]{0,63}",
 )
-_URL: Final = Parameter(
-    "URL",
-    "a URL that begins with http:// or https://",
-    Annotated[str, Meta(pattern=r"^https?://[!-~]+\Z")],
-)
-_FIELD: Final = Parameter(
+_URL: Final = _matching("URL", "a URL that begins with http:// or https://", "https?://[!-~]+")
+_FIELD: Final = _matching(
     "FIELD",
     "a field of the answer, like data.details[0].equity",
-    Annotated[str, Meta(pattern=r"^(?a:\w+(\.\w+|\[[0-9]{1,6}\])*)\Z")],
+    r"(?a:\w+(\.\w+|\[[0-9]{1,6}\])*)",
 )
 _FIELD_STEP: Final = re.compile(r"\[([0-9]+)\]|(\w+)", re.ASCII)
-
-
-def _unchanged(_request: HttpRequest, normal: HttpAnswer, _value: object) -> HttpAnswer:
-    return normal
-
-
-def _whole(head: bytes, body: bytes, _value: object) -> Delivery:
-    return whole(head + body)
-
-
-def _slow(head: bytes, body: bytes, seconds: float) -> Delivery:
-    return Delivery([head + body], end="keep", delay=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +86,8 @@ class FaultRule:
         effect: what happens: one sentence without subject and full stop.
         parameter: its parameter, if it has one.
         default: the parameter's default value; ``None`` if the parameter is required.
-        accepted_only: whether it applies to accepted requests only. A refused one (wrong key or
-            signature, too many reads) then gets its normal refusal.
+        accepted_only: whether it applies to accepted requests only; refused ones (wrong key or
+            signature, too many reads) then get their normal refusal.
         paths: the paths of the requests that it applies to, unless :attr:`Fault.path` is set.
         answer: makes the answer from the request, its normal answer and the parameter's value;
             returns ``None`` if the fault cannot be applied to that answer.
@@ -120,9 +103,9 @@ class FaultRule:
     default: str | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[[HttpRequest, HttpAnswer, Any], HttpAnswer | None] = _unchanged
+    answer: Callable[..., HttpAnswer | None] = lambda _request, normal, _value: normal
     instead: Delivery | None = None
-    delivery: Callable[[bytes, bytes, Any], Delivery] = _whole
+    delivery: Callable[[bytes, bytes, Any], Delivery] = lambda head, body, _: whole(head + body)
     login: Callable[[Any], Refused] | None = None
 
     @property
@@ -147,12 +130,15 @@ class FaultRule:
             if text is not None:
                 raise FaultError(f"{given}: {self.kind} has no parameter")
             return None
+        name, expected, type_ = self.parameter
         try:
-            content = self.default if text is None else text
-            return msgspec.convert(content, self.parameter.type, strict=False)
+            return msgspec.convert(self.default if text is None else text, type_, strict=False)
         except msgspec.ValidationError:
-            reason = f"{given}: {self.parameter.name} must be {self.parameter.expected}"
-        raise FaultError(reason)
+            raise FaultError(f"{given}: {name} must be {expected}") from None
+
+
+def _half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
 
 
 def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer:
@@ -161,76 +147,34 @@ def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer
     return page(HTTPStatus.FOUND, {"Location": location.encode("ascii", "ignore").decode()})
 
 
-def _maintenance(_request: HttpRequest, _normal: HttpAnswer, _value: object) -> HttpAnswer:
-    return json_answer({"status": "maintain"}, "maintain")
-
-
 def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpAnswer:
     """Has the older manual's headers, and ``Retry-After``, which is in whole seconds."""
-    headers = {
-        **normal.headers,
-        "ratelimit-remaining": "0",
-        "ratelimit-reset": str(math.ceil(seconds * 1000)),
-        "Retry-After": str(math.ceil(seconds)),
-    }
+    milliseconds = str(math.ceil(seconds * 1000))
+    wait = {"ratelimit-reset": milliseconds, "Retry-After": str(math.ceil(seconds))}
+    headers = {**normal.headers, "ratelimit-remaining": "0", **wait}
     return replace(Refused.too_many_reads().answer(request), headers=headers)
 
 
-def _error_code(request: HttpRequest, normal: HttpAnswer, code: str) -> HttpAnswer:
-    """The venue's error, in the shape that the path variant uses for this code."""
+def _error_code(request: HttpRequest, _normal: HttpAnswer, code: str) -> HttpAnswer:
     from sunx_adapter.protocol.errors import RULE_BY_CODE  # noqa: PLC0415 - ccxt is slow to load
 
     if code == "maintain":
-        return _maintenance(request, normal, code)
+        return _MAINTENANCE
     meaning = RULE_BY_CODE[code].meaning if code in RULE_BY_CODE else "unknown error"
-    if not code.isdecimal():
-        refused = Refused(code, meaning, "hyphen")
-    elif code == "403" or not request.path.startswith(("/v5/", "/sapi/")):
-        refused = Refused(int(code), meaning, "status")  # other paths belong to the older API
-    elif request.path.startswith("/v5/") and code not in _SIGNATURE_CODES:
-        refused = Refused(int(code), meaning, "msg")
-    else:
-        refused = Refused(int(code), meaning)
-    return refused.answer(request)
-
-
-class _Mebibyte:
-    """A mebibyte of blanks: a compressed block that can be repeated, and its effect on a CRC-32."""
-
-    def __init__(self) -> None:
-        blanks = b" " * 2**20
-        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        self.packed = deflater.compress(blanks) + deflater.flush(zlib.Z_FULL_FLUSH)
-        # CRC-32 is linear: each bit of the checksum before has an effect of its own.
-        self._empty = zlib.crc32(blanks)
-        self._bits = [zlib.crc32(blanks, 1 << bit) ^ self._empty for bit in range(32)]
-
-    def checksum(self, before: int) -> int:
-        """``zlib.crc32(blanks, before)``, but a hundred times as fast."""
-        effects = (effect for bit, effect in enumerate(self._bits) if before >> bit & 1)
-        return reduce(xor, effects, self._empty)
-
-
-_mebibyte = cache(_Mebibyte)
+    return Refused(int(code) if code.isdecimal() else code, meaning).answer(request)
 
 
 def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: int) -> HttpAnswer:
     """The body after many blanks, compressed by gzip to about a thousandth of its size."""
-    blanks = _mebibyte()
-    checksum = 0
-    for _ in range(mebibytes):
-        checksum = blanks.checksum(checksum)
-    size = mebibytes * 2**20 + len(normal.body)
-    head = b"\x1f\x8b\x08" + bytes(7)  # RFC 1952: gzip, deflated, nothing else said
-    text = zlib.compress(normal.body, wbits=-zlib.MAX_WBITS)
-    tail = struct.pack("<LL", zlib.crc32(normal.body, checksum), size % 2**32)
-    body = head + blanks.packed * mebibytes + text + tail
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    block = deflater.compress(_MEBIBYTE) + deflater.flush(zlib.Z_FULL_FLUSH)
+    packed = gzip.compress(normal.body, mtime=0)
+    size = struct.pack("<L", (mebibytes * len(_MEBIBYTE) + len(normal.body)) % 2**32)
+    body = packed[:_GZIP_HEAD] + block * mebibytes + packed[_GZIP_HEAD : -len(size)] + size
     return replace(normal, body=body, headers={**normal.headers, "Content-Encoding": "gzip"})
 
 
-def _field_fault(
-    kind: str, effect: str, edit: Callable[[Any], object], default: str = "data.details[0].equity"
-) -> FaultRule:
+def _field_fault(kind: str, effect: str, edit: Callable[[Any], object], field: str) -> FaultRule:
     """A fault that edits one field of an accepted answer; ``edit`` gives its new value."""
 
     def answer(_: HttpRequest, normal: HttpAnswer, field: str) -> HttpAnswer | None:
@@ -245,127 +189,69 @@ def _field_fault(
             return None  # there is no such field
         return replace(normal, body=msgspec.json.encode(document))
 
-    return FaultRule(kind, effect, _FIELD, default, accepted_only=True, answer=answer)
-
-
-def _push_fault(kind: str, effect: str, instead: Delivery) -> FaultRule:
-    """A fault that replaces an account message."""
-    return FaultRule(f"push-{kind}", f"push: {effect}", paths=_PUSH, instead=instead)
+    return FaultRule(kind, effect, _FIELD, field, accepted_only=True, answer=answer)
 
 
 _EVERYWHERE: Final = frozenset({EVERY_PATH})
+_LOGIN: Final = frozenset({PUSH_LOGIN})
 _PUSH: Final = frozenset({PUSH_ACCOUNT})
 _RESET: Final = Delivery(end="reset")
 _STALL: Final = Delivery(end="stall")
+_EQUITY: Final = "data.details[0].equity"
 
+# Of each entry, the first line says what happens, the second one how.
+# fmt: off
 _RULES: Final = (
     FaultRule("ok", "answers normally"),
     FaultRule("refuse", "closes the connection without sending a byte", instead=Delivery()),
     FaultRule("reset", "resets the connection (RST) instead of answering", instead=_RESET),
     FaultRule("silence", "never answers and keeps the connection open", instead=_STALL),
-    FaultRule("slow", "answers normally after SECONDS", _SECONDS, "0.5", delivery=_slow),
-    FaultRule(
-        "drip",
-        "sends the answer's head and body byte by byte, SECONDS apart",
-        _SECONDS,
-        "0.05",
-        delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), seconds),
-    ),
-    FaultRule(
-        "cut",
-        "announces the whole body, sends half of it and closes",
-        delivery=lambda head, body, _: Delivery([head, body[: len(body) // 2]]),
-    ),
+    FaultRule("slow", "answers normally after SECONDS", _SECONDS, "0.5",
+              delivery=lambda head, body, seconds: Delivery([b"", head + body], seconds, "keep")),
+    FaultRule("drip", "sends the answer's head and body byte by byte, SECONDS apart",
+              _SECONDS, "0.05",
+              delivery=lambda head, body, seconds: Delivery(in_pieces(head + body, 1), seconds)),
+    FaultRule("cut", "announces the whole body, sends half of it and closes",
+              delivery=lambda head, body, _value: Delivery([head, _half(body)])),
     FaultRule("garbage", "sends bytes that are not HTTP, and closes", instead=Delivery([_GARBAGE])),
-    FaultRule(
-        "html",
-        "sends a proxy's HTML page with HTTP STATUS",
-        _STATUS,
-        "502",
-        answer=lambda _request, _normal, status: page(status),
-    ),
-    FaultRule(
-        "status",
-        "sends HTTP STATUS without a body",
-        _STATUS,
-        answer=lambda _request, _normal, status: HttpAnswer(status, b"", status),
-    ),
-    FaultRule(
-        "redirect",
-        "redirects (302) to URL plus the request's path and signed query",
-        _URL,
-        "https://elsewhere.invalid",
-        answer=_redirect,
-    ),
-    FaultRule(
-        "maintenance",
-        'answers {"status":"maintain"} on every path',
-        paths=_EVERYWHERE,
-        answer=_maintenance,
-        login=lambda _: Refused(1006, "System is in maintenance"),
-    ),
+    FaultRule("html", "sends a proxy's HTML page with HTTP STATUS", _STATUS, "502",
+              answer=lambda _request, _normal, status: page(status)),
+    FaultRule("status", "sends HTTP STATUS without a body", _STATUS,
+              answer=lambda _request, _normal, status: HttpAnswer(status, status)),
+    FaultRule("redirect", "redirects (302) to URL plus the request's path and signed query",
+              _URL, "https://elsewhere.invalid", answer=_redirect),
+    FaultRule("maintenance", 'answers {"status":"maintain"} on every path', paths=_EVERYWHERE,
+              answer=lambda _request, _normal, _value: _MAINTENANCE,
+              login=lambda _value: Refused(1006, "System is in maintenance")),
     # FaultPlan applies it, because it can accompany any other fault.
-    FaultRule(
-        "clock",
-        "sets the venue's clock SECONDS ahead on every path: for ts, Date and the check of a "
-        "request's time",
-        _AHEAD,
-        "3600",
-        paths=_EVERYWHERE,
-    ),
-    FaultRule(
-        "ratelimit",
-        "refuses with HTTP 429, code 1032 and headers that ask to wait SECONDS",
-        _SECONDS,
-        "1",
-        accepted_only=True,
-        answer=_too_many,
-    ),
-    FaultRule(
-        "code",
-        "refuses with the venue's error CODE, in the venue's format for it",
-        _CODE,
-        accepted_only=True,
-        answer=_error_code,
-    ),
-    FaultRule(
-        "truncated",
-        "sends half of the JSON as a complete HTTP answer",
-        answer=lambda _, normal, _value: replace(normal, body=normal.body[: len(normal.body) // 2]),
-    ),
-    FaultRule(
-        "bomb",
-        "sends MIB mebibytes of blanks before the JSON, as gzip",
-        _MEBIBYTES,
-        "64",
-        answer=_bomb,
-    ),
-    _field_fault("null", "sets FIELD to null", lambda _: None, default="data"),
-    _field_fault("missing", "leaves out FIELD", lambda _: msgspec.UNSET),
-    _field_fault("blank", "sets FIELD to empty text", lambda _: ""),
-    _field_fault(
-        "wrong-type",
-        "changes FIELD to an object, or to text if it is an object or a list",
-        lambda value: "unexpected" if isinstance(value, dict | list) else {},
-    ),
-    FaultRule(
-        "push-code",
-        "push: refuses the login with CODE",
-        _PUSH_CODE,
-        "2003",
-        paths=frozenset({PUSH_LOGIN}),
-        login=lambda code: Refused(code, "refused on purpose"),
-    ),
-    _push_fault("reset", "resets the connection instead of sending a change", _RESET),
-    _push_fault("silence", "stops sending at a change, heartbeats included", _STALL),
-    _push_fault("garbage", "sends garbage instead of a change", whole(_GARBAGE)),
-    FaultRule(
-        "push-order",
-        "push: sends a change, then the previous state again",
-        paths=_PUSH,
-        delivery=lambda before, message, _: Delivery(filter(None, (message, before)), end="keep"),
-    ),
+    FaultRule("clock", "sets the venue's clock SECONDS ahead on every path: for ts, Date and the "
+              "check of a request's time", _AHEAD, "3600", paths=_EVERYWHERE),
+    FaultRule("ratelimit", "refuses with HTTP 429, code 1032 and headers that ask to wait SECONDS",
+              _SECONDS, "1", accepted_only=True, answer=_too_many),
+    FaultRule("code", "refuses with the venue's error CODE, in the venue's format for it",
+              _CODE, accepted_only=True, answer=_error_code),
+    FaultRule("truncated", "sends half of the JSON as a complete HTTP answer",
+              answer=lambda _request, normal, _value: replace(normal, body=_half(normal.body))),
+    FaultRule("bomb", "sends MIB mebibytes of blanks before the JSON, as gzip",
+              _MEBIBYTES, "64", answer=_bomb),
+    _field_fault("null", "sets FIELD to null", lambda _: None, "data"),
+    _field_fault("missing", "leaves out FIELD", lambda _: msgspec.UNSET, _EQUITY),
+    _field_fault("blank", "sets FIELD to empty text", lambda _: "", _EQUITY),
+    _field_fault("wrong-type",
+                 "changes FIELD to an object, or to text if it is an object or a list",
+                 lambda value: "unexpected" if isinstance(value, dict | list) else {}, _EQUITY),
+    FaultRule("push-code", "push: refuses the login with CODE", _PUSH_CODE, "2003", paths=_LOGIN,
+              login=lambda code: Refused(code, "refused on purpose")),
+    FaultRule("push-reset", "push: resets the connection instead of sending a change",
+              paths=_PUSH, instead=_RESET),
+    FaultRule("push-silence", "push: stops sending at a change, heartbeats included",
+              paths=_PUSH, instead=_STALL),
+    FaultRule("push-garbage", "push: sends garbage instead of a change",
+              paths=_PUSH, instead=whole(_GARBAGE)),
+    FaultRule("push-order", "push: sends a change, then the previous state again", paths=_PUSH,
+              delivery=lambda old, new, _: Delivery(filter(None, (new, old)), end="keep")),
 )
+# fmt: on
 
 FAULT_RULES: Final[dict[str, FaultRule]] = {rule.kind: rule for rule in _RULES}
 """By kind, in the order of the help."""

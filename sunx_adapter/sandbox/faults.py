@@ -1,16 +1,5 @@
 """Parses faults and decides which request gets which fault. No I/O.
 
-::
-
-    KIND[=PARAMETER][@PROBABILITY]
-
-    reset                 the connection of every request is reset
-    silence@0.05          5 % of all requests are never answered
-    code=1004@0.1         10 % are refused with the venue's code 1004
-    clock=-7200           the venue's clock is two hours behind
-
-The kinds are in :mod:`~sunx_adapter.sandbox.fault_table`.
-
 Each request takes the first scheduled step for its path. If there is none, and there are permanent
 faults for its path, exactly one random number is drawn. So the same seed gives the same faults to
 the same sequence of requests.
@@ -22,21 +11,19 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest
+from sunx_adapter.sandbox.answers import SUCCESS, HttpAnswer, HttpRequest
 from sunx_adapter.sandbox.delivery import Delivery
 from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultError, FaultRule
 
 _GRAMMAR: Final = re.compile(r"([^=@]*)(?:=(.*?))?(?:@([^@]*))?", re.DOTALL)
-"""Kind, parameter and probability."""
-_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. As text it is ``KIND[=PARAMETER][@PROBABILITY]``.
+    """One fault. As text it is ``KIND[=PARAMETER][@PROBABILITY]``, like ``code=1004@0.1``.
 
     Args:
         kind: the name of a kind, see :func:`fault_kinds`.
@@ -44,8 +31,7 @@ class Fault:
         probability: the share of requests, 0 to 1. Default: all requests that other faults leave;
             several such faults share them evenly.
         path: the path of the requests that it applies to, or ``"*"`` for every path. Default: the
-            kind's paths (the balance of both variants; every path for ``clock`` and
-            ``maintenance``).
+            kind's paths (both balances; every path for ``clock`` and ``maintenance``).
 
     Raises:
         FaultError: there is no such kind, or a value is invalid.
@@ -77,17 +63,6 @@ class Fault:
         """Its kind."""
         return FAULT_RULES[self.kind]
 
-    def applied_to(self, normal: HttpAnswer, request: HttpRequest) -> HttpAnswer | None:
-        """The answer with this fault; ``None`` if this answer cannot have it."""
-        if self.rule.accepted_only and not normal.accepted:
-            return None
-        answer = self.rule.answer(request, normal, self.value)
-        return answer and replace(answer, uid=normal.uid)
-
-    def delivered(self, head: bytes, body: bytes) -> Delivery:
-        """How the parts of an answer, or the previous and the next push message, are sent."""
-        return self.rule.instead or self.rule.delivery(head, body, self.value)
-
     @property
     def value(self) -> Any:
         """The value of its parameter, or of the kind's default; ``None`` without a parameter."""
@@ -98,14 +73,18 @@ class Fault:
         """The paths of the requests that it applies to; ``"*"`` means every path."""
         return self.rule.paths if self.path is None else frozenset({self.path})
 
-    @property
-    def is_steady(self) -> bool:
-        """Whether it applies to every request besides any other fault: a clock that is wrong."""
-        return self.kind == "clock" and self.probability is None
-
     def is_for(self, path: str) -> bool:
         """Whether it applies to requests for that path."""
         return path in self.paths or EVERY_PATH in self.paths
+
+    def applied_to(self, normal: HttpAnswer, request: HttpRequest) -> HttpAnswer | None:
+        """The answer with this fault; ``None`` if this answer cannot have it."""
+        refused = self.rule.accepted_only and normal.code not in SUCCESS
+        return None if refused else self.rule.answer(request, normal, self.value)
+
+    def delivered(self, head: bytes, body: bytes) -> Delivery:
+        """How the parts of an answer, or the previous and the next push message, are sent."""
+        return self.rule.instead or self.rule.delivery(head, body, self.value)
 
 
 def fault_kinds() -> tuple[FaultRule, ...]:
@@ -139,30 +118,27 @@ def _as_faults(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
     return tuple(fault if isinstance(fault, Fault) else parse_fault(fault) for fault in several)
 
 
+def _total(faults: Iterable[Fault]) -> float:
+    return sum(fault.probability or 0.0 for fault in faults)
+
+
 def _unknown(kind: str) -> FaultError:
     known = ", ".join(rule.usage for rule in fault_kinds())
     name, colon, rest = kind.partition(":")
     hint = f" (did you mean {name}={rest}?)" if colon and name in FAULT_RULES else ""
-    return FaultError(
-        f"unknown fault {kind!r}{hint}; the faults are: {known}; add a probability like this: "
-        "reset@0.2"
-    )
+    example = "add a probability like this: reset@0.2"
+    return FaultError(f"unknown fault {kind!r}{hint}; the faults are: {known}; {example}")
 
 
 class Draw(NamedTuple):
-    """The faults of one request.
-
-    Attributes:
-        fault: its fault, if it has one other than ``clock``.
-        clocks: its ``clock`` faults; their seconds add up.
-    """
+    """The faults of one request: at most one that is no ``clock``, and all ``clock`` faults."""
 
     fault: Fault | None
     clocks: list[Fault]
 
     @property
     def clock_seconds(self) -> float:
-        """By how many seconds the venue's clock is ahead."""
+        """By how many seconds the venue's clock is ahead: those of all ``clock`` faults."""
         return float(sum(clock.value for clock in self.clocks))
 
 
@@ -171,9 +147,10 @@ class FaultPlan:
 
     def __init__(self, faults: Iterable[Fault | str] = (), seed: int | None = None) -> None:
         self._fault_lock = threading.Lock()
-        self._random = random.Random(seed)  # noqa: S311 - no secret is made of it
-        self._permanent = _checked(faults)
+        self._random = random.Random()  # noqa: S311 - no secret is made of it
+        self._permanent: tuple[Fault, ...] = ()
         self._steps: deque[Fault] = deque()
+        self.set_faults(faults, seed)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -187,25 +164,28 @@ class FaultPlan:
             return tuple(self._steps)
 
     def set_faults(self, faults: Iterable[Fault | str], seed: int | None = None) -> None:
-        """Replace the permanent faults, for all requests from now on.
-
-        A seed restarts the random numbers.
+        """Replace the permanent faults, from now on. A seed restarts the random numbers.
 
         Raises:
             FaultError: a fault is invalid, or probabilities add up to more than 1; then nothing
                 changes.
         """
-        permanent = _checked(faults)
+        permanent = _as_faults(faults)
+        for path in {path for fault in permanent for path in fault.paths}:
+            total = _total(fault for fault in permanent if fault.is_for(path))
+            if round(total, 9) > 1:
+                sums = f"the probabilities of the faults add up to {total:g}"
+                raise FaultError(f"{sums}, more than 1")
         with self._fault_lock:
             self._permanent = permanent
             if seed is not None:
                 self._random.seed(seed)
 
     def schedule(self, steps: Iterable[Fault | str]) -> None:
-        """Add steps to the schedule, like ``["reset", "ok", "code=1004"]``.
+        """Add steps to the schedule, like ``["reset", "ok", "code=1004"]``, without probabilities.
 
         Each request takes the first step for its path; ``"ok"`` is a normal answer. When no step is
-        left, the permanent faults apply again. A step has no probability.
+        left, the permanent faults apply again.
 
         Raises:
             FaultError: a step is invalid; then none is added.
@@ -227,38 +207,26 @@ class FaultPlan:
         """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
             clocks = self.clocks(path).clocks
-            fault = self._drawn(path)
-        if fault is not None and fault.kind == "clock":
+            fault = self._drawn(path, clocks)
+        if fault.kind == "clock":
             return Draw(None, [fault])
-        return Draw(None if fault is not None and fault.kind == "ok" else fault, clocks)
+        return Draw(None if fault.kind == "ok" else fault, clocks)
 
     def clocks(self, path: str) -> Draw:
         """The faults of every request for that path: only clocks can be wrong all the time."""
-        return Draw(None, [f for f in self._permanent if f.is_steady and f.is_for(path)])
+        steady = (f for f in self._permanent if f.kind == "clock" and f.probability is None)
+        return Draw(None, [fault for fault in steady if fault.is_for(path)])
 
-    def _drawn(self, path: str) -> Fault | None:
+    def _drawn(self, path: str, clocks: list[Fault]) -> Fault:
         for step in self._steps:
             if step.is_for(path):
                 self._steps.remove(step)
                 return step
-        faults = [f for f in self._permanent if f.is_for(path) and not f.is_steady]
+        faults = [f for f in self._permanent if f.is_for(path) and f not in clocks]
         if not faults:
-            return None
-        left = max(0.0, 1.0 - _total(faults))
-        without = sum(fault.probability is None for fault in faults)
-        weights = [left / without if f.probability is None else f.probability for f in faults]
-        nothing = 0.0 if without else left
-        return self._random.choices([*faults, None], [*weights, nothing])[0]
-
-
-def _total(faults: Iterable[Fault]) -> float:
-    return sum(fault.probability or 0.0 for fault in faults)
-
-
-def _checked(faults: Iterable[Fault | str]) -> tuple[Fault, ...]:
-    checked = _as_faults(faults)
-    for path in {path for fault in checked for path in fault.paths}:
-        total = _total(fault for fault in checked if fault.is_for(path))
-        if total > 1 + _ROUNDING:
-            raise FaultError(f"the probabilities of the faults add up to {total:g}, more than 1")
-    return checked
+            return Fault("ok")
+        if all(fault.probability is not None for fault in faults):
+            faults.append(Fault("ok"))
+        left = max(0.0, 1.0 - _total(faults)) / sum(f.probability is None for f in faults)
+        weights = [left if fault.probability is None else fault.probability for fault in faults]
+        return self._random.choices(faults, weights)[0]

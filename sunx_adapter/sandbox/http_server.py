@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -16,8 +16,6 @@ from sunx_adapter.sandbox.delivery import Delivery, reset
 
 Handler = Callable[[web.BaseRequest], Awaitable[Delivery | web.StreamResponse]]
 
-T = TypeVar("T")
-
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
 _BACKLOG: Final = 1024
@@ -25,21 +23,15 @@ _GRACE_SECONDS: Final = 0.5
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 takes a free one.
-
-    Raises:
-        OSError: the address cannot be used; the message says what to do.
-    """
+    """Open a listening socket; port 0 takes a free one. An OSError says what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise OSError(
-            error.errno,
-            f"the sandbox cannot listen on {host} port {port} ({reason}): choose another port, "
-            f"or 0 for a free one",
-        ) from error
+        text = f"the sandbox cannot listen on {host} port {port} ({reason})"
+        advice = "choose another port, or 0 for a free one"
+        raise OSError(error.errno, f"{text}: {advice}") from error
 
 
 class LoopThread:
@@ -50,9 +42,9 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the thread and return its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the thread to its end."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def stop(self) -> None:
         """End the thread; its servers must be stopped."""
@@ -99,10 +91,9 @@ class HttpServer:
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             answer = await self._handler(request)
-        except ConnectionError:
-            raise  # the client has disconnected
-        except Exception:
-            _logger.exception("internal error of the server")
+        except Exception as error:
+            if not isinstance(error, ConnectionError):  # the client has disconnected
+                _logger.exception("internal error of the server")
             raise
         return _Response(answer, request) if isinstance(answer, Delivery) else answer
 
@@ -123,8 +114,6 @@ class _Response(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send everything; the delivery includes the head."""
         delivery, transport = self._delivery, request.transport
-        if delivery.delay:
-            await asyncio.sleep(delivery.delay)
         for number, piece in enumerate(delivery.pieces):
             if number and delivery.pause:
                 await asyncio.sleep(delivery.pause)

@@ -6,7 +6,7 @@ import gzip
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -14,17 +14,15 @@ from aiohttp import WSMsgType, web
 
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
 from sunx_adapter.sandbox.answers import HttpRequest, Refused
-from sunx_adapter.sandbox.balances import Row, with_rows, without
+from sunx_adapter.sandbox.balances import with_rows
 from sunx_adapter.sandbox.delivery import Delivery, reset, whole
 from sunx_adapter.sandbox.fault_table import PUSH_ACCOUNT, PUSH_LOGIN
 from sunx_adapter.sandbox.faults import FaultPlan
 from sunx_adapter.sandbox.responder import check_multi_assets
 from sunx_adapter.sandbox.signatures import authenticate, canonical_query
-from sunx_adapter.venue import PATH_VARIANTS, PathVariantName
+from sunx_adapter.venue import PATH_VARIANTS
 
-STREAM_VARIANTS: Final[dict[str, PathVariantName]] = {
-    variant.stream: name for name, variant in PATH_VARIANTS.items()
-}
+STREAM_VARIANTS: Final = {variant.stream: name for name, variant in PATH_VARIANTS.items()}
 MAX_CONNECTIONS: Final = 30
 """The venues' limit of connections per user."""
 
@@ -32,20 +30,10 @@ HEARTBEAT_SECONDS: Final = 5.0
 MAX_UNANSWERED: Final = 5
 
 _TOPIC: Final = "account"
-_MAX_MESSAGE: Final = 64 * 1024
 _TIMES: Final = ("created_time", "updated_time")
 _SIGNED: Final = ("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp", "Signature")
 
 _logger = logging.getLogger("sunx_adapter.sandbox")
-
-
-def _with_text_times(values: Mapping[str, Any]) -> dict[str, Any]:
-    times = {name: str(values[name]) for name in _TIMES if isinstance(values.get(name), int)}
-    return {**values, **times}
-
-
-def _pushed_row(row: Row) -> Row:
-    return _with_text_times(without(row, "available_margin"))
 
 
 @dataclass(eq=False)
@@ -53,9 +41,7 @@ class _Connection:
     """A client; ``outgoing`` are the messages to send, ``latest`` is the latest account message."""
 
     socket: web.WebSocketResponse
-    transport: asyncio.Transport
-    path: str
-    host: str
+    handshake: HttpRequest
     account: SandboxAccount | None = None
     subscribed: bool = False
     unanswered: int = 0
@@ -64,18 +50,6 @@ class _Connection:
 
     def send(self, content: Mapping[str, object]) -> None:
         self.outgoing.put_nowait(whole(_packed(content)))
-
-    async def send_outgoing(self) -> None:
-        """Send messages in their order, until a fault ends or silences the connection."""
-        with contextlib.suppress(ConnectionError):
-            end = "keep"
-            while end == "keep":
-                delivery = await self.outgoing.get()
-                for piece in delivery.pieces:
-                    await self.socket.send_bytes(piece)
-                end = delivery.end
-            if end == "reset":
-                reset(self.transport)
 
     def subscribe(self, topic: object, wanted: bool) -> None:
         """Begin or end a subscription."""
@@ -89,23 +63,18 @@ class _Connection:
             code, text = (2014, "Repeated subscription") if wanted else (2012, "Not subscribed")
             raise Refused(code, text)
         if wanted:
-            check_multi_assets(self.account, STREAM_VARIANTS[self.path])
+            check_multi_assets(self.account, STREAM_VARIANTS[self.handshake.path])
         self.subscribed = wanted
 
 
 class PushChannel:
-    """Serves the push channel of both venues, in the server's event loop.
-
-    ``clock`` gives seconds UTC, ``heartbeat`` is the number of seconds between two pings.
-    """
+    """Serves both push channels in the server's event loop; ``clock``, ``heartbeat``: seconds."""
 
     def __init__(
         self, accounts: AccountBook, plan: FaultPlan, clock: Callable[[], float], heartbeat: float
     ) -> None:
-        self._accounts = accounts
-        self._plan = plan
-        self._clock = clock
-        self._heartbeat = heartbeat
+        self._accounts, self._plan = accounts, plan
+        self._clock, self._heartbeat = clock, heartbeat
         accounts.on_change = self._publish
         self._versions: Counter[str] = Counter()
         self._users: defaultdict[str, set[_Connection]] = defaultdict(set)
@@ -114,26 +83,23 @@ class PushChannel:
     @staticmethod
     def accepts(request: web.BaseRequest) -> bool:
         """Whether a request is a valid WebSocket handshake."""
-        try:
+        with contextlib.suppress(ValueError):  # of a header that is not ASCII
             return bool(web.WebSocketResponse().can_prepare(request))
-        except ValueError:  # of a header that is not ASCII
-            return False
+        return False
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest, handshake: HttpRequest) -> web.StreamResponse:
         """Serve one connection, from its accepted handshake until it ends."""
         self._loop = asyncio.get_running_loop()
-        socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=_MAX_MESSAGE)
+        socket = web.WebSocketResponse(timeout=0.2, compress=False, max_msg_size=2**16)
         await socket.prepare(request)
-        assert isinstance(request.transport, asyncio.Transport)
-        path = request.raw_path.partition("?")[0]
-        connection = _Connection(socket, request.transport, path, request.headers.get("Host", ""))
-        work = (connection.send_outgoing(), self._ping(connection), self._change(connection))
+        connection = _Connection(socket, handshake)
+        work = (_send(connection, request), self._ping(connection), self._change(connection))
         helpers = [asyncio.create_task(part) for part in work]
         try:
             async for frame in socket:
                 if frame.type is not WSMsgType.TEXT:
                     break
-                self._answer(connection, frame.data)
+                self._receive(connection, frame.data)
         finally:
             if connection.account is not None:
                 self._users[connection.account.uid].remove(connection)
@@ -142,9 +108,7 @@ class PushChannel:
             await asyncio.gather(*helpers, return_exceptions=True)
         return socket
 
-    # -- messages from clients --------------------------------------------------------------
-
-    def _answer(self, connection: _Connection, text: str) -> None:
+    def _receive(self, connection: _Connection, text: str) -> None:
         message: dict[str, Any] = {}
         with contextlib.suppress(msgspec.DecodeError, RecursionError):
             message = msgspec.json.decode(text, type=dict[str, Any])
@@ -166,7 +130,7 @@ class PushChannel:
         except Refused as refusal:
             answer |= {"err-code": refusal.code, "err-msg": refusal.message}
         _logger.debug("push: %s: %s", answer["op"], answer["err-code"])
-        connection.send({**answer, "ts": self._now_ms(connection.path)})
+        connection.send({**answer, "ts": self._now_ms(connection.handshake.path)})
         account = connection.account
         if account is not None and (answer["op"], answer["err-code"]) == ("sub", 0):
             # The reply is sent first, then this state, then any later change.
@@ -181,11 +145,11 @@ class PushChannel:
             raise fault.rule.login(fault.value)
         if missing := [name for name in _SIGNED if not message.get(name)]:
             raise Refused(2040, f"Missing required parameter: {missing[0]}")
+        path = connection.handshake.path
         query = canonical_query((name, str(message[name])) for name in _SIGNED)
+        request = replace(connection.handshake, query=query, time_ms=self._now_ms(path))
         try:
-            path, now = connection.path, self._now_ms(connection.path)
-            request = HttpRequest("GET", path, query, connection.host, now)
-            account = authenticate(request, self._accounts.with_key, STREAM_VARIANTS[path])
+            account = authenticate(request, self._accounts, STREAM_VARIANTS[path])
         except Refused as refusal:
             raise Refused(2003, f"Authentication failed: {refusal.message}") from None
         if account.refusal is not None:
@@ -195,8 +159,6 @@ class PushChannel:
         self._users[account.uid].add(connection)
         connection.account = account
         return account.uid
-
-    # -- messages to clients ----------------------------------------------------------------
 
     def _now_ms(self, path: str) -> int:
         return round((self._clock() + self._plan.clocks(path).clock_seconds) * 1000)
@@ -228,24 +190,17 @@ class PushChannel:
 
     def _notification(self, account: SandboxAccount) -> bytes:
         # As seen live: times are text, rows have no available margin, a version number increases.
-        balance = with_rows(_with_text_times(account.balance), _pushed_row)
-        return _packed(
-            {
-                "op": "notify",
-                "topic": _TOPIC,
-                "contract_code": "",
-                "ts": self._now_ms(PUSH_ACCOUNT),
-                "uid": account.uid,
-                "event": "snapshot",
-                "data": {**balance, "version": self._versions[account.name]},
-            }
-        )
+        balance = with_rows(account.balance, lambda row: _pushed(row, "available_margin"))
+        data = {**_pushed(balance), "version": self._versions[account.name]}
+        about = {"op": "notify", "topic": _TOPIC, "contract_code": "", "uid": account.uid}
+        ts = self._now_ms(PUSH_ACCOUNT)
+        return _packed({**about, "ts": ts, "event": "snapshot", "data": data})
 
     async def _ping(self, connection: _Connection) -> None:
         await asyncio.sleep(self._heartbeat)
         while connection.unanswered < MAX_UNANSWERED:
             connection.unanswered += 1
-            connection.send({"op": "ping", "ts": str(self._now_ms(connection.path))})
+            connection.send({"op": "ping", "ts": str(self._now_ms(connection.handshake.path))})
             await asyncio.sleep(self._heartbeat)
         await connection.socket.close()
 
@@ -254,6 +209,27 @@ class PushChannel:
             await asyncio.sleep(self._accounts.random_walk.seconds)
             if connection.subscribed and connection.account is not None:
                 self._accounts.update(connection.account.name)
+
+
+async def _send(connection: _Connection, request: web.BaseRequest) -> None:
+    """Send messages in their order, until a fault ends or silences the connection."""
+    end = "keep"
+    with contextlib.suppress(ConnectionError):
+        while end == "keep":
+            delivery = await connection.outgoing.get()
+            for piece in delivery.pieces:
+                await connection.socket.send_bytes(piece)
+            end = delivery.end
+        if end == "reset" and request.transport is not None:
+            reset(request.transport)
+
+
+def _pushed(values: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    return {
+        name: str(value) if name in _TIMES and isinstance(value, int) else value
+        for name, value in values.items()
+        if name not in left_out
+    }
 
 
 def _packed(content: Mapping[str, object]) -> bytes:

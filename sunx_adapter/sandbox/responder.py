@@ -1,7 +1,4 @@
-"""Answers requests as the venues do. No I/O.
-
-Faults are added later, see :mod:`~sunx_adapter.sandbox.fault_table`.
-"""
+"""Answers requests as the venues do, without faults. No I/O."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -10,16 +7,8 @@ from http import HTTPStatus
 from typing import Final
 
 from sunx_adapter.sandbox.accounts import SINGLE_ASSET_MODE, AccountBook, SandboxAccount
-from sunx_adapter.sandbox.answers import (
-    SUCCESS_CODE,
-    SUCCESS_STATUS,
-    HttpAnswer,
-    HttpRequest,
-    Refused,
-    json_answer,
-    page,
-)
-from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows, without
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
+from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows
 from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
 
@@ -29,46 +18,16 @@ MULTI_ASSETS: Final = ("BTC", "USDT", "ETH")
 _WINDOW_MS: Final = READ_LIMIT.seconds * 1000
 
 
-class ReadLimiter:
-    """Counts reads per uid in a sliding window; refused reads do not count."""
-
-    def __init__(self) -> None:
-        self._reads: defaultdict[str, deque[int]] = defaultdict(deque)
-
-    def take(self, uid: str, now_ms: int) -> None:
-        """Count one read, or raise the refusal if the limit is reached."""
-        if len(self._current(uid, now_ms)) == READ_LIMIT.requests:
-            raise Refused.too_many_reads()
-        self._reads[uid].append(now_ms)
-
-    def headers(self, uid: str, now_ms: int) -> dict[str, str]:
-        """The user's remaining reads, in the headers of the older futures manual."""
-        reads = self._current(uid, now_ms)
-        return {
-            "ratelimit-limit": str(READ_LIMIT.requests),
-            "ratelimit-interval": str(_WINDOW_MS),
-            "ratelimit-remaining": str(READ_LIMIT.requests - len(reads)),
-            "ratelimit-reset": str(reads[0] + _WINDOW_MS - now_ms if reads else 0),
-        }
-
-    def _current(self, uid: str, now_ms: int) -> deque[int]:
-        reads = self._reads[uid]
-        while reads and now_ms - reads[0] >= _WINDOW_MS:
-            reads.popleft()
-        return reads
-
-
 def check_multi_assets(account: SandboxAccount, variant: PathVariantName) -> None:
     """Raise the refusal of v5 for accounts in the old single-asset mode; SunX has no such mode."""
     if variant == "v5" and account.asset_mode == SINGLE_ASSET_MODE:
-        raise Refused(4002, "The account is not in the multi-assets collateral mode", "msg")
+        raise Refused(4002, "The account is not in the multi-assets collateral mode")
 
 
 def _balance(account: SandboxAccount, variant: PathVariantName) -> object:
     check_multi_assets(account, variant)
-    if variant == "v5" and account.extra_row_fields:
-        return account.balance
-    return with_rows(account.balance, lambda row: without(row, *EXTRA_ROW_FIELDS))
+    left_out = () if variant == "v5" and account.extra_row_fields else EXTRA_ROW_FIELDS
+    return with_rows(account.balance, lambda row: {n: row[n] for n in row if n not in left_out})
 
 
 _Data = Callable[[SandboxAccount, PathVariantName], object]
@@ -91,11 +50,11 @@ _PUBLIC: Final[dict[str, dict[str, object]]] = {
 
 
 class Responder:
-    """Answers requests. Its only state is the counted reads."""
+    """Answers requests. Its only state is each user's reads of the last seconds."""
 
     def __init__(self, accounts: AccountBook) -> None:
         self._accounts = accounts
-        self._limiter = ReadLimiter()
+        self._reads: defaultdict[str, deque[int]] = defaultdict(deque)
 
     def answer(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
         """The answer to a request; ``now_ms``, without ``clock`` faults, is for the read limit."""
@@ -105,29 +64,38 @@ class Responder:
             return page(HTTPStatus.NOT_FOUND)
         if request.method != "GET":
             return page(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET"})
-        if request.path in _SIGNED:
+        if request.path in _PUBLIC:
+            body = {"status": "ok", **_PUBLIC[request.path], "ts": request.time_ms}
+            return json_answer(body, "ok")
+        try:
             return self._signed(request, now_ms)
-        body = {"status": "ok", **_PUBLIC[request.path], "ts": request.time_ms}
-        return json_answer(body, SUCCESS_STATUS)
+        except Refused as refusal:
+            return refusal.answer(request)
 
     def _signed(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
         variant, data_of = _SIGNED[request.path]
-        uid, limit = None, {}
+        account = authenticate(request, self._accounts, variant)
+        reads = self._reads[account.uid]
+        while reads and now_ms - reads[0] >= _WINDOW_MS:
+            reads.popleft()
         try:
-            account = authenticate(request, self._accounts.with_key, variant)
-            uid = account.uid
             if (refused := account.refusal) is not None:
-                raise Refused(
-                    refused.code, refused.message, "msg" if variant == "v5" else "message"
-                )
-            data = data_of(self._accounts.update(account.name), variant)
-            self._limiter.take(uid, now_ms)
+                raise Refused(refused.code, refused.message)
+            content = {"data": data_of(self._accounts.update(account.name), variant)}
+            if len(reads) == READ_LIMIT.requests:
+                raise Refused.too_many_reads()
+            reads.append(now_ms)  # refused reads do not count
             # The order of keys differs between the venues' pages.
-            code, message = {"code": SUCCESS_CODE}, {"message": "Success"}
-            content = {"data": data, **message} if variant == "v5" else {**message, "data": data}
-            answer = json_answer({**code, **content, "ts": request.time_ms}, SUCCESS_CODE)
+            success = {"message": "Success"}
+            content = content | success if variant == "v5" else success | content
+            answer = json_answer({"code": 200, **content, "ts": request.time_ms}, 200)
         except Refused as refusal:
             answer = refusal.answer(request)
-        if uid is not None:
-            limit = self._limiter.headers(uid, now_ms)
-        return replace(answer, uid=uid, headers={**answer.headers, **limit})
+        # As in the older futures manual.
+        limit = {
+            "ratelimit-limit": str(READ_LIMIT.requests),
+            "ratelimit-interval": str(_WINDOW_MS),
+            "ratelimit-remaining": str(READ_LIMIT.requests - len(reads)),
+            "ratelimit-reset": str(reads[0] + _WINDOW_MS - now_ms if reads else 0),
+        }
+        return replace(answer, uid=account.uid, headers={**answer.headers, **limit})

@@ -7,21 +7,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, Self
 
 from aiohttp import web
 
-from sunx_adapter.sandbox.accounts import (
-    DEFAULT_ACCOUNTS,
-    AccountBook,
-    SandboxAccount,
-    SignatureMethod,
-    numbered_accounts,
-)
-from sunx_adapter.sandbox.answers import SUCCESS_STATUS, HttpAnswer, HttpRequest, page
+from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount, SignatureMethod
+from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, page
 from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
 from sunx_adapter.sandbox.delivery import Delivery, http_head, whole
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
@@ -31,10 +25,8 @@ from sunx_adapter.sandbox.responder import Responder
 from sunx_adapter.text import printable
 from sunx_adapter.venue import VENUES
 
-_WAIT_SECONDS: Final = 1.0
+_WAIT_SECONDS: Final = 0.1
 _LOGGED_PATH_CHARACTERS: Final = 256
-
-_SWITCHING: Final = HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, b"", SUCCESS_STATUS)
 
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
@@ -50,10 +42,8 @@ class SandboxRequest:
         path: without the query.
         uid: user id of the account that signed it; ``None`` without a valid signature.
         status: the HTTP status of the answer; ``None`` if a fault prevented an answer.
-        code: the venue's code in the answer, ``"ok"``, or the HTTP status if the body is a page;
-            ``None`` as above.
-        fault: the simulated fault; ``None`` if there was none, or if it did not apply to this
-            request.
+        code: the venue's code in the answer, ``"ok"``, or the HTTP status; ``None`` as above.
+        fault: the simulated fault; ``None`` if none applied to this request.
     """
 
     time: float
@@ -75,12 +65,12 @@ class Sandbox(FaultPlan):
     """A local venue on a real TCP port, serving both path variants.
 
     Use it as a context manager, or call :meth:`start` and :meth:`close`. All methods are
-    thread-safe. Any number of sandboxes can run at once.
+    thread-safe. Any number of sandboxes can run at once. Every valid request counts against the
+    read limit, even if a fault changes its answer.
 
     Args:
         accounts: the accounts; default: :data:`DEFAULT_ACCOUNTS`. A number N makes the accounts
-            ``account-1`` to ``account-N``; ``account-7`` has 1007 USDT in cash. See
-            :meth:`configs`.
+            ``account-1`` to ``account-N``; ``account-7`` has 1007 USDT in cash.
         host: the address to listen on.
         port: the port; 0 takes a free one.
         clock: seconds UTC; used for timestamps, ``ts``, ``Date`` and the read limit.
@@ -92,10 +82,7 @@ class Sandbox(FaultPlan):
         heartbeat: seconds between two pings of the push channel.
         life: lets accounts change at random: seconds between two changes of a watched account, and
             the minimum time between two changes of a read one. Only accounts in the normal state
-            with at least one currency change. ``None`` changes nothing. To change an account
-            yourself, use :meth:`update`.
-
-    Every valid request counts against the read limit, even if a fault changes its answer.
+            with at least one currency change. ``None`` changes nothing.
 
     Raises:
         ValueError: there is no account, two share a name or an API key, a fault is invalid
@@ -116,12 +103,9 @@ class Sandbox(FaultPlan):
         life: float | None = None,
     ) -> None:
         super().__init__(faults, seed)
-        if isinstance(accounts, int):
-            accounts = numbered_accounts(accounts)
-        self._host, self._port = host, port
-        self._clock = clock
+        self._host, self._port, self._clock = host, port, clock
         walk = None if life is None else RandomWalk(life, seed, clock)
-        self._accounts = AccountBook(DEFAULT_ACCOUNTS if accounts is None else accounts, walk)
+        self._accounts = AccountBook(accounts, walk)
         self._responder = Responder(self._accounts)
         self._push = PushChannel(self._accounts, self, clock, heartbeat)
         self._log: deque[SandboxRequest] = deque(maxlen=kept_requests)
@@ -130,7 +114,6 @@ class Sandbox(FaultPlan):
         self._url: str | None = None
         self._running: tuple[LoopThread, HttpServer] | None = None
         self._lock = threading.Lock()
-        self._closed = threading.Event()
 
     def __repr__(self) -> str:
         where = "not running" if self._running is None else self._url
@@ -151,15 +134,12 @@ class Sandbox(FaultPlan):
         with self._lock:
             if self._running is None:
                 listener = listen(self._host, self._port)
-                thread, server = (
-                    LoopThread("sunx-adapter-sandbox"),
-                    HttpServer(self._handle, listener),
-                )
+                thread = LoopThread("sunx-adapter-sandbox")
+                server = HttpServer(self._handle, listener)
                 self._running = thread, server
                 thread.run(server.start())
                 host, port = listener.getsockname()[:2]
                 self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-                self._closed.clear()
                 # A sandbox that was not closed must not keep the interpreter from exiting.
                 atexit.register(self.close)
         return self
@@ -173,7 +153,6 @@ class Sandbox(FaultPlan):
                 thread.run(server.stop())
                 thread.stop()
                 self._running = None
-            self._closed.set()
 
     def wait(self) -> None:
         """Block until another thread closes the sandbox; Ctrl-C interrupts it.
@@ -182,9 +161,8 @@ class Sandbox(FaultPlan):
             RuntimeError: it was never started.
         """
         _ = self.url
-        # In steps, because on Windows Ctrl-C does not interrupt a wait without timeout.
-        while not self._closed.wait(_WAIT_SECONDS):
-            pass
+        while self._running is not None:
+            time.sleep(_WAIT_SECONDS)
 
     @property
     def accounts(self) -> tuple[SandboxAccount, ...]:
@@ -240,8 +218,7 @@ class Sandbox(FaultPlan):
             ValueError: there is no such account.
         """
         if not isinstance(balance, Mapping):
-            now = round(self._clock() * 1000)
-            balance = balance_data(balance, state=state, updated_time=now)
+            balance = balance_data(balance, state=state, updated_time=round(self._clock() * 1000))
         return self._accounts.update(account, balance)
 
     def config(
@@ -265,13 +242,11 @@ class Sandbox(FaultPlan):
         if venue not in VENUES:
             raise ValueError(f"no venue {venue!r}; the venues are: {', '.join(VENUES)}")
         chosen = self.accounts[0] if account is None else self.account(account)
-        method = signature_method or chosen.signature_methods[0]
-        if method not in chosen.signature_methods:
-            enabled = ", ".join(chosen.signature_methods)
-            raise ValueError(
-                f"the key of account {chosen.name!r} is not enabled for {method!r}, but for: "
-                f"{enabled}"
-            )
+        methods = chosen.signature_methods
+        method = signature_method or methods[0]
+        if method not in methods:
+            key = f"the key of account {chosen.name!r}"
+            raise ValueError(f"{key} is not enabled for {method!r}, but for: {', '.join(methods)}")
         with_secret = method == "HmacSHA256"
         return {
             "apiKey": chosen.api_key,
@@ -284,46 +259,43 @@ class Sandbox(FaultPlan):
         self, venue: str, signature_method: SignatureMethod | None = None
     ) -> dict[str, dict[str, Any]]:
         """An exchange configuration for each account, by account name; see :meth:`config`."""
-        return {
-            each.name: self.config(venue, each.name, signature_method) for each in self.accounts
-        }
+        names = (account.name for account in self.accounts)
+        return {name: self.config(venue, name, signature_method) for name in names}
 
     async def _handle(self, http_request: web.BaseRequest) -> Delivery | web.StreamResponse:
-        now = self._clock()
-        headers = http_request.headers
+        now, headers = self._clock(), http_request.headers
         path, _, query = http_request.raw_path.partition("?")
-        draw = self.draw(path)
+        fault, clocks = draw = self.draw(path)
         venue_now = now + draw.clock_seconds
         host = headers.get("Host", "")
         request = HttpRequest(http_request.method, path, query, host, round(venue_now * 1000))
         # The push channel itself applies the faults that refuse a login.
-        opens_channel = draw.fault is None or draw.fault.rule.login is not None
-        handshake = path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel
-        if handshake and self._push.accepts(http_request):
-            self._log_request(request, now, _SWITCHING, None)
-            return await self._push.serve(http_request)
-        answer = self._responder.answer(request, round(now * 1000))
-        if handshake:
+        opens_channel = fault is None or fault.rule.login is not None
+        if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
+            if self._push.accepts(http_request):
+                accepted = HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, "ok")
+                self._record(now, request, accepted, None)
+                return await self._push.serve(http_request, request)
             answer = page(HTTPStatus.BAD_REQUEST)
-        fault = draw.fault
+        else:
+            answer = self._responder.answer(request, round(now * 1000))
         changed = None if fault is None else fault.applied_to(answer, request)
         if changed is None:
             fault = None
         else:
-            answer = changed
-        self._log_request(request, now, answer, fault or next(iter(draw.clocks), None))
+            answer = replace(changed, uid=answer.uid)
+        self._record(now, request, answer, fault or next(iter(clocks), None))
         head, body = _encoded(answer, headers.get("Accept-Encoding"), venue_now)
         if request.method == "HEAD":
             body = b""
         return whole(head + body) if fault is None else fault.delivered(head, body)
 
-    def _log_request(
-        self, request: HttpRequest, now: float, answer: HttpAnswer, fault: Fault | None
+    def _record(
+        self, now: float, request: HttpRequest, answer: HttpAnswer, fault: Fault | None
     ) -> None:
         answered = fault is None or fault.rule.instead is None
         status, code = (answer.status, answer.code) if answered else (None, None)
-        path = request.path[:_LOGGED_PATH_CHARACTERS]
-        moment = time.monotonic()
+        path, moment = request.path[:_LOGGED_PATH_CHARACTERS], time.monotonic()
         entry = SandboxRequest(now, moment, request.method, path, answer.uid, status, code, fault)
         with self._log_lock:
             self._log.append(entry)
@@ -333,17 +305,14 @@ class Sandbox(FaultPlan):
 
 def _encoded(answer: HttpAnswer, accept_encoding: str | None, now: float) -> tuple[bytes, bytes]:
     """The head and the body of an answer, compressed if the client accepts gzip."""
-    headers = {
-        **answer.headers,
-        "Date": formatdate(now, usegmt=True),
-        "Server": "sunx-adapter-sandbox",
-        "Vary": "Accept-Encoding",
-    }
+    headers = {"Server": "sunx-adapter-sandbox", "Vary": "Accept-Encoding", **answer.headers}
+    headers["Date"] = formatdate(now, usegmt=True)
     body = answer.body
     if body and "Content-Encoding" not in headers and accepts_gzip(accept_encoding):
         headers["Content-Encoding"] = "gzip"
         body = gzip.compress(body, mtime=0)
-    return http_head(answer.status, {**headers, "Content-Length": str(len(body))}), body
+    headers["Content-Length"] = str(len(body))
+    return http_head(answer.status, headers), body
 
 
 def accepts_gzip(header: str | None) -> bool:

@@ -7,8 +7,9 @@ nothing with the client's signing, so the sandbox detects mistakes made there.
 import base64
 import hmac
 import re
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
 from operator import itemgetter
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
@@ -16,8 +17,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sunx_adapter.sandbox.accounts import SandboxAccount
-from sunx_adapter.sandbox.answers import HttpRequest, Refused
+from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount
+from sunx_adapter.sandbox.answers import UNKNOWN_KEY, HttpRequest, Refused
 from sunx_adapter.venue import VENUES, PathVariantName
 
 CLOCK_TOLERANCE_MS: Final = 5 * 60 * 1000
@@ -28,30 +29,22 @@ VENUE_HOSTS: Final = tuple(
 )
 """A request through a gateway is signed for one of these hosts."""
 
-_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S"
 _PORT: Final = re.compile(r":[0-9]+$")
 
 
 def authenticate(
-    request: HttpRequest,
-    account_with_key: Callable[[str], SandboxAccount | None],
-    variant: PathVariantName,
+    request: HttpRequest, accounts: AccountBook, variant: PathVariantName
 ) -> SandboxAccount:
-    """The account whose key signed the request.
-
-    Args:
-        request: the received request.
-        account_with_key: finds the account of an API key.
-        variant: the path variant; each has its own code for a wrong signature.
+    """The account whose key signed the request; each path variant has its code for a wrong one.
 
     Raises:
         Refused: a check failed; the first one decides.
     """
     parameters = parse_qsl(request.query, keep_blank_values=True)
     values = dict(parameters)
-    account = account_with_key(values.get("AccessKeyId", ""))
+    account = accounts.with_key(values.get("AccessKeyId", ""))
     if account is None:
-        raise Refused(403, "Incorrect Access key [Access key错误]", "status")
+        raise Refused(UNKNOWN_KEY, "Incorrect Access key [Access key错误]")
     if values.get("SignatureVersion") != "2":
         raise Refused(12002, "Incorrect signature version")
     method = values.get("SignatureMethod", "")
@@ -74,11 +67,9 @@ def _is_signed(
     sent = [part for part in request.query.split("&") if part.partition("=")[0] != "Signature"]
     if sorted(filter(None, sent)) != sorted(query.split("&")):
         return False
-    for host in filter(str.isascii, (request.host, *VENUE_HOSTS)):
-        signed = (request.method, _PORT.sub("", host).lower(), request.path, query)
-        if _is_signature(signature, "\n".join(signed).encode(), account, method):
-            return True
-    return False
+    hosts = (_PORT.sub("", host).lower() for host in (request.host, *VENUE_HOSTS) if host.isascii())
+    texts = ("\n".join((request.method, host, request.path, query)) for host in hosts)
+    return any(_is_signature(signature, text.encode(), account, method) for text in texts)
 
 
 def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
@@ -90,27 +81,22 @@ def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
 def _check_time(text: str, now_ms: int) -> None:
     if not text:
         raise Refused(12006, "Submission time can not be empty")
-    try:
-        sent = datetime.strptime(f"{text}+0000", f"{_TIME_FORMAT}%z")
-    except ValueError:
-        sent = datetime.min.replace(tzinfo=UTC)
-    # strptime also accepts "2025-9-6T7:16:15"; the venues do not.
-    is_text = sent.strftime(_TIME_FORMAT) == text
-    if not is_text or abs(now_ms - sent.timestamp() * 1000) > CLOCK_TOLERANCE_MS:
-        raise Refused(12001, "Invalid submission time")
+    with suppress(ValueError):
+        sent = datetime.fromisoformat(f"{text}+00:00")
+        # fromisoformat() also accepts "20250906T071615"; the venues do not.
+        is_exact = sent.isoformat(timespec="seconds") == f"{text}+00:00"
+        if is_exact and abs(now_ms - sent.timestamp() * 1000) <= CLOCK_TOLERANCE_MS:
+            return
+    raise Refused(12001, "Invalid submission time")
 
 
 def _is_signature(signature: str, text: bytes, account: SandboxAccount, method: str) -> bool:
-    try:
+    with suppress(ValueError, InvalidSignature):  # of text that is not Base64
         given = base64.b64decode(signature, validate=True)
-    except ValueError:
-        return False
-    if method == "HmacSHA256":
-        expected = hmac.digest((account.secret or "").encode(), text, "sha256")
-        return hmac.compare_digest(given, expected)
-    key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(account.private_key or ""))
-    try:
+        if method == "HmacSHA256":
+            expected = hmac.digest((account.secret or "").encode(), text, "sha256")
+            return hmac.compare_digest(given, expected)
+        key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(account.private_key or ""))
         key.public_key().verify(given, text)
-    except InvalidSignature:
-        return False
-    return True
+        return True
+    return False
