@@ -19,6 +19,7 @@ from ccxt.base.errors import (
     InvalidNonce,
     NetworkError,
     OnMaintenance,
+    PermissionDenied,
     RateLimitExceeded,
     RequestTimeout,
 )
@@ -402,6 +403,32 @@ def test_read_counts_until_it_is_sent(call: Caller) -> None:
     call.using("sunx", config, in_tasks if call.asynchronous else in_threads)
     assert len(transport.sent) == 3
     assert min(after - before for before, after in pairwise(transport.sent)) >= 0.2
+
+
+def test_a_host_can_stop_a_request(call: Caller) -> None:
+    """What ``before_write()`` raises ends the call; nothing is written, and no read is counted."""
+
+    def use(exchange: Any) -> Any:
+        def stop() -> None:
+            raise PermissionDenied("not now")
+
+        exchange.before_write = stop
+        if not call.asynchronous:
+            for _ in range(80):
+                with pytest.raises(PermissionDenied):
+                    exchange.fetch_balance()
+            return None
+
+        async def run() -> None:
+            for _ in range(80):
+                with pytest.raises(PermissionDenied):
+                    await exchange.fetch_balance()
+
+        return run()
+
+    with Sandbox() as sandbox:
+        call.using("sunx", {**sandbox.config("sunx"), "timeout": 2500}, use)
+    assert not sandbox.requests
 
 
 # -- close, cancellation and timeouts -------------------------------------------------------

@@ -313,7 +313,7 @@ class ReadBudget:
     """One read of one call, in every window that counts it.
 
     Args:
-        user: whose read it is.
+        user: whose read it is; ``None``: it does not count.
         storage: ``options["rateLimitStorage"]``.
         longest: how many seconds to wait at most; ``None``: until the deadline.
         fallback: whether to go on with a part of the limit if the storage is unreachable.
@@ -326,7 +326,7 @@ class ReadBudget:
 
     def __init__(
         self,
-        user: str,
+        user: str | None,
         storage: str,
         *,
         longest: float | None,
@@ -335,10 +335,15 @@ class ReadBudget:
         waiting: Waiting,
     ) -> None:
         self._longest = longest
-        self._in_memory = [] if pace is None else [_MemoryRead(pace[0], user, pace[1], waiting)]
-        self._in_memory.append(_MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting))
-        self._all_reads = [*self._in_memory]
+        self._in_memory: list[_MemoryRead] = []
+        self._all_reads: list[_MemoryRead] = []
         self._on_redis: _RedisRead | None = None
+        if user is None:
+            return
+        if pace is not None:
+            self._in_memory.append(_MemoryRead(pace[0], user, pace[1], waiting))
+        self._in_memory.append(_MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting))
+        self._all_reads += self._in_memory
         if storage != MEMORY:
             instead = None
             if fallback:
@@ -384,7 +389,7 @@ class ReadBudget:
     async def follow(self, headers: Mapping[str, str], deadline: float) -> None:
         """Count reads by others, which the venue's header ``ratelimit-remaining`` reveals."""
         text = headers.get("ratelimit-remaining", "")
-        if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS:
+        if self._in_memory and text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS:
             self._in_memory[-1].spend(int(text))
             if self._on_redis is not None:
                 await self._on_redis.spend(int(text), deadline)

@@ -167,23 +167,22 @@ class Reader(Face):
 
         async def prepare() -> GetRequest:
             nonlocal url, written
-            if reads is not None:
-                await reads.take(deadline)
+            await reads.take(deadline)
             self._check_open()
             url = call.url()
             self._record_request(url)
-            headers = {**self._headers(), **call.headers}
-            if reads is None:
-                return GetRequest(url, headers)
-            request = GetRequest(url, headers, reads.settle)
+            request = GetRequest(url, {**self._headers(), **call.headers}, sending, reads.settle)
             await reads.take(deadline)  # again: logging may have taken long
-            written = True
             return request
+
+        def sending() -> None:
+            nonlocal written
+            self.before_write()
+            written = True
 
         failure: Exception
         try:
-            if reads is not None:
-                await reads.reserve(deadline)
+            await reads.reserve(deadline)
             try:
                 answered = await self._sender().fetch(
                     call.address,
@@ -197,8 +196,7 @@ class Reader(Face):
                 raise
             except (OSError, UnsendableError) as error:
                 raise network_fault(error, f"GET {call.address}") from None
-            if reads is not None:
-                await reads.follow(answered.headers, deadline)
+            await reads.follow(answered.headers, deadline)
             answer = HttpAnswer(answered.status, answered.headers, *answered.content())
             self._record_answer(answer, url)
             return parse(answer)
@@ -207,25 +205,25 @@ class Reader(Face):
         except Exception as error:  # noqa: BLE001 - any exception may quote the answer
             failure = error
         finally:
-            if reads is not None:
-                reads.settle(written=written)
+            reads.settle(written=written)
         # Redacted here, where this request's key and signature are known: a peer may repeat them.
         clean = self._redacted(failure, url=url)
         if isinstance(failure, TransientError):
             raise TransientError(clean, failure.retry_after, failure.venue_time)
         raise clean
 
-    def _read_budget(self, call: Call) -> ReadBudget | None:
-        if not call.private or not self.enableRateLimit:
-            return None
-        uid = self.uid if call.api_key == self.apiKey else None
+    def _read_budget(self, call: Call) -> ReadBudget:
+        user = None
+        if call.private and self.enableRateLimit:
+            uid = self.uid if call.api_key == self.apiKey else None
+            user = SHARED_WINDOWS.user_of(self.venue.id, call.api_key, uid)
         pace = None
         if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, if it is stricter than the venue's
             self._pace = self._pace or MemoryWindows()
             pace = self._pace, Limit(1, self.rateLimit / 1000)
         longest = self.options.get("rateLimitTimeout")
         return ReadBudget(
-            SHARED_WINDOWS.user_of(self.venue.id, call.api_key, uid),
+            user,
             self.options["rateLimitStorage"],
             longest=None if longest is None else longest / 1000,
             fallback=self.options.get("rateLimitFallback") == "memory",

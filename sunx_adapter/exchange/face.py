@@ -280,6 +280,9 @@ class Face(CcxtExchange):  # type: ignore[misc]
         """The time to sign with, ms UTC: the venue's time, if the difference to ours is known."""
         return self._clock()
 
+    def before_write(self) -> None:
+        """Do nothing. Called right before each request is written; an exception prevents that."""
+
     def _clock(self) -> int:
         # Not nonce(): a host may replace that method to notice when a request is signed.
         return int(time.time() * 1000) - int(self.options["timeDifference"])

@@ -2,8 +2,8 @@
 
 A worker signs a request only while it holds a lease. Every report that the application receives
 renews the lease. So a worker that hung, or that the application lost, reads nothing when it
-resumes: its accounts may have another owner by then. ``nonce()``, which ccxt's exchanges call when
-they sign, checks the lease; between this check and the write to the socket, nothing is awaited.
+resumes: its accounts may have another owner by then. The lease is checked in ``nonce()``, which
+every ccxt exchange calls when it signs, and in ``before_write()``, which only ours call.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ class OwnedAccount:
 
     Attributes:
         ready_at: when the account may be read, on :func:`time.monotonic`'s clock.
-        signed_at: when its last request was signed.
+        signed_at: when its last request was signed, or was about to be written.
         reading: see ``Work``.
         read_for: the newest reading for which a read was started.
     """
@@ -137,17 +137,20 @@ class OwnedAccount:
         async with self._fleet.making:  # one per turn of the event loop: it takes milliseconds
             if self._exchange is None:
                 exchange = await self._fleet.make(self.name)
-                nonce = exchange.nonce
-
-                def leased_nonce() -> Any:
-                    if not self._may_sign():
-                        raise LeaseEndedError("the account has another owner, or soon may have")
-                    self.signed_at = time.monotonic()
-                    return nonce()
-
-                exchange.nonce = leased_nonce  # type: ignore[attr-defined]
+                for name in ("nonce", "before_write"):
+                    if (step := getattr(exchange, name, None)) is not None:
+                        setattr(exchange, name, self._leased(step))
                 self._exchange = exchange
             return self._exchange
+
+    def _leased(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        def leased() -> Any:
+            if not self._may_sign():
+                raise LeaseEndedError("the account has another owner, or soon may have")
+            self.signed_at = time.monotonic()
+            return step()
+
+        return leased
 
     async def _watch(self, every: float) -> None:
         failures = 0

@@ -330,6 +330,7 @@ class Connections:
                 request = await prepare()
                 text = request_bytes(request, proxy_at(settings.proxy))
                 if connection.is_usable():
+                    request.sending()
                     await connection.top.send(text)
                     request.sent()
                     answer = await connection.answer(limit)

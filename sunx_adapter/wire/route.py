@@ -32,11 +32,13 @@ class GetRequest(NamedTuple):
     Attributes:
         url: the encoded URL.
         headers: all headers except ``Host``, which comes from the URL.
-        sent: called as soon as the request is written.
+        sending: called right before it is written; an exception prevents that.
+        sent: called once it is written.
     """
 
     url: str
     headers: Mapping[str, str]
+    sending: Callable[[], object] = lambda: None
     sent: Callable[[], object] = lambda: None
 
     def __repr__(self) -> str:

@@ -140,11 +140,12 @@ class GivenTransport:
         limit: int,
     ) -> RawAnswer:
         """See :meth:`sunx_adapter.wire.connections.Connections.fetch`."""
-        url, headers, sent = await prepare()
+        url, headers, sending, sent = await prepare()
         timeout = dict.fromkeys(_KINDS, seconds_left(deadline))
         answer = RawAnswer(limit)
         try:
             request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
+            sending()
             if self._asynchronous:
                 response = await self._transport.handle_async_request(request)
                 sent()
