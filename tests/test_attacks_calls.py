@@ -340,9 +340,9 @@ def test_signed_requests_count_for_their_key(way: str) -> None:
         assert most_in_any_window(recorder.moments, 3) <= 72
 
 
-@pytest.mark.parametrize("uids", [(None, "made-up-uid"), ("made-up-uid", None)], ids=str)
-def test_key_counts_for_its_uid(uids: tuple[str | None, str | None], call: Caller) -> None:
-    """Exchanges of one key share one budget, even if only one of them knows the UID."""
+@pytest.mark.parametrize("uids", [(None, "1"), ("1", None), ("1", "01", "1")], ids=str)
+def test_reads_of_a_key_count_together(uids: tuple[str | None, ...], call: Caller) -> None:
+    """Exchanges of one key share one budget, whatever UID they have."""
     with venue(good) as (config, recorder):
         config |= {"timeout": 1500}
         for uid in uids:
@@ -351,7 +351,72 @@ def test_key_counts_for_its_uid(uids: tuple[str | None, str | None], call: Calle
     assert len(recorder.moments) == 72
 
 
+def test_keys_of_a_uid_count_together(call: Caller) -> None:
+    """Exchanges of one UID share one budget; a key whose UID is known needs no ``uid``."""
+    with venue(good) as (config, recorder):
+        config |= {"timeout": 1500}
+        for more in ({"uid": "1"}, {"uid": "1", "apiKey": "made-up-key"}, {}):
+            with suppress(RateLimitExceeded):
+                call.times(30, "sunx", config | more, "fetch_balance")
+    assert len(recorder.moments) == 72
+
+
+def test_reads_that_hang_delay_no_call_longer_than_needed() -> None:
+    """Calls that wait while 72 reads hang are served one window later, before newer calls."""
+    hung, released = threading.Event(), 0.0
+    served: list[tuple[str, float]] = []
+
+    class Hanging(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, _request: httpx.Request) -> httpx.Response:
+            while hung.is_set():  # noqa: ASYNC110 - an event of the loop would do the same
+                await asyncio.sleep(0.01)
+            return httpx.Response(200, content=payload("sunx-documented"))
+
+    async def run() -> None:
+        nonlocal released
+        config = {**KEYS, "timeout": 30_000, "options": {"transport": Hanging()}}
+        async with AsyncSunx(config) as exchange:
+
+            async def read(name: str) -> None:
+                await exchange.fetch_balance()
+                served.append((name, time.monotonic()))
+
+            async with asyncio.TaskGroup() as tasks:
+                for name in ["hung"] * 72 + ["waiting"] * 72:
+                    tasks.create_task(read(name))
+                await asyncio.sleep(3.5)
+                for _ in range(20):
+                    tasks.create_task(read("new"))
+                await asyncio.sleep(0.1)
+                released = time.monotonic()
+                hung.clear()
+
+    hung.set()
+    asyncio.run(run())
+    assert [name for name, _ in served] == ["hung"] * 72 + ["waiting"] * 72 + ["new"] * 20
+    assert served[143][1] - released < 5.5  # two windows take 6 s
+
+
 # -- signals --------------------------------------------------------------------------------
+
+_SLOW_HANDLER = """
+import signal, time
+from sunx_adapter import Sunx
+from tests.test_reliability import GOOD, ScriptedTransport
+
+signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.6))
+with Sunx({**ScriptedTransport(GOOD).config(), "rateLimit": 400}) as exchange:
+    exchange.fetch_balance()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    exchange.fetch_balance()  # waits for 0.4 s
+"""
+
+
+def test_a_signal_handler_may_outlast_a_wait() -> None:
+    """A handler that takes longer than the rest of a wait does not make the call wait for ever."""
+    ended = run_python("-c", _SLOW_HANDLER)
+    assert ended.returncode == 0, ended.stderr
+
 
 _HANDLER = """
 import itertools, sys

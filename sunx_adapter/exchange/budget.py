@@ -12,11 +12,12 @@ reservation expires.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import threading
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -44,46 +45,49 @@ _MAX_DIGITS: Final = 8
 
 
 class Limit(NamedTuple):
-    """At most ``requests`` in any ``seconds``."""
+    """At most ``requests`` in any ``seconds``; ``text`` says so in messages."""
 
     requests: int
     seconds: float
+    text: str
 
 
-VENUE_LIMIT: Final = Limit(READ_LIMIT.requests, READ_LIMIT.seconds + SLACK_SECONDS)
+VENUE_LIMIT: Final = Limit(
+    READ_LIMIT.requests,
+    READ_LIMIT.seconds + SLACK_SECONDS,
+    f"{READ_LIMIT.requests} reads in {READ_LIMIT.seconds} s",
+)
 
 
 class _Window:
-    """The reads of one user, each by its moment.
+    """The reads of one user.
 
     Attributes:
-        reserved: times that waiting calls have reserved.
-        sending: when reads were counted whose write is not confirmed.
+        reserved: the times that waiting calls have reserved, each with the number of the read.
+        sending: the numbers of the reads that are counted and whose write is not confirmed.
         written: when writes were confirmed.
+        uid: the UID of an API key, if known.
     """
 
-    __slots__ = ("reserved", "sending", "written")
+    __slots__ = ("reserved", "sending", "uid", "written")
 
     def __init__(self) -> None:
-        self.reserved: list[float] = []
-        self.sending: list[float] = []
+        self.reserved: list[tuple[float, int]] = []
+        self.sending: set[int] = set()
         self.written: list[float] = []
+        self.uid: str | None = None
 
-    def forget(self, until: float, abandoned: float) -> None:
-        """Drop written and reserved reads up to ``until``, unconfirmed ones up to ``abandoned``."""
-        for moments in (self.written, self.reserved):
-            del moments[: bisect_right(moments, until)]
-        if self.sending and self.sending[0] <= abandoned:
-            self.sending = [moment for moment in self.sending if moment > abandoned]
+    def forget_written(self, until: float) -> None:
+        """Drop the reads that were written until then."""
+        for moment in self.written[: bisect_right(self.written, until)]:
+            # Each by its value: a signal handler may drop the same ones meanwhile.
+            with contextlib.suppress(ValueError):
+                self.written.remove(moment)
 
-    def add(self, other: "_Window") -> None:
-        """Add the reads of another window."""
-        for moments, others in (
-            (self.reserved, other.reserved),
-            (self.sending, other.sending),
-            (self.written, other.written),
-        ):
-            moments[:] = sorted(moments + others)
+    def unreserve(self, place: tuple[float, int]) -> None:
+        """Give up a reservation, if it is still there."""
+        with contextlib.suppress(ValueError):
+            self.reserved.remove(place)
 
     def is_empty(self) -> bool:
         """Whether it has no read that counts."""
@@ -104,9 +108,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class MemoryWindows:
-    """Windows in this process by user, by :func:`time.monotonic`, which never jumps."""
+    """Windows in this process by user, by :func:`time.monotonic`, which never jumps.
+
+    Attributes:
+        numbers: numbers for reads.
+    """
 
     def __init__(self) -> None:
+        self.numbers = itertools.count()
         self.reset()
 
     def reset(self) -> None:
@@ -114,43 +123,37 @@ class MemoryWindows:
         self._windows: dict[str, _Window] = {}
         self._process = os.getpid()
         self._clean_up_at = _FEW_USERS
-        self._users: dict[str, str] = {}
 
-    def user_of(self, venue: str, api_key: str, uid: str | None) -> str:
-        """The user whose reads count together: a UID, or an API key while its UID is unknown.
+    def users_of(self, venue: str, api_key: str, uid: str | None) -> list[str]:
+        """For whom a read counts: for its API key and, if known, for the UID of the key.
 
         Args:
             venue: the exchange's id.
             api_key: of the request; the result does not reveal it.
-            uid: of the key, if known. Reads of the key count for it from now on, earlier ones too.
+            uid: of the key, if the caller knows it. It is remembered for other callers.
         """
         key = f"{venue}:{_name_of(api_key)}"
-        user = f"{venue}:{uid}" if uid else self._users.get(key, key)
-        if user != self._users.get(key, key):
-            with _lock:
-                self._users[key] = user
-                if (earlier := self._windows.pop(key, None)) is not None:
-                    self.current(user, _LONGEST_SECONDS, time.monotonic()).add(earlier)
-        return user
+        with _lock:
+            window = self.window(key)
+            window.uid = uid = uid or window.uid
+        return [key, f"{venue}:{uid}"] if uid else [key]
 
-    def current(self, user: str, seconds: float, now: float) -> _Window:
-        """A user's reads of the last ``seconds``. The caller holds the lock."""
-        user = self._users.get(user, user)  # for a read that began before the UID was known
-        abandoned = now - _LONGEST_SECONDS
+    def window(self, user: str) -> _Window:
+        """A user's window. The caller holds the lock."""
         if self._process != os.getpid():
             self._process = os.getpid()
-            for inherited in self._windows.values():
-                inherited.sending.clear()  # the parent sends them
+            for inherited in self._windows.values():  # from calls of the parent's threads
+                inherited.reserved.clear()
+                inherited.sending.clear()
         window = self._windows.get(user)
         if window is None:
             if len(self._windows) >= self._clean_up_at:
                 for other, used in list(self._windows.items()):
-                    used.forget(abandoned, abandoned)
+                    used.forget_written(time.monotonic() - _LONGEST_SECONDS)
                     if used.is_empty():
                         self._windows.pop(other, None)
                 self._clean_up_at = max(2 * len(self._windows), _FEW_USERS)
             window = self._windows[user] = _Window()
-        window.forget(now - seconds, abandoned)
         return window
 
 
@@ -164,66 +167,65 @@ class _MemoryRead:
     def __init__(self, windows: MemoryWindows, user: str, limit: Limit, waiting: Waiting) -> None:
         self._windows, self._user, self._limit = windows, user, limit
         self._waiting = waiting
-        self._moment: float | None = None
+        self._number = next(windows.numbers)
+        self._place: tuple[float, int] | None = None
         self._counted = False
+
+    def __del__(self) -> None:
+        # Of a call that was interrupted even while it settled the read.
+        self.settle(written=self._counted)
 
     async def reserve(self, deadline: float) -> None:
         """Reserve the first free moment, and wait for it."""
-        requests, seconds = self._limit
+        requests, seconds, _ = self._limit
         with _lock:
             window, moment = self._now()
-            taken = sorted(window.written + [moment] * len(window.sending) + window.reserved)
+            taken = window.written + [moment] * len(window.sending)
+            taken = sorted([*taken, *(reserved for reserved, _ in window.reserved)])
             if len(taken) >= requests:
                 moment = max(moment, taken[-requests] + seconds)
-            if moment > deadline:
-                raise _used_up()
-            self._moment = moment
-            insort(window.reserved, moment)
+            self._check(moment, deadline)
+            self._place = moment, self._number
+            insort(window.reserved, self._place)
         await self.wait_until(moment, deadline)
 
     async def take(self, deadline: float) -> None:
-        """Count the read now, or as soon as there is room; a repeated call counts it again."""
-        if self._moment is None:
+        """Count the read as soon as there is room, unless it is counted; see :meth:`settle`."""
+        if self._place is None:
             await self.reserve(deadline)
         while full_until := self._count():
             await self.wait_until(full_until, deadline)
 
     def _count(self) -> float | None:
-        requests, seconds = self._limit
+        """Count the read; returns until when to wait if there is no room."""
+        requests, seconds, _ = self._limit
         with _lock:
-            (window, now), moment = self._now(), self._moment
-            assert moment is not None
-            self._forget(window)  # it may have been counted before without being written
-            # Counted first, then judged: a signal handler may count a read in between.
-            self._moment, self._counted = now, True
-            window.sending.append(now)
-            # Earlier reservations have their share; later ones do not matter.
-            earlier = bisect_left(window.reserved, moment)
-            excess = len(window.written) + len(window.sending) + earlier - requests
-            if excess <= 0:
+            if self._counted or self._place is None:
                 return None
-            taken = window.written + [now] * len(window.sending) + window.reserved
-            self._forget(window)
-            self._moment, self._counted = moment, False
-            insort(window.reserved, moment)
-            return taken[excess - 1] + seconds + _TICK
-
-    async def wait_until(self, moment: float, deadline: float) -> None:
-        """Wait; raises RateLimitExceeded if the moment is after the deadline."""
-        if moment > deadline:
-            raise _used_up()
-        while (wait := moment - time.monotonic()) > 0:
-            await self._waiting.pause(wait)
+            window, now = self._now()
+            # Earlier reservations have their share; later ones do not matter.
+            earlier = bisect_left(window.reserved, self._place)
+            # Counted first, then judged: a signal handler may count a read in between.
+            window.sending.add(self._number)
+            before = window.written + [now] * (len(window.sending) - 1 + earlier)
+            if (excess := len(before) + 1 - requests) > 0:
+                window.sending.discard(self._number)
+                return before[excess - 1] + seconds + _TICK
+            self._counted = True
+            window.unreserve(self._place)
+            return None
 
     def settle(self, *, written: bool) -> None:
-        """Confirm that the read was written, or give it back."""
-        if self._moment is not None:
-            with _lock:
-                window, now = self._now()
-                if written:
-                    insort(window.written, now)
-                self._forget(window)
-            self._moment = None
+        """Confirm that the read was written, or give it back; a repeated call does nothing."""
+        if self._place is None:
+            return
+        with _lock:
+            window, now = self._now()
+            if written:
+                window.written.append(now)
+            window.sending.discard(self._number)
+            window.unreserve(self._place)
+            self._place = None  # last: until here, an interrupted call settles again
 
     def spend(self, remaining: int) -> None:
         """Leave at most ``remaining`` reads."""
@@ -232,21 +234,27 @@ class _MemoryRead:
             used = len(window.written) + len(window.sending) + len(window.reserved)
             window.written += [now] * (self._limit.requests - used - remaining)
 
-    def _forget(self, window: _Window) -> None:
-        moments = window.sending if self._counted else window.reserved
-        if self._moment in moments:  # else it has expired, or an exception interrupted _count()
-            moments.remove(self._moment)
+    async def wait_until(self, moment: float, deadline: float) -> None:
+        """Wait; raises RateLimitExceeded if the moment is after the deadline."""
+        self._check(moment, deadline)
+        while (wait := moment - time.monotonic()) > 0:
+            await self._waiting.pause(wait)
+
+    def _check(self, moment: float, deadline: float) -> None:
+        if moment > deadline:
+            raise _reached(self._limit)
 
     def _now(self) -> tuple[_Window, float]:
-        now = time.monotonic()
-        return self._windows.current(self._user, self._limit.seconds, now), now
+        now, window = time.monotonic(), self._windows.window(self._user)
+        window.forget_written(now - self._limit.seconds)
+        return window, now
 
 
 class _RedisRead:
-    """One read in a window on Redis, or in ``fallback`` if Redis is unreachable."""
+    """One read in a window on Redis, or in those of ``fallback`` if Redis is unreachable."""
 
     def __init__(
-        self, windows: RedisWindows, user: str, fallback: _MemoryRead | None, waiting: Waiting
+        self, windows: RedisWindows, user: str, fallback: Sequence[_MemoryRead], waiting: Waiting
     ) -> None:
         self._windows, self._user, self._fallback = windows, user, fallback
         self._waiting = waiting
@@ -265,16 +273,17 @@ class _RedisRead:
             try:
                 wait = await self._ask(deadline, late)
             except NetworkError:
-                if self._fallback is None:
+                if not self._fallback:
                     raise
-                # Reads granted to other processes just before may still be on their way.
-                await self._fallback.wait_until(windows.answered + VENUE_LIMIT.seconds, deadline)
-                await self._fallback.take(deadline)
+                for read in self._fallback:
+                    # Reads granted to other processes just before may still be on their way.
+                    await read.wait_until(windows.answered + VENUE_LIMIT.seconds, deadline)
+                    await read.take(deadline)
                 self._fresh_until = time.monotonic() + _FRESH_SECONDS
                 return
             if wait:
                 if asked + wait > deadline:
-                    raise _used_up()
+                    raise _reached(VENUE_LIMIT)
                 await self._waiting.pause(wait)
                 continue
             took = time.monotonic() - asked
@@ -291,11 +300,11 @@ class _RedisRead:
     async def _ask(self, deadline: float, late: float, remaining: int = -1) -> float:
         windows, now, reason = self._windows, time.monotonic(), "it did not answer a moment ago"
         # The fallback needs some of the time.
-        until = deadline if self._fallback is None else now + (deadline - now) / 4
-        if self._fallback is None or now >= windows.unreachable_until:
+        until = now + (deadline - now) / 4 if self._fallback else deadline
+        if not self._fallback or now >= windows.unreachable_until:
             try:
                 return await self._waiting.background(
-                    lambda: windows.ask(self._user, VENUE_LIMIT, late, remaining), until
+                    lambda: windows.ask(self._user, VENUE_LIMIT[:2], late, remaining), until
                 )
             except Exception as error:
                 if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
@@ -313,7 +322,7 @@ class ReadBudget:
     """One read of one call, in every window that counts it.
 
     Args:
-        user: whose read it is; ``None``: it does not count.
+        users: for whom the read counts, see :meth:`MemoryWindows.users_of`; none: it does not.
         storage: ``options["rateLimitStorage"]``.
         longest: how many seconds to wait at most; ``None``: until the deadline.
         fallback: whether to go on with a part of the limit if the storage is unreachable.
@@ -326,7 +335,7 @@ class ReadBudget:
 
     def __init__(
         self,
-        user: str | None,
+        users: Sequence[str],
         storage: str,
         *,
         longest: float | None,
@@ -335,22 +344,19 @@ class ReadBudget:
         waiting: Waiting,
     ) -> None:
         self._longest = longest
-        self._in_memory: list[_MemoryRead] = []
-        self._all_reads: list[_MemoryRead] = []
+        self._pace = None if pace is None else _MemoryRead(pace[0], "", pace[1], waiting)
+        self._in_memory = [_MemoryRead(SHARED_WINDOWS, u, VENUE_LIMIT, waiting) for u in users]
+        self._instead: list[_MemoryRead] = []
         self._on_redis: _RedisRead | None = None
-        if user is None:
-            return
-        if pace is not None:
-            self._in_memory.append(_MemoryRead(pace[0], user, pace[1], waiting))
-        self._in_memory.append(_MemoryRead(SHARED_WINDOWS, user, VENUE_LIMIT, waiting))
-        self._all_reads += self._in_memory
-        if storage != MEMORY:
-            instead = None
+        if storage != MEMORY and users:
             if fallback:
                 share = VENUE_LIMIT._replace(requests=VENUE_LIMIT.requests // FALLBACK_SHARE)
-                instead = _MemoryRead(SHARED_WINDOWS, f"{user} without Redis", share, waiting)
-                self._all_reads.append(instead)
-            self._on_redis = _RedisRead(redis_windows(storage, os.getpid()), user, instead, waiting)
+                self._instead = [
+                    _MemoryRead(SHARED_WINDOWS, f"{user} without Redis", share, waiting)
+                    for user in users
+                ]
+            windows = redis_windows(storage, os.getpid())
+            self._on_redis = _RedisRead(windows, users[-1], self._instead, waiting)
 
     async def reserve(self, deadline: float) -> None:
         """Reserve a moment and wait for it, before connecting.
@@ -361,36 +367,37 @@ class ReadBudget:
         Raises:
             RateLimitExceeded: no read is left before the deadline.
         """
+        latest = self._latest(deadline)
+        if self._pace is not None:
+            await self._pace.take(latest)
+            self._pace.settle(written=True)
         for read in self._in_memory:
-            await read.reserve(self._latest(deadline))
+            await read.reserve(latest)
 
     async def take(self, deadline: float) -> None:
-        """Count the read right before it is written; a repeated call counts it again.
+        """Count the read, which is to be written next; a repeated call only looks at Redis again.
 
         Raises:
             RateLimitExceeded: no read is left before the deadline.
             NetworkError: the storage is unreachable.
         """
         latest = self._latest(deadline)
-        while True:
-            if self._on_redis is not None:
-                await self._on_redis.take(latest)
-            # Last, so that nothing is waited for between counting and writing.
-            for read in self._in_memory:
-                await read.take(latest)
-            if self._on_redis is None or self._on_redis.is_fresh:
-                return
+        for read in self._in_memory:
+            await read.take(latest)
+        if self._on_redis is not None:  # last, because what it grants must be written soon
+            await self._on_redis.take(latest)
 
     def settle(self, *, written: bool = True) -> None:
         """Confirm that the read was written, or give it back; a repeated call does nothing."""
-        for read in self._all_reads:
+        for read in (*self._in_memory, *self._instead):
             read.settle(written=written)
 
     async def follow(self, headers: Mapping[str, str], deadline: float) -> None:
         """Count reads by others, which the venue's header ``ratelimit-remaining`` reveals."""
         text = headers.get("ratelimit-remaining", "")
         if self._in_memory and text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS:
-            self._in_memory[-1].spend(int(text))
+            for read in self._in_memory:
+                read.spend(int(text))
             if self._on_redis is not None:
                 await self._on_redis.spend(int(text), deadline)
 
@@ -400,10 +407,10 @@ class ReadBudget:
         return min(deadline, time.monotonic() + self._longest)
 
 
-def _used_up() -> RateLimitExceeded:
+def _reached(limit: Limit) -> RateLimitExceeded:
     return RateLimitExceeded(
-        f"the limit of {READ_LIMIT.requests} reads in {READ_LIMIT.seconds} s is reached, and the "
-        "timeout ends before the next one; read less often, or raise timeout"
+        f"the limit of {limit.text} is reached, and timeout (or options['rateLimitTimeout']) ends "
+        "before the next read; read less often, or raise it"
     )
 
 

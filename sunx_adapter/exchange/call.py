@@ -54,7 +54,7 @@ class Reader(Face):
     def _prepare(self) -> None:
         self._closed = False
         self._clock_measured = False
-        self._pace: MemoryWindows | None = None
+        self._pace = MemoryWindows()
 
     def _sender(self) -> "Connections | GivenTransport":
         """The connections, or the user's transport, over which to send."""
@@ -95,7 +95,8 @@ class Reader(Face):
         check_read_only(method, body)
         query = parse_qs(query_text.partition("#")[0])
         api_key = query.get("AccessKeyId", [""])[0]
-        call = Call(address, lambda: url, api_key, "Signature" in query, headers or {})
+        uid = self.uid if api_key == self.apiKey else None
+        call = Call(address, lambda: url, api_key, "Signature" in query, headers or {}, uid)
         deadline = self._deadline()
         work = self._send(call, deadline, self._parser(lambda document: document.info))
         return await self._in_time(call, deadline, work)
@@ -213,17 +214,15 @@ class Reader(Face):
         raise clean
 
     def _read_budget(self, call: Call) -> ReadBudget:
-        user = None
+        users, pace = [], None
         if call.private and self.enableRateLimit:
-            uid = self.uid if call.api_key == self.apiKey else None
-            user = SHARED_WINDOWS.user_of(self.venue.id, call.api_key, uid)
-        pace = None
-        if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, if it is stricter than the venue's
-            self._pace = self._pace or MemoryWindows()
-            pace = self._pace, Limit(1, self.rateLimit / 1000)
+            users = SHARED_WINDOWS.users_of(self.venue.id, call.api_key, call.uid)
+            if self.rateLimit > RATE_LIMIT_MS:  # ccxt's setting, if stricter than the venue's
+                text = f"one read in rateLimit ({self.rateLimit:g} ms)"
+                pace = self._pace, Limit(1, self.rateLimit / 1000, text)
         longest = self.options.get("rateLimitTimeout")
         return ReadBudget(
-            user,
+            users,
             self.options["rateLimitStorage"],
             longest=None if longest is None else longest / 1000,
             fallback=self.options.get("rateLimitFallback") == "memory",

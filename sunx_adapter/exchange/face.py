@@ -79,6 +79,7 @@ class Call(NamedTuple):
         api_key: the owner of the connections to use.
         private: whether the request is signed and counts against the read limit.
         headers: in addition to the exchange's own.
+        uid: the user id that belongs to the API key, if known.
     """
 
     address: str
@@ -86,6 +87,7 @@ class Call(NamedTuple):
     api_key: str
     private: bool
     headers: Mapping[str, str] = {}
+    uid: str | None = None
 
 
 def _endpoints(venue: Venue) -> list[Endpoint]:
@@ -337,7 +339,7 @@ class Face(CcxtExchange):  # type: ignore[misc]
                 )
             return f"{address}{path}?{query}" if query else address + path
 
-        return Call(address + path, url, self.apiKey or "", private)
+        return Call(address + path, url, self.apiKey or "", private, uid=self.uid)
 
     def _address(self, kind: str = "rest") -> str:
         address: str = self.urls["api"][kind].replace("{hostname}", self.hostname)

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ccxt.base.errors import ExchangeClosedByUser
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 class ThreadWaiting:
     """Waiting in threads. Every wait ends at its deadline, or when the exchange is closed.
 
-    It uses no lock: a signal handler could find it locked, and wait for ever.
+    It uses no lock that a signal handler could find locked: the handler would wait for ever.
     """
 
     def __init__(self) -> None:
@@ -50,10 +50,17 @@ class ThreadWaiting:
 
     async def pause(self, seconds: float) -> None:
         """Wait; raises ``ExchangeClosedByUser`` as soon as the exchange is closed."""
-        closed: SimpleQueue[None] = SimpleQueue()
-        with self._ended_by(lambda: closed.put(None)), contextlib.suppress(Empty):
-            closed.get(timeout=seconds)
-            raise ExchangeClosedByUser("the exchange was closed during the call")
+        # Not a SimpleQueue: on Python 3.11, its get() ignores a timeout that ends during a signal.
+        open_ = threading.Lock()
+        open_.acquire()
+
+        def end() -> None:
+            with contextlib.suppress(RuntimeError):  # it was ended before
+                open_.release()
+
+        with self._ended_by(end):
+            if open_.acquire(timeout=seconds):
+                raise ExchangeClosedByUser("the exchange was closed during the call")
 
     async def background(self, work: Callable[[], Result], deadline: float) -> Result:
         """The result of a blocking function; raises TimeoutError at the deadline."""
