@@ -38,9 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one more process than there are cores, because long tests mostly wait."""
+    """Return two more processes than there are cores, because long tests mostly wait."""
     usable = getattr(os, "sched_getaffinity", None)  # not on every system
-    return (len(usable(0)) if usable else os.cpu_count() or 1) + 1
+    return (len(usable(0)) if usable else os.cpu_count() or 1) + 2
 
 
 @dataclass(frozen=True, slots=True)

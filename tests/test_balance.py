@@ -44,9 +44,8 @@ def body(details: object, **other: object) -> bytes:
 
 
 def read(details: object, config: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
-    with HtxFutures(
-        {"number": str, **config_answering(body(details)), **(config or {})}
-    ) as exchange:
+    unlimited = {"number": str, "enableRateLimit": False, **config_answering(body(details))}
+    with HtxFutures(unlimited | (config or {})) as exchange:
         balance: dict[str, Any] = exchange.fetch_balance(params)
         return balance
 

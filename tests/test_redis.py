@@ -181,6 +181,23 @@ def test_unknown_storage(call: Caller, uri: str) -> None:
         call("sunx", config, "fetch_balance")
 
 
+@pytest.mark.parametrize("fallback", [None, "memory"])
+def test_first_burst(fallback: str | None, redis_uri: str) -> None:
+    """72 reads over a Redis need no second window, even if its first answers take long."""
+    client = redis.Redis.from_url(redis_uri)
+
+    async def run(config: dict[str, Any]) -> None:
+        async with AsyncSunx(config) as exchange:
+            await asyncio.gather(*(exchange.fetch_balance() for _ in range(72)))
+
+    with Sandbox() as sandbox:
+        config = sandbox.config("sunx") | {"timeout": 3000}
+        config["options"] = {"rateLimitStorage": redis_uri, "rateLimitFallback": fallback}
+        client.client_pause(300)
+        asyncio.run(run(config))
+    client.close()
+
+
 @pytest.mark.long("waits for several windows of the read limit")
 def test_flushed_and_stopped_redis(redis_uri: str) -> None:
     """After FLUSHALL, and after Redis stops, the venue still sees no 73rd read in 3 s."""

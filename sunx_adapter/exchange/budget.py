@@ -16,6 +16,7 @@ import itertools
 import os
 import threading
 import time
+import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -259,6 +260,7 @@ class _RedisRead:
         self._windows, self._user, self._fallback = windows, user, fallback
         self._waiting = waiting
         self._fresh_until = 0.0
+        self._name = uuid.uuid4().hex
 
     @property
     def is_fresh(self) -> bool:
@@ -292,19 +294,23 @@ class _RedisRead:
 
     async def spend(self, remaining: int, deadline: float) -> None:
         """Leave at most ``remaining`` reads."""
-        # Only briefly: the answer has arrived, and the next one reports the limit again.
-        soon = min(deadline, time.monotonic() + _FRESH_SECONDS)
-        with contextlib.suppress(NetworkError, TimeoutError):
-            await self._ask(soon, 0.0, remaining)
+        windows, now = self._windows, time.monotonic()
+        if now >= windows.unreachable_until:
+            # Only briefly: the answer has arrived, and the next one reports the limit again.
+            soon, name = min(deadline, now + _FRESH_SECONDS), f"{self._name}/others"
+            with contextlib.suppress(Exception):
+                await self._waiting.background(
+                    lambda: windows.ask(self._user, name, VENUE_LIMIT[:2], 0.0, remaining), soon
+                )
 
-    async def _ask(self, deadline: float, late: float, remaining: int = -1) -> float:
+    async def _ask(self, deadline: float, late: float) -> float:
         windows, now, reason = self._windows, time.monotonic(), "it did not answer a moment ago"
         # The fallback needs some of the time.
         until = now + (deadline - now) / 4 if self._fallback else deadline
         if not self._fallback or now >= windows.unreachable_until:
             try:
                 return await self._waiting.background(
-                    lambda: windows.ask(self._user, VENUE_LIMIT[:2], late, remaining), until
+                    lambda: windows.ask(self._user, self._name, VENUE_LIMIT[:2], late), until
                 )
             except Exception as error:
                 if isinstance(error, TimeoutError) and time.monotonic() >= deadline:

@@ -1,7 +1,6 @@
 """Read windows on Redis, shared by any number of processes and machines."""
 
 import time
-import uuid
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Final
@@ -20,6 +19,8 @@ local late, name, remaining = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local max_late = tonumber(ARGV[6])
 
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - window)
+-- A read that is asked for again was not written.
+redis.call('ZREM', key, name .. '/1')
 local taken = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 local count = #taken / 2
 if count > 0 and tonumber(taken[#taken]) > now + max_late + 1 then
@@ -85,11 +86,14 @@ class RedisWindows:
         self.unreachable_until = 0.0
         self.answered = 0.0
 
-    def ask(self, key: str, limit: tuple[int, float], late: float, remaining: int = -1) -> float:
+    def ask(
+        self, key: str, name: str, limit: tuple[int, float], late: float, remaining: int = -1
+    ) -> float:
         """Take a read, or leave at most ``remaining``. It blocks, and raises redis's exceptions.
 
         Args:
             key: the name of the user.
+            name: the read's own; asking for a read again replaces its earlier grant.
             limit: how many reads in how many seconds.
             late: see the attribute.
             remaining: how many reads may be left; -1 takes a read instead.
@@ -97,7 +101,6 @@ class RedisWindows:
         Returns:
             0 if the read is granted, else the seconds to wait before asking again.
         """
-        name = uuid.uuid4().hex
         wait = self._script(
             [f"sunx-adapter/{key}"], [*limit, late, name, remaining, MAX_LATE_SECONDS]
         )
