@@ -27,7 +27,7 @@ from tests.faulty import http, tcp_server
 from tests.processes import run_python
 from tests.test_attacks import TOTAL, good, unlimited, venue
 from tests.test_attacks_secrets import API_KEY, SECRET, signature_of
-from tests.test_reliability import most_in_any_window
+from tests.test_reliability import GOOD, ScriptedTransport, most_in_any_window
 
 BODY = payload("sunx-documented")
 EMPTY = b'{"code":200,"data":{"details":[]}}'
@@ -359,6 +359,35 @@ def test_keys_of_a_uid_count_together(call: Caller) -> None:
             with suppress(RateLimitExceeded):
                 call.times(30, "sunx", config | more, "fetch_balance")
     assert len(recorder.moments) == 72
+
+
+def test_a_request_counts_until_all_of_it_is_sent() -> None:
+    """A large request that the peer begins to read after 2 s counts from its last byte on."""
+    received: list[float] = []
+    begin = threading.Event()
+
+    def read_late(connection: socket.socket) -> None:
+        with connection:
+            begin.wait()
+            end = b""
+            while not end.endswith(b"\r\n\r\n"):
+                end = end[-3:] + connection.recv(65536)
+            received.append(time.monotonic())
+            connection.sendall(http(payload("sunx-documented")))
+
+    async def run(port: int) -> None:
+        address = {"urls": {"api": {"rest": f"http://127.0.0.1:{port}"}}, "timeout": 20_000}
+        large = AsyncSunx({**KEYS, **address, "headers": {"X-Large": "x" * 6_000_000}})
+        small = AsyncSunx({**ScriptedTransport(GOOD).config(), "timeout": 20_000})
+        async with large, small, asyncio.TaskGroup() as tasks:
+            tasks.create_task(large.fetch_balance())
+            await asyncio.sleep(2)
+            asyncio.get_running_loop().call_later(0.1, begin.set)
+            await asyncio.gather(*(small.fetch_balance() for _ in range(72)))
+            assert time.monotonic() - received[0] > 2.5
+
+    with tcp_server(read_late) as port:
+        asyncio.run(run(port))
 
 
 def test_reads_that_hang_delay_no_call_longer_than_needed() -> None:

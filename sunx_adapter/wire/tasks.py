@@ -29,10 +29,11 @@ class TaskSocket(Socket, asyncio.Protocol):
         self._transport: Any = None
         self._received = b""
         self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
 
     async def send(self, data: bytes) -> None:
-        """Send all of it, in the background if the peer does not take it at once."""
+        """Send all of it; returns when the system has taken it."""
         if self.lost.done():
             return
         if not self._transport.get_write_buffer_size():
@@ -44,6 +45,9 @@ class TaskSocket(Socket, asyncio.Protocol):
             data = data[sent:]
         if data:
             self._transport.write(data)
+            while self._transport.get_write_buffer_size() and not self.lost.done():
+                self._drained = self._loop.create_future()
+                await self._drained
 
     async def receive(self) -> bytes:
         """Wait for bytes; empty once the peer has closed."""
@@ -87,6 +91,12 @@ class TaskSocket(Socket, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
         self._transport = transport
+        self._transport.set_write_buffer_limits(high=0)  # resume_writing() once it is empty
+
+    def resume_writing(self) -> None:
+        """The system has taken everything."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived."""
@@ -100,6 +110,7 @@ class TaskSocket(Socket, asyncio.Protocol):
         self._failure = self._failure or exc
         if not self.lost.done():
             self.lost.set_result(None)
+        self.resume_writing()
         self._wake()
 
 
