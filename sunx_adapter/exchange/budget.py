@@ -165,11 +165,12 @@ SHARED_WINDOWS: Final = MemoryWindows()
 class _MemoryRead:
     """One read in a window of this process, at a moment that is reserved first."""
 
+    _place: tuple[float, int] | None = None
+
     def __init__(self, windows: MemoryWindows, user: str, limit: Limit, waiting: Waiting) -> None:
         self._windows, self._user, self._limit = windows, user, limit
         self._waiting = waiting
         self._number = next(windows.numbers)
-        self._place: tuple[float, int] | None = None
         self._counted = False
 
     def __del__(self) -> None:
@@ -181,8 +182,8 @@ class _MemoryRead:
         requests, seconds, _ = self._limit
         with _lock:
             window, moment = self._now()
-            taken = window.written + [moment] * len(window.sending)
-            taken = sorted([*taken, *(reserved for reserved, _ in window.reserved)])
+            latest = [reserved for reserved, _ in window.reserved[-requests:]]
+            taken = sorted(window.written + [moment] * len(window.sending) + latest)
             if len(taken) >= requests:
                 moment = max(moment, taken[-requests] + seconds)
             self._check(moment, deadline)
