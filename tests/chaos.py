@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import resource
+import signal
 import ssl
 import subprocess
 import sys
@@ -253,6 +254,7 @@ class Readers:
             threading.Event().wait(chance.uniform(0.1, 0.5))
             child = os.fork()
             if child == 0:
+                signal.alarm(10)  # a child that hangs is a fault, too
                 before = len(self.faults)
                 try:
                     began = time.monotonic()

@@ -1,6 +1,7 @@
 """The wire on its own: as httpx transports, on another event loop, by host name, and in TLS."""
 
 import asyncio
+import os
 import socket
 import ssl
 import subprocess
@@ -337,3 +338,15 @@ def test_imports_of_an_exchange() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_has_its_own_tls_contexts() -> None:
+    """A child does not use its parent's TLS context, which another thread may have locked."""
+    inherited = ConnectionSettings().tls_context()
+    assert ConnectionSettings().tls_context() is inherited
+    child = os.fork()
+    if child == 0:
+        os._exit(ConnectionSettings().tls_context() is inherited)
+    assert os.waitpid(child, 0)[1] == 0

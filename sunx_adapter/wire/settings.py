@@ -1,8 +1,9 @@
 """The settings of connections: certificates and proxies."""
 
+import os
 import ssl
 import urllib.request
-from functools import cache
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,11 +28,12 @@ class ConnectionSettings(NamedTuple):
 
     def tls_context(self) -> ssl.SSLContext:
         """A context that verifies certificates and host names; equal settings share it."""
-        return _tls_context(self.cafile, self.trust_env)
+        # In a forked child, another thread of the parent may have locked the parent's context.
+        return _tls_context(self.cafile, self.trust_env, os.getpid())
 
 
-@cache
-def _tls_context(cafile: str | None, trust_env: bool) -> ssl.SSLContext:
+@lru_cache(maxsize=64)
+def _tls_context(cafile: str | None, trust_env: bool, _process: int) -> ssl.SSLContext:
     if trust_env:
         return ssl.create_default_context(cafile=cafile)
     # Not create_default_context(), which writes the session's keys to $SSLKEYLOGFILE.
