@@ -9,6 +9,7 @@ the end: no descriptor, task, thread, asyncio error or growing memory.
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import json
 import logging
@@ -254,7 +255,9 @@ class Readers:
             threading.Event().wait(chance.uniform(0.1, 0.5))
             child = os.fork()
             if child == 0:
-                signal.alarm(10)  # a child that hangs is a fault, too
+                # A child that hangs is a fault, too. It ends with its traceback.
+                faulthandler.register(signal.SIGALRM, chain=True)
+                signal.alarm(10)
                 before = len(self.faults)
                 try:
                     began = time.monotonic()

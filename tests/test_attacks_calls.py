@@ -452,7 +452,7 @@ import itertools, sys
 import ccxt
 from sunx_adapter import Sunx
 
-action, port = sys.argv[1:]
+action, connection, port = sys.argv[1:]
 for number in itertools.count(1):
     lines = itertools.count(1)
 
@@ -460,7 +460,9 @@ for number in itertools.count(1):
         if event == "line" and next(lines) == number:
             sys.settrace(None)
             try:
-                exchange.close() if action == "close" else exchange.fetch_balance()
+                exchange.fetch_balance() if action == "read" else exchange.close()
+                if action == "reopen":
+                    exchange.__enter__()
             except ccxt.BaseError:
                 pass
         return handler
@@ -470,13 +472,15 @@ for number in itertools.count(1):
 
     address = {"rest": f"http://127.0.0.1:{port}"}
     keys = {"apiKey": f"made-up-key-{number}", "secret": "made-up-secret"}
-    exchange = Sunx({**keys, "urls": {"api": address}})
-    exchange.fetch_balance()
+    options = {"maxRetriesOnFailure": 0}
+    exchange = Sunx({**keys, "urls": {"api": address}, "options": options})
+    if connection == "kept":
+        exchange.fetch_balance()
     sys.settrace(trace)
     try:
         exchange.fetch_balance()
-    except ccxt.BaseError:
-        pass
+    except ccxt.BaseError as error:
+        assert "unexpected" not in str(error), error
     sys.settrace(None)
     exchange.close()
     if next(lines) <= number:
@@ -485,11 +489,13 @@ print(number)
 """
 
 
-@pytest.mark.parametrize("action", ["close", "read"])
-def test_a_signal_handler_may_close_and_read(action: str) -> None:
-    """A signal handler may close the exchange or read at any line of a call that it interrupts."""
+@pytest.mark.parametrize(
+    ("action", "connection"), [("close", "kept"), ("reopen", "new"), ("read", "kept")]
+)
+def test_a_signal_handler_may_close_and_read(action: str, connection: str) -> None:
+    """A signal handler may close, reopen or read at any line of the call that it interrupts."""
     with venue(good) as (config, _):
         port = config["urls"]["api"]["rest"].rpartition(":")[2]
-        done = run_python("-c", _HANDLER, action, port)
+        done = run_python("-c", _HANDLER, action, connection, port)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100

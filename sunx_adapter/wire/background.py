@@ -4,6 +4,7 @@ Neither the system's resolver nor a Redis client can be interrupted. If one of t
 not block an event loop's few threads.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -49,7 +50,8 @@ class Background(Generic[Result]):
     def __init__(
         self, work: Callable[[], Result], discard: Callable[[Result], object] = lambda _: None
     ) -> None:
-        self._future: Future[Result] = Future()
+        self._future: Future[None] = Future()
+        self._results: list[Result] = []  # whoever removes the result has it alone
         self._discard = discard
         threading.Thread(
             target=self._run, args=(work,), name="sunx-adapter-background", daemon=True
@@ -57,15 +59,15 @@ class Background(Generic[Result]):
 
     def _run(self, work: Callable[[], Result]) -> None:
         try:
-            result = work()
+            self._results.append(work())
         except BaseException as error:  # noqa: BLE001 - raised in the waiting call
             if self._future.set_running_or_notify_cancel():
                 self._future.set_exception(error)
             return
         if self._future.set_running_or_notify_cancel():
-            self._future.set_result(result)
+            self._future.set_result(None)
         else:
-            self._discard(result)
+            self._discard_result()
 
     def wait(self, deadline: float) -> Result:
         """Wait for the result in a thread.
@@ -79,7 +81,8 @@ class Background(Generic[Result]):
             Exception: the function's own exception.
         """
         try:
-            return self._future.result(max(deadline - time.monotonic(), 0))
+            self._future.result(max(deadline - time.monotonic(), 0))
+            return self._take()
         except CancelledError:
             raise ConnectionAbortedError("closed") from None
         except BaseException:
@@ -91,17 +94,26 @@ class Background(Generic[Result]):
         import asyncio  # noqa: PLC0415 - not needed by threads
 
         try:
-            return await asyncio.wrap_future(self._future)
+            await asyncio.wrap_future(self._future)
+            return self._take()
         except BaseException:
             self.abort()
             raise
 
     def abort(self) -> None:
-        """End the wait; a later result is discarded."""
+        """End the wait; a result that nobody has taken is discarded."""
         if not self._future.cancel():
-            self._future.add_done_callback(
-                lambda done: done.exception() or self._discard(done.result())
-            )
+            self._future.add_done_callback(lambda _: self._discard_result())
 
     def close(self) -> None:
         """Nothing to close: a forked child has no such thread."""
+
+    def _take(self) -> Result:
+        try:
+            return self._results.pop()
+        except IndexError:
+            raise ConnectionAbortedError("closed") from None
+
+    def _discard_result(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._discard(self._results.pop())

@@ -49,15 +49,16 @@ class ThreadConnections(Connections):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pool, self._process = Pool(), os.getpid()
+        self._pools: dict[int, Pool] = {}
 
     def pool(self) -> Pool:
         """This process's pool."""
-        if self._process != os.getpid():
-            self._pool.forget()
-            self._pool = Pool()
-            self._process = os.getpid()  # last: another thread may look
-        return self._pool
+        process = os.getpid()
+        if (pool := self._pools.get(process)) is None:
+            for inherited in [each for each in list(self._pools) if each != process]:
+                self._pools.pop(inherited, Pool()).forget()  # another thread may have popped it
+            pool = self._pools.setdefault(process, Pool())
+        return pool
 
     async def dial(self, origin: Origin, deadline: float) -> ThreadSocket:
         """Connect to an origin, without TLS."""
