@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right, insort
@@ -27,6 +26,7 @@ from ccxt.base.errors import NetworkError, RateLimitExceeded
 from sunx_adapter.exchange.redis_windows import MAX_LATE_SECONDS, RedisWindows, redis_windows
 from sunx_adapter.exchange.waiting import Waiting
 from sunx_adapter.venue import READ_LIMIT
+from sunx_adapter.wire.forks import ForkLock
 
 MEMORY: Final = "memory://"
 FALLBACK_SHARE: Final = 4
@@ -95,17 +95,7 @@ class _Window:
         return not (self.reserved or self.sending or self.written)
 
 
-# Reentrant: a signal handler may read, too, in the middle of what is locked.
-_lock = threading.RLock()
-
-
-def _unlock() -> None:
-    global _lock  # noqa: PLW0603 - in a forked child, no thread exists that could release it
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock)
+_WINDOWS: Final = ForkLock()
 
 
 class MemoryWindows:
@@ -134,7 +124,7 @@ class MemoryWindows:
             uid: of the key, if the caller knows it. It is remembered for other callers.
         """
         key = f"{venue}:{_name_of(api_key)}"
-        with _lock:
+        with _WINDOWS.lock:
             window = self.window(key)
             window.uid = uid = uid or window.uid
         return [key, f"{venue}:{uid}"] if uid else [key]
@@ -180,7 +170,7 @@ class _MemoryRead:
     async def reserve(self, deadline: float) -> None:
         """Reserve the first free moment, and wait for it."""
         requests, seconds, _ = self._limit
-        with _lock:
+        with _WINDOWS.lock:
             window, moment = self._now()
             latest = [reserved for reserved, _ in window.reserved[-requests:]]
             taken = sorted(window.written + [moment] * len(window.sending) + latest)
@@ -201,7 +191,7 @@ class _MemoryRead:
     def _count(self) -> float | None:
         """Count the read; returns until when to wait if there is no room."""
         requests, seconds, _ = self._limit
-        with _lock:
+        with _WINDOWS.lock:
             if self._counted or self._place is None:
                 return None
             window, now = self._now()
@@ -221,7 +211,7 @@ class _MemoryRead:
         """Confirm that the read was written, or give it back; a repeated call does nothing."""
         if self._place is None:
             return
-        with _lock:
+        with _WINDOWS.lock:
             window, now = self._now()
             if written:
                 window.written.append(now)
@@ -231,7 +221,7 @@ class _MemoryRead:
 
     def spend(self, remaining: int) -> None:
         """Leave at most ``remaining`` reads."""
-        with _lock:
+        with _WINDOWS.lock:
             window, now = self._now()
             used = len(window.written) + len(window.sending) + len(window.reserved)
             window.written += [now] * (self._limit.requests - used - remaining)

@@ -4,13 +4,18 @@ import os
 import ssl
 import urllib.request
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import certifi
 
+from sunx_adapter.wire.forks import ForkLock
+
 IDLE_SECONDS: Final = 15.0
 """After a longer idle time, a connection is not used again: the peer may be closing it."""
+
+# OpenSSL has locks of its own. If a thread holds one during a fork, it stays locked in the child.
+_OPENSSL: Final = ForkLock()
 
 
 class ConnectionSettings(NamedTuple):
@@ -28,18 +33,50 @@ class ConnectionSettings(NamedTuple):
 
     def tls_context(self) -> ssl.SSLContext:
         """A context that verifies certificates and host names; equal settings share it."""
-        # In a forked child, another thread of the parent may have locked the parent's context.
-        return _tls_context(self.cafile, self.trust_env, os.getpid())
+        return _tls_context(self.cafile, self.trust_env)
 
 
 @lru_cache(maxsize=64)
-def _tls_context(cafile: str | None, trust_env: bool, _process: int) -> ssl.SSLContext:
-    if trust_env:
-        return ssl.create_default_context(cafile=cafile)
-    # Not create_default_context(), which writes the session's keys to $SSLKEYLOGFILE.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cafile or certifi.where())
-    return context
+def _tls_context(cafile: str | None, trust_env: bool) -> ssl.SSLContext:
+    with _OPENSSL.lock:
+        context = _ForkSafeContext(ssl.PROTOCOL_TLS_CLIENT)
+        if trust_env and not cafile:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cafile or certifi.where())
+        if trust_env and (key_log := os.environ.get("SSLKEYLOGFILE")):
+            context.keylog_filename = key_log
+        return context
+
+
+class _ForkSafeObject(ssl.SSLObject):
+    """Holds the lock while a method runs without the interpreter's lock."""
+
+    def do_handshake(self) -> None:
+        with _OPENSSL.lock:
+            super().do_handshake()
+
+    def read(self, *args: Any) -> Any:
+        with _OPENSSL.lock:
+            return super().read(*args)
+
+    def write(self, data: Any) -> int:
+        with _OPENSSL.lock:
+            return super().write(data)
+
+    def unwrap(self) -> None:
+        with _OPENSSL.lock:
+            super().unwrap()
+
+
+class _ForkSafeContext(ssl.SSLContext):
+    """Also makes asyncio's TLS connections fork-safe."""
+
+    sslobject_class = _ForkSafeObject
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        with _OPENSSL.lock:
+            return super().wrap_bio(*args, **options)
 
 
 def environment_proxy(url: str) -> str | None:
