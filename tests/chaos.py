@@ -243,7 +243,7 @@ class Readers:
             self._check(key, began, outcome)
             if own is not None:
                 own.close()
-            elif chance.random() < 0.002:
+            elif chance.random() < 0.02:
                 exchange.close()
                 exchange.__enter__()
 
@@ -252,7 +252,7 @@ class Readers:
         chance = random.Random(self._seed + 7)  # noqa: S311
         while self._running():
             key = chance.randrange(KEYS - FORKED, KEYS)
-            threading.Event().wait(chance.uniform(0.1, 0.5))
+            threading.Event().wait(chance.uniform(0.02, 0.2))
             child = os.fork()
             if child == 0:
                 # A child that hangs is a fault, too. It ends with its traceback.
@@ -300,7 +300,7 @@ class Readers:
                 except BaseException as error:  # noqa: BLE001 - every exception is checked
                     outcome = error
                 self._check(key, began, outcome)
-                if chance.random() < 0.002:
+                if chance.random() < 0.02:
                     await exchanges[key].close()
                     exchanges[key].open()
 
