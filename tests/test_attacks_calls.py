@@ -21,6 +21,7 @@ import pytest
 from ccxt.base.errors import BaseError, NetworkError, RateLimitExceeded, RequestTimeout
 
 from sunx_adapter import AsyncSunx, Sunx
+from sunx_adapter.exchange.budget import MemoryWindows
 from tests.certificates import make_certificate
 from tests.conftest import KEYS, Caller, frames_of, payload
 from tests.faulty import http, tcp_server
@@ -359,6 +360,15 @@ def test_keys_of_a_uid_count_together(call: Caller) -> None:
             with suppress(RateLimitExceeded):
                 call.times(30, "sunx", config | more, "fetch_balance")
     assert len(recorder.moments) == 72
+
+
+def test_a_uid_is_not_forgotten() -> None:
+    """The UID of a key is known as long as the process lives, however many other keys are used."""
+    windows = MemoryWindows()
+    users = windows.users_of("sunx", "made-up-key", "1")
+    for number in range(1000):
+        windows.users_of("sunx", f"made-up-key-{number}", None)
+    assert windows.users_of("sunx", "made-up-key", None) == users
 
 
 def test_a_request_counts_until_all_of_it_is_sent() -> None:

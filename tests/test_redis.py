@@ -3,20 +3,25 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
 import pytest
 import redis
-from ccxt.base.errors import NetworkError, NotSupported, RateLimitExceeded
+from ccxt.base.errors import (
+    ExchangeClosedByUser,
+    NetworkError,
+    NotSupported,
+    RateLimitExceeded,
+)
 
-from sunx_adapter import AsyncSunx, Sandbox
+from sunx_adapter import AsyncSunx, Sandbox, Sunx
 from sunx_adapter.exchange.budget import SHARED_WINDOWS
-from tests.conftest import Caller, config_answering, payload
+from tests.conftest import KEYS, Caller, config_answering, payload
 from tests.ports import free_port
 from tests.processes import PythonProcess
 from tests.test_reliability import arrival_times, most_in_any_window
@@ -172,13 +177,63 @@ def test_redis_refuses_the_password(call: Caller, redis_uri: str) -> None:
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("uri", ["nonsense://", "nonsense", "memcached://127.0.0.1:1"])
-def test_unknown_storage(call: Caller, uri: str) -> None:
-    """An unknown storage is refused; the error lists the valid ones."""
-    config = config_answering(payload("sunx-documented"))
-    config["options"]["rateLimitStorage"] = uri
-    with pytest.raises(NotSupported, match="memory://"):
-        call("sunx", config, "fetch_balance")
+@pytest.mark.parametrize(
+    "uri", ["nonsense://", "nonsense", "memcached://127.0.0.1:1", f"redis://:{PASSWORD}@host:port"]
+)
+def test_unknown_storage(uri: str) -> None:
+    """An unusable storage is refused when the exchange is made; the error names valid ones."""
+    with pytest.raises(NotSupported, match="redis://host:port/db") as caught:
+        Sunx({**KEYS, "options": {"rateLimitStorage": uri}})
+    assert PASSWORD not in str(caught.value)
+
+
+@contextmanager
+def paused_redis(uri: str) -> Iterator[Callable[[], bool]]:
+    """Make Redis answer no script; yields whether one waits."""
+    with redis.Redis.from_url(uri) as client:
+        client.client_pause(60_000, all=False)
+        try:
+            yield lambda: any("b" in each["flags"] for each in client.client_list())
+        finally:
+            client.client_unpause()
+
+
+@pytest.mark.parametrize("end", ["closed", "little time"])
+def test_the_end_of_a_call_is_no_outage(end: str, redis_uri: str) -> None:
+    """A call that is closed, or has too little time, does not make Redis count as unreachable."""
+    with Sandbox() as sandbox:
+        config = sandbox.config("sunx") | {"timeout": 2000}
+        config["options"] = {"rateLimitStorage": redis_uri, "rateLimitFallback": "memory"}
+        with Sunx(config) as exchange:
+            exchange.fetch_balance()
+        with paused_redis(redis_uri) as is_asked:
+            if end == "little time":
+                with Sunx(config | {"timeout": 400}) as short, pytest.raises(RateLimitExceeded):
+                    short.fetch_balance()  # the read before this one counts in the fallback
+            else:
+                with ThreadPoolExecutor() as threads, Sunx(config | {"timeout": 60_000}) as long:
+                    call = threads.submit(long.fetch_balance)
+                    while not is_asked():
+                        assert not call.done()
+                    long.close()
+                    with pytest.raises(ExchangeClosedByUser):
+                        call.result()
+        with Sunx(config) as exchange:
+            for _ in range(25):  # more than a quarter of the limit
+                exchange.fetch_balance()
+
+
+def test_rate_limit_timeout_with_a_slow_redis(redis_uri: str) -> None:
+    """``rateLimitTimeout`` ends the wait for the read limit, not the wait for Redis."""
+    with Sandbox() as sandbox, ThreadPoolExecutor() as threads:
+        config = sandbox.config("sunx")
+        config["options"] = {"rateLimitStorage": redis_uri, "rateLimitTimeout": 1}
+        with Sunx(config) as exchange:
+            with paused_redis(redis_uri) as is_asked:
+                call = threads.submit(exchange.fetch_balance)
+                while not is_asked():
+                    assert not call.done()
+            assert call.result()["total"]
 
 
 @pytest.mark.parametrize("fallback", [None, "memory"])

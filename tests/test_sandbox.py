@@ -48,7 +48,7 @@ from sunx_adapter.sandbox import (
     load_accounts,
 )
 from sunx_adapter.venue import VENUES
-from tests.processes import PythonProcess
+from tests.processes import PythonProcess, run_python
 
 SAPI_BALANCE = "/sapi/v1/account/balance"
 V5_BALANCE = "/v5/account/balance"
@@ -1077,6 +1077,26 @@ def test_listens_on_ipv6() -> None:
     with sandbox, httpx.Client(trust_env=False) as client:
         assert sandbox.url.startswith("http://[::1]:")
         assert Reader(sandbox, clock, client).read().json()["code"] == 200
+
+
+_FORK = """
+import os, signal, sys
+from sunx_adapter import Sandbox
+
+with Sandbox() as sandbox:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert sandbox.url
+"""
+
+
+def test_fork_of_a_process_with_a_sandbox() -> None:
+    """The child of a fork exits, although its parent's sandbox is not closed."""
+    ended = run_python("-c", _FORK)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_connections_made_while_it_closes() -> None:

@@ -300,8 +300,8 @@ def test_a_wrong_clock_goes_with_other_faults() -> None:
 
 def test_a_clock_may_jump() -> None:
     """A clock fault with a probability applies to the requests that draw it."""
-    plan = FaultPlan(["clock=600@0.5"], seed=7)
-    assert {plan.draw(V5_BALANCE).clock_seconds for _ in range(100)} == {0, 600}
+    plan = FaultPlan(["clock=60", "clock=600@0.5"], seed=7)
+    assert {plan.draw(V5_BALANCE).clock_seconds for _ in range(100)} == {60, 660}
 
 
 def test_plans_are_thread_safe() -> None:

@@ -17,7 +17,7 @@ import os
 import time
 import uuid
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -26,7 +26,7 @@ from ccxt.base.errors import NetworkError, RateLimitExceeded
 from sunx_adapter.exchange.redis_windows import MAX_LATE_SECONDS, RedisWindows, redis_windows
 from sunx_adapter.exchange.waiting import Waiting
 from sunx_adapter.venue import READ_LIMIT
-from sunx_adapter.wire.forks import ForkLock
+from sunx_adapter.wire.forks import FORK_LOCK
 
 MEMORY: Final = "memory://"
 FALLBACK_SHARE: Final = 4
@@ -39,9 +39,16 @@ _FRESH_SECONDS: Final = 0.1
 """After this time, a read that Redis granted must be requested again."""
 
 _UNREACHABLE_SECONDS: Final = 5.0
+_FAIR_SECONDS: Final = 1.0
+"""If Redis had less time to answer, its silence is no sign that it is unreachable."""
+
 _FEW_USERS: Final = 64
-_LONGEST_SECONDS: Final = 60.0
+_KEPT_SECONDS: Final = 60.0
+"""No window is longer, except one for a single read in ``rateLimit``."""
+
 _TICK: Final = 1e-6
+"""After a wait, the oldest read must have left the window, in spite of rounding."""
+
 _MAX_DIGITS: Final = 8
 
 
@@ -91,18 +98,15 @@ class _Window:
             self.reserved.remove(place)
 
     def is_empty(self) -> bool:
-        """Whether it has no read that counts."""
-        return not (self.reserved or self.sending or self.written)
-
-
-_WINDOWS: Final = ForkLock()
+        """Whether it has no read that counts, and no UID to remember."""
+        return not (self.reserved or self.sending or self.written or self.uid)
 
 
 class MemoryWindows:
     """Windows in this process by user, by :func:`time.monotonic`, which never jumps.
 
     Attributes:
-        numbers: numbers for reads.
+        numbers: gives each read a number of its own.
     """
 
     def __init__(self) -> None:
@@ -124,13 +128,13 @@ class MemoryWindows:
             uid: of the key, if the caller knows it. It is remembered for other callers.
         """
         key = f"{venue}:{_name_of(api_key)}"
-        with _WINDOWS.lock:
+        with FORK_LOCK.lock:
             window = self.window(key)
             window.uid = uid = uid or window.uid
         return [key, f"{venue}:{uid}"] if uid else [key]
 
     def window(self, user: str) -> _Window:
-        """A user's window. The caller holds the lock."""
+        """A user's window, which the caller uses while it holds ``FORK_LOCK``."""
         if self._process != os.getpid():
             self._process = os.getpid()
             for inherited in self._windows.values():  # from calls of the parent's threads
@@ -140,7 +144,7 @@ class MemoryWindows:
         if window is None:
             if len(self._windows) >= self._clean_up_at:
                 for other, used in list(self._windows.items()):
-                    used.forget_written(time.monotonic() - _LONGEST_SECONDS)
+                    used.forget_written(time.monotonic() - _KEPT_SECONDS)
                     if used.is_empty():
                         self._windows.pop(other, None)
                 self._clean_up_at = max(2 * len(self._windows), _FEW_USERS)
@@ -156,12 +160,12 @@ class _MemoryRead:
     """One read in a window of this process, at a moment that is reserved first."""
 
     _place: tuple[float, int] | None = None
+    _counted = False
 
     def __init__(self, windows: MemoryWindows, user: str, limit: Limit, waiting: Waiting) -> None:
         self._windows, self._user, self._limit = windows, user, limit
         self._waiting = waiting
         self._number = next(windows.numbers)
-        self._counted = False
 
     def __del__(self) -> None:
         # Of a call that was interrupted even while it settled the read.
@@ -170,7 +174,7 @@ class _MemoryRead:
     async def reserve(self, deadline: float) -> None:
         """Reserve the first free moment, and wait for it."""
         requests, seconds, _ = self._limit
-        with _WINDOWS.lock:
+        with FORK_LOCK.lock:
             window, moment = self._now()
             latest = [reserved for reserved, _ in window.reserved[-requests:]]
             taken = sorted(window.written + [moment] * len(window.sending) + latest)
@@ -191,7 +195,7 @@ class _MemoryRead:
     def _count(self) -> float | None:
         """Count the read; returns until when to wait if there is no room."""
         requests, seconds, _ = self._limit
-        with _WINDOWS.lock:
+        with FORK_LOCK.lock:
             if self._counted or self._place is None:
                 return None
             window, now = self._now()
@@ -211,7 +215,7 @@ class _MemoryRead:
         """Confirm that the read was written, or give it back; a repeated call does nothing."""
         if self._place is None:
             return
-        with _WINDOWS.lock:
+        with FORK_LOCK.lock:
             window, now = self._now()
             if written:
                 window.written.append(now)
@@ -221,7 +225,7 @@ class _MemoryRead:
 
     def spend(self, remaining: int) -> None:
         """Leave at most ``remaining`` reads."""
-        with _WINDOWS.lock:
+        with FORK_LOCK.lock:
             window, now = self._now()
             used = len(window.written) + len(window.sending) + len(window.reserved)
             window.written += [now] * (self._limit.requests - used - remaining)
@@ -258,8 +262,13 @@ class _RedisRead:
         """Whether the granted read may still be written."""
         return time.monotonic() <= self._fresh_until
 
-    async def take(self, deadline: float) -> None:
-        """Request a read from Redis, unless one was granted just before."""
+    async def take(self, latest: float, deadline: float) -> None:
+        """Request a read from Redis, unless one was granted just before.
+
+        Args:
+            latest: until when to wait for a read.
+            deadline: until when to wait for Redis.
+        """
         windows = self._windows
         while not self.is_fresh:
             asked, late = time.monotonic(), windows.late
@@ -270,12 +279,12 @@ class _RedisRead:
                     raise
                 for read in self._fallback:
                     # Reads granted to other processes just before may still be on their way.
-                    await read.wait_until(windows.answered + VENUE_LIMIT.seconds, deadline)
-                    await read.take(deadline)
+                    await read.wait_until(windows.answered + VENUE_LIMIT.seconds, latest)
+                    await read.take(latest)
                 self._fresh_until = time.monotonic() + _FRESH_SECONDS
                 return
             if wait:
-                if asked + wait > deadline:
+                if asked + wait > latest:
                     raise _reached(VENUE_LIMIT)
                 await self._waiting.pause(wait)
                 continue
@@ -303,10 +312,13 @@ class _RedisRead:
                 return await self._waiting.background(
                     lambda: windows.ask(self._user, self._name, VENUE_LIMIT[:2], late), until
                 )
+            except ConnectionAbortedError:  # the exchange was closed
+                raise
             except Exception as error:
                 if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
                     raise
-                windows.unreachable_until = time.monotonic() + _UNREACHABLE_SECONDS
+                if not isinstance(error, TimeoutError) or until - now >= _FAIR_SECONDS:
+                    windows.unreachable_until = time.monotonic() + _UNREACHABLE_SECONDS
                 reason = type(error).__name__
         raise NetworkError(
             "the storage of the read limit (options['rateLimitStorage']) cannot be reached: "
@@ -321,7 +333,7 @@ class ReadBudget:
     Args:
         users: for whom the read counts, see :meth:`MemoryWindows.users_of`; none: it does not.
         storage: ``options["rateLimitStorage"]``.
-        longest: how many seconds to wait at most; ``None``: until the deadline.
+        longest: how many seconds to wait for the read at most; ``None``: until the deadline.
         fallback: whether to go on with a part of the limit if the storage is unreachable.
         pace: the exchange's own, slower limit, and its window.
         waiting: how to wait.
@@ -364,12 +376,12 @@ class ReadBudget:
         Raises:
             RateLimitExceeded: no read is left before the deadline.
         """
-        latest = self._latest(deadline)
-        if self._pace is not None:
-            await self._pace.take(latest)
-            self._pace.settle(written=True)
-        for read in self._in_memory:
-            await read.reserve(latest)
+        with self._latest(deadline) as latest:
+            if self._pace is not None:
+                await self._pace.take(latest)
+                self._pace.settle(written=True)
+            for read in self._in_memory:
+                await read.reserve(latest)
 
     async def take(self, deadline: float) -> None:
         """Count the read, which is to be written next; a repeated call only looks at Redis again.
@@ -377,12 +389,13 @@ class ReadBudget:
         Raises:
             RateLimitExceeded: no read is left before the deadline.
             NetworkError: the storage is unreachable.
+            TimeoutError: it did not answer before the deadline.
         """
-        latest = self._latest(deadline)
-        for read in self._in_memory:
-            await read.take(latest)
-        if self._on_redis is not None:  # last, because what it grants must be written soon
-            await self._on_redis.take(latest)
+        with self._latest(deadline) as latest:
+            for read in self._in_memory:
+                await read.take(latest)
+            if self._on_redis is not None:  # last, because what it grants must be written soon
+                await self._on_redis.take(latest, deadline)
 
     def settle(self, *, written: bool = True) -> None:
         """Confirm that the read was written, or give it back; a repeated call does nothing."""
@@ -398,10 +411,15 @@ class ReadBudget:
             if self._on_redis is not None:
                 await self._on_redis.spend(int(text), deadline)
 
-    def _latest(self, deadline: float) -> float:
-        if self._longest is None:
-            return deadline
-        return min(deadline, time.monotonic() + self._longest)
+    @contextlib.contextmanager
+    def _latest(self, deadline: float) -> Iterator[float]:
+        """Until when to wait; the time spent inside is not left for the next wait."""
+        began, longest = time.monotonic(), self._longest
+        if longest is None:
+            yield deadline
+        else:
+            yield min(deadline, began + longest)
+            self._longest = longest - (time.monotonic() - began)
 
 
 def _reached(limit: Limit) -> RateLimitExceeded:

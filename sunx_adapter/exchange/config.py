@@ -1,6 +1,7 @@
 """Checks the configuration: unsupported settings of ccxt are refused, never silently ignored."""
 
 import ipaddress
+import os
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ import msgspec
 from ccxt.base.errors import BadRequest, NotSupported
 
 from sunx_adapter.balance import free_policy
+from sunx_adapter.exchange.budget import MEMORY
+from sunx_adapter.exchange.redis_windows import redis_windows
 from sunx_adapter.hints import did_you_mean
 from sunx_adapter.venue import PathVariantName
 from sunx_adapter.wire.route import is_sendable_header
@@ -203,6 +206,8 @@ def _check_values(given: Mapping[str, Any]) -> None:
     check_choice("options['pathVariant']", options.get("pathVariant"), get_args(PathVariantName))
     if "free" in options:
         free_policy(options["free"])
+    if (storage := options.get("rateLimitStorage", MEMORY)) != MEMORY:
+        redis_windows(storage, os.getpid())
     check_choice("options['rateLimitFallback']", options.get("rateLimitFallback"), ("memory",))
 
 

@@ -51,15 +51,15 @@ class ThreadWaiting:
     async def pause(self, seconds: float) -> None:
         """Wait; raises ``ExchangeClosedByUser`` as soon as the exchange is closed."""
         # Not a SimpleQueue: on Python 3.11, its get() ignores a timeout that ends during a signal.
-        open_ = threading.Lock()
-        open_.acquire()
+        until_closed = threading.Lock()
+        until_closed.acquire()
 
         def end() -> None:
             with contextlib.suppress(RuntimeError):  # it was ended before
-                open_.release()
+                until_closed.release()
 
         with self._ended_by(end):
-            if open_.acquire(timeout=seconds):
+            if until_closed.acquire(timeout=seconds):
                 raise ExchangeClosedByUser("the exchange was closed during the call")
 
     async def background(self, work: Callable[[], Result], deadline: float) -> Result:

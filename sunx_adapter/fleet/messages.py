@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 
 from ccxt.base.errors import ExchangeError
 
-from sunx_adapter.venue import READ_LIMIT
+from sunx_adapter.exchange.budget import VENUE_LIMIT
 
 LEASE_SECONDS: Final = 1.5
 """How long a worker may sign requests after a report that the application received."""
 
-WINDOW_SECONDS: Final = READ_LIMIT.seconds + 0.2
+WINDOW_SECONDS: Final = VENUE_LIMIT.seconds
 """The venue no longer counts a request that was signed so long ago, even if it arrived late."""
 
 

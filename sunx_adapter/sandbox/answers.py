@@ -31,7 +31,7 @@ class HttpRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class SandboxAnswer:
     """An answer, before compression and without the headers that every answer has.
 
     Attributes:
@@ -61,7 +61,7 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
         """The refusal of a read above the limit."""
         return cls(_TOO_MANY_READS, "The number of access exceeded limit")
 
-    def answer(self, request: HttpRequest) -> HttpAnswer:
+    def answer(self, request: HttpRequest) -> SandboxAnswer:
         """The refusal in its code's format on this path; HTTP 429 for too many reads, else 200."""
         code, message, time_ms = self.code, self.message, request.time_ms
         body: dict[str, object] = {"code": code, "message": message}
@@ -76,14 +76,14 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error of this progr
         return json_answer(body, code, HTTPStatus.TOO_MANY_REQUESTS if too_many else HTTPStatus.OK)
 
 
-def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> HttpAnswer:
+def json_answer(body: object, code: int | str, status: int = HTTPStatus.OK) -> SandboxAnswer:
     """An answer with a JSON body, without whitespace, as the venues send it."""
-    return HttpAnswer(status, code, msgspec.json.encode(body), _JSON)
+    return SandboxAnswer(status, code, msgspec.json.encode(body), _JSON)
 
 
-def page(status: int, headers: Mapping[str, str] | None = None) -> HttpAnswer:
+def page(status: int, headers: Mapping[str, str] | None = None) -> SandboxAnswer:
     """An HTML error page of the web server in front of a venue."""
     title = f"{status:d} {responses.get(status, '')}"
     body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\r\n"
     headers = {"Content-Type": "text/html", **(headers or {})}
-    return HttpAnswer(status, status, body.encode(), headers)
+    return SandboxAnswer(status, status, body.encode(), headers)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
+from sunx_adapter.sandbox.answers import HttpRequest, Refused, SandboxAnswer, json_answer, page
 from sunx_adapter.sandbox.delivery import Delivery, in_pieces, whole
 from sunx_adapter.venue import PATH_VARIANTS
 
@@ -103,7 +103,7 @@ class FaultRule:
     default: str | None = None
     accepted_only: bool = False
     paths: frozenset[str] = BALANCE_PATHS
-    answer: Callable[..., HttpAnswer | None] = lambda _request, normal, _value: normal
+    answer: Callable[..., SandboxAnswer | None] = lambda _request, normal, _value: normal
     instead: Delivery | None = None
     delivery: Callable[[bytes, bytes, Any], Delivery] = lambda head, body, _: whole(head + body)
     login: Callable[[Any], Refused] | None = None
@@ -141,13 +141,13 @@ def _half(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
-def _redirect(request: HttpRequest, _normal: HttpAnswer, url: str) -> HttpAnswer:
+def _redirect(request: HttpRequest, _normal: SandboxAnswer, url: str) -> SandboxAnswer:
     location = f"{url}{request.path}{'?' if request.query else ''}{request.query}"
     # A header must be ASCII; the requested path may not be.
     return page(HTTPStatus.FOUND, {"Location": location.encode("ascii", "ignore").decode()})
 
 
-def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpAnswer:
+def _too_many(request: HttpRequest, normal: SandboxAnswer, seconds: float) -> SandboxAnswer:
     """Has the older manual's headers, and ``Retry-After``, which is in whole seconds."""
     milliseconds = str(math.ceil(seconds * 1000))
     wait = {"ratelimit-reset": milliseconds, "Retry-After": str(math.ceil(seconds))}
@@ -155,7 +155,7 @@ def _too_many(request: HttpRequest, normal: HttpAnswer, seconds: float) -> HttpA
     return replace(Refused.too_many_reads().answer(request), headers=headers)
 
 
-def _error_code(request: HttpRequest, _normal: HttpAnswer, code: str) -> HttpAnswer:
+def _error_code(request: HttpRequest, _normal: SandboxAnswer, code: str) -> SandboxAnswer:
     from sunx_adapter.protocol.errors import RULE_BY_CODE  # noqa: PLC0415 - ccxt is slow to load
 
     if code == "maintain":
@@ -164,7 +164,7 @@ def _error_code(request: HttpRequest, _normal: HttpAnswer, code: str) -> HttpAns
     return Refused(int(code) if code.isdecimal() else code, meaning).answer(request)
 
 
-def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: int) -> HttpAnswer:
+def _bomb(_request: HttpRequest, normal: SandboxAnswer, mebibytes: int) -> SandboxAnswer:
     """The body after many blanks, compressed by gzip to about a thousandth of its size."""
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     block = deflater.compress(_MEBIBYTE) + deflater.flush(zlib.Z_FULL_FLUSH)
@@ -177,7 +177,7 @@ def _bomb(_request: HttpRequest, normal: HttpAnswer, mebibytes: int) -> HttpAnsw
 def _field_fault(kind: str, effect: str, edit: Callable[[Any], object], field: str) -> FaultRule:
     """A fault that edits one field of an accepted answer; ``edit`` gives its new value."""
 
-    def answer(_: HttpRequest, normal: HttpAnswer, field: str) -> HttpAnswer | None:
+    def answer(_: HttpRequest, normal: SandboxAnswer, field: str) -> SandboxAnswer | None:
         document = msgspec.json.decode(normal.body)
         *steps, last = [int(index) if index else name for index, name in _FIELD_STEP.findall(field)]
         try:
@@ -217,7 +217,7 @@ _RULES: Final = (
     FaultRule("html", "sends a proxy's HTML page with HTTP STATUS", _STATUS, "502",
               answer=lambda _request, _normal, status: page(status)),
     FaultRule("status", "sends HTTP STATUS without a body", _STATUS,
-              answer=lambda _request, _normal, status: HttpAnswer(status, status)),
+              answer=lambda _request, _normal, status: SandboxAnswer(status, status)),
     FaultRule("redirect", "redirects (302) to URL plus the request's path and signed query",
               _URL, "https://elsewhere.invalid", answer=_redirect),
     FaultRule("maintenance", 'answers {"status":"maintain"} on every path', paths=_EVERYWHERE,

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sunx_adapter.sandbox.answers import SUCCESS, HttpAnswer, HttpRequest
+from sunx_adapter.sandbox.answers import SUCCESS, HttpRequest, SandboxAnswer
 from sunx_adapter.sandbox.delivery import Delivery
 from sunx_adapter.sandbox.fault_table import EVERY_PATH, FAULT_RULES, FaultError, FaultRule
 
@@ -77,7 +77,7 @@ class Fault:
         """Whether it applies to requests for that path."""
         return path in self.paths or EVERY_PATH in self.paths
 
-    def applied_to(self, normal: HttpAnswer, request: HttpRequest) -> HttpAnswer | None:
+    def applied_to(self, normal: SandboxAnswer, request: HttpRequest) -> SandboxAnswer | None:
         """The answer with this fault; ``None`` if this answer cannot have it."""
         refused = self.rule.accepted_only and normal.code not in SUCCESS
         return None if refused else self.rule.answer(request, normal, self.value)
@@ -206,16 +206,19 @@ class FaultPlan:
     def draw(self, path: str) -> Draw:
         """Choose the faults of the next request for that path; this takes a scheduled step."""
         with self._fault_lock:
-            clocks = self.clocks(path).clocks
+            clocks = self._clocks(path)
             fault = self._drawn(path, clocks)
         if fault.kind == "clock":
-            return Draw(None, [fault])
+            return Draw(None, [*clocks, fault])
         return Draw(None if fault.kind == "ok" else fault, clocks)
 
-    def clocks(self, path: str) -> Draw:
-        """The faults of every request for that path: only clocks can be wrong all the time."""
+    def clock_seconds(self, path: str) -> float:
+        """By how many seconds the venue's clock is ahead in every request for that path."""
+        return Draw(None, self._clocks(path)).clock_seconds
+
+    def _clocks(self, path: str) -> list[Fault]:
         steady = (f for f in self._permanent if f.kind == "clock" and f.probability is None)
-        return Draw(None, [fault for fault in steady if fault.is_for(path)])
+        return [fault for fault in steady if fault.is_for(path)]
 
     def _drawn(self, path: str, clocks: list[Fault]) -> Fault:
         for step in self._steps:

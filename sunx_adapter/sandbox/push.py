@@ -31,7 +31,13 @@ MAX_UNANSWERED: Final = 5
 
 _TOPIC: Final = "account"
 _TIMES: Final = ("created_time", "updated_time")
-_SIGNED: Final = ("AccessKeyId", "SignatureMethod", "SignatureVersion", "Timestamp", "Signature")
+_SIGNED_PARAMETERS: Final = (
+    "AccessKeyId",
+    "SignatureMethod",
+    "SignatureVersion",
+    "Timestamp",
+    "Signature",
+)
 
 _logger = logging.getLogger("sunx_adapter.sandbox")
 
@@ -143,10 +149,10 @@ class PushChannel:
         fault = self._plan.draw(PUSH_LOGIN).fault
         if fault is not None and fault.rule.login is not None:
             raise fault.rule.login(fault.value)
-        if missing := [name for name in _SIGNED if not message.get(name)]:
+        if missing := [name for name in _SIGNED_PARAMETERS if not message.get(name)]:
             raise Refused(2040, f"Missing required parameter: {missing[0]}")
         path = connection.handshake.path
-        query = canonical_query((name, str(message[name])) for name in _SIGNED)
+        query = canonical_query((name, str(message[name])) for name in _SIGNED_PARAMETERS)
         request = replace(connection.handshake, query=query, time_ms=self._now_ms(path))
         try:
             account = authenticate(request, self._accounts, STREAM_VARIANTS[path])
@@ -161,7 +167,7 @@ class PushChannel:
         return account.uid
 
     def _now_ms(self, path: str) -> int:
-        return round((self._clock() + self._plan.clocks(path).clock_seconds) * 1000)
+        return round((self._clock() + self._plan.clock_seconds(path)) * 1000)
 
     def _publish(self, account: SandboxAccount) -> None:
         """Send a changed account to its subscribers. For any thread, but not concurrently."""

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Final
 
 from sunx_adapter.sandbox.accounts import SINGLE_ASSET_MODE, AccountBook, SandboxAccount
-from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, Refused, json_answer, page
+from sunx_adapter.sandbox.answers import HttpRequest, Refused, SandboxAnswer, json_answer, page
 from sunx_adapter.sandbox.balances import EXTRA_ROW_FIELDS, with_rows
 from sunx_adapter.sandbox.signatures import authenticate
 from sunx_adapter.venue import PATH_VARIANTS, READ_LIMIT, PathVariantName
@@ -56,7 +56,7 @@ class Responder:
         self._accounts = accounts
         self._reads: defaultdict[str, deque[int]] = defaultdict(deque)
 
-    def answer(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
+    def answer(self, request: HttpRequest, now_ms: int) -> SandboxAnswer:
         """The answer to a request; ``now_ms``, without ``clock`` faults, is for the read limit."""
         if not (request.path.isascii() and request.query.isascii()):
             return page(HTTPStatus.BAD_REQUEST)
@@ -72,7 +72,7 @@ class Responder:
         except Refused as refusal:
             return refusal.answer(request)
 
-    def _signed(self, request: HttpRequest, now_ms: int) -> HttpAnswer:
+    def _signed(self, request: HttpRequest, now_ms: int) -> SandboxAnswer:
         variant, data_of = _SIGNED[request.path]
         account = authenticate(request, self._accounts, variant)
         reads = self._reads[account.uid]

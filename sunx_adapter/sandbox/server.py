@@ -3,6 +3,7 @@
 import atexit
 import gzip
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from typing import Any, Final, Self
 from aiohttp import web
 
 from sunx_adapter.sandbox.accounts import AccountBook, SandboxAccount, SignatureMethod
-from sunx_adapter.sandbox.answers import HttpAnswer, HttpRequest, page
+from sunx_adapter.sandbox.answers import HttpRequest, SandboxAnswer, page
 from sunx_adapter.sandbox.balances import Holding, RandomWalk, balance_data
 from sunx_adapter.sandbox.delivery import Delivery, http_head, whole
 from sunx_adapter.sandbox.faults import Fault, FaultPlan
@@ -112,7 +113,7 @@ class Sandbox(FaultPlan):
         self._request_count = 0
         self._log_lock = threading.Lock()
         self._url: str | None = None
-        self._running: tuple[LoopThread, HttpServer] | None = None
+        self._running: tuple[LoopThread, HttpServer, int] | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -136,7 +137,7 @@ class Sandbox(FaultPlan):
                 listener = listen(self._host, self._port)
                 thread = LoopThread("sunx-adapter-sandbox")
                 server = HttpServer(self._handle, listener)
-                self._running = thread, server
+                self._running = thread, server, os.getpid()
                 thread.run(server.start())
                 host, port = listener.getsockname()[:2]
                 self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -149,9 +150,10 @@ class Sandbox(FaultPlan):
         with self._lock:
             if self._running is not None:
                 atexit.unregister(self.close)
-                thread, server = self._running
-                thread.run(server.stop())
-                thread.stop()
+                thread, server, process = self._running
+                if process == os.getpid():  # the child of a fork has no such thread
+                    thread.run(server.stop())
+                    thread.stop()
                 self._running = None
 
     def wait(self) -> None:
@@ -273,7 +275,7 @@ class Sandbox(FaultPlan):
         opens_channel = fault is None or fault.rule.login is not None
         if path in STREAM_VARIANTS and "Upgrade" in headers and opens_channel:
             if self._push.accepts(http_request):
-                accepted = HttpAnswer(HTTPStatus.SWITCHING_PROTOCOLS, "ok")
+                accepted = SandboxAnswer(HTTPStatus.SWITCHING_PROTOCOLS, "ok")
                 self._record(now, request, accepted, None)
                 return await self._push.serve(http_request, request)
             answer = page(HTTPStatus.BAD_REQUEST)
@@ -291,7 +293,7 @@ class Sandbox(FaultPlan):
         return whole(head + body) if fault is None else fault.delivered(head, body)
 
     def _record(
-        self, now: float, request: HttpRequest, answer: HttpAnswer, fault: Fault | None
+        self, now: float, request: HttpRequest, answer: SandboxAnswer, fault: Fault | None
     ) -> None:
         answered = fault is None or fault.rule.instead is None
         status, code = (answer.status, answer.code) if answered else (None, None)
@@ -303,7 +305,7 @@ class Sandbox(FaultPlan):
         _logger.info("%s", printable(str(entry)))
 
 
-def _encoded(answer: HttpAnswer, accept_encoding: str | None, now: float) -> tuple[bytes, bytes]:
+def _encoded(answer: SandboxAnswer, accept_encoding: str | None, now: float) -> tuple[bytes, bytes]:
     """The head and the body of an answer, compressed if the client accepts gzip."""
     headers = {"Server": "sunx-adapter-sandbox", "Vary": "Accept-Encoding", **answer.headers}
     headers["Date"] = formatdate(now, usegmt=True)

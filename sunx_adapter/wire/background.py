@@ -106,7 +106,8 @@ class Background(Generic[Result]):
             self._future.add_done_callback(lambda _: self._discard_result())
 
     def close(self) -> None:
-        """Nothing to close: a forked child has no such thread."""
+        """In a forked child, where nobody waits: discard the child's copy of the result."""
+        self._discard_result()
 
     def _take(self) -> Result:
         try:

@@ -1,11 +1,15 @@
-"""A lock for what a fork must not interrupt."""
+"""The lock for what a fork must not interrupt."""
 
 import os
 import threading
+from typing import Final
 
 
 class ForkLock:
-    """A fork waits until the lock is free, so its child finds nothing locked or half done.
+    """A fork waits for the lock, so its child finds nothing that another thread left half done.
+
+    The package has only one. With two, a fork could hold the first and wait for the second, whose
+    owner is interrupted by a signal handler that waits for the first.
 
     Attributes:
         lock: this process's lock. It is reentrant: a signal handler may interrupt its owner.
@@ -26,3 +30,6 @@ class ForkLock:
 
     def _renew(self) -> None:
         self.lock = threading.RLock()
+
+
+FORK_LOCK: Final = ForkLock()

@@ -9,13 +9,10 @@ from urllib.parse import urlsplit
 
 import certifi
 
-from sunx_adapter.wire.forks import ForkLock
+from sunx_adapter.wire.forks import FORK_LOCK
 
 IDLE_SECONDS: Final = 15.0
 """After a longer idle time, a connection is not used again: the peer may be closing it."""
-
-# OpenSSL has locks of its own. If a thread holds one during a fork, it stays locked in the child.
-_OPENSSL: Final = ForkLock()
 
 
 class ConnectionSettings(NamedTuple):
@@ -32,13 +29,17 @@ class ConnectionSettings(NamedTuple):
     trust_env: bool = False
 
     def tls_context(self) -> ssl.SSLContext:
-        """A context that verifies certificates and host names; equal settings share it."""
+        """A context that verifies certificates and host names; equal settings share it.
+
+        Raises:
+            OSError: a file cannot be read, or has no certificates.
+        """
         return _tls_context(self.cafile, self.trust_env)
 
 
 @lru_cache(maxsize=64)
 def _tls_context(cafile: str | None, trust_env: bool) -> ssl.SSLContext:
-    with _OPENSSL.lock:
+    with FORK_LOCK.lock:
         context = _ForkSafeContext(ssl.PROTOCOL_TLS_CLIENT)
         if trust_env and not cafile:
             context.load_default_certs()
@@ -50,22 +51,22 @@ def _tls_context(cafile: str | None, trust_env: bool) -> ssl.SSLContext:
 
 
 class _ForkSafeObject(ssl.SSLObject):
-    """Holds the lock while a method runs without the interpreter's lock."""
+    """A fork waits for its methods: a lock that OpenSSL holds would stay locked in the child."""
 
     def do_handshake(self) -> None:
-        with _OPENSSL.lock:
+        with FORK_LOCK.lock:
             super().do_handshake()
 
     def read(self, *args: Any) -> Any:
-        with _OPENSSL.lock:
+        with FORK_LOCK.lock:
             return super().read(*args)
 
     def write(self, data: Any) -> int:
-        with _OPENSSL.lock:
+        with FORK_LOCK.lock:
             return super().write(data)
 
     def unwrap(self) -> None:
-        with _OPENSSL.lock:
+        with FORK_LOCK.lock:
             super().unwrap()
 
 
@@ -75,7 +76,7 @@ class _ForkSafeContext(ssl.SSLContext):
     sslobject_class = _ForkSafeObject
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        with _OPENSSL.lock:
+        with FORK_LOCK.lock:
             return super().wrap_bio(*args, **options)
 
 
