@@ -24,7 +24,7 @@ from ccxt.base.errors import (
 
 from sunx_adapter import AsyncSunx, Sandbox
 from sunx_adapter.stream import StreamState
-from tests.conftest import KEYS
+from tests.conftest import KEYS, frames_of
 from tests.pushing import Venue, asynchronous, wait_for_total, with_venue
 from tests.test_attacks import fake_redis
 
@@ -250,10 +250,10 @@ def test_redis_password_is_hidden() -> None:
         config = {**KEYS, "timeout": 300, "options": {"rateLimitStorage": uri}}
 
         async def run(config: dict[str, Any]) -> str:
-            async with AsyncSunx(config) as exchange:
-                with pytest.raises(Exception) as caught:  # noqa: PT011
+            with pytest.raises(Exception) as caught:  # noqa: PT011, PT012
+                async with AsyncSunx(config) as exchange:
                     await exchange.fetch_balance()
-                return repr(caught.value)
+            return repr(caught.value) + frames_of(caught.value)
 
         assert "s3cret-word" not in asyncio.run(run(config))
     with fake_redis(lambda connection, _: connection.close()) as uri:

@@ -1,4 +1,7 @@
-"""How a call waits, in threads and in tasks."""
+"""How a call waits, in threads and in tasks.
+
+Waits are in seconds; deadlines are on :func:`time.monotonic`'s clock.
+"""
 
 import asyncio
 import contextlib
@@ -63,7 +66,13 @@ class ThreadWaiting:
                 raise ExchangeClosedByUser("the exchange was closed during the call")
 
     async def background(self, work: Callable[[], Result], deadline: float) -> Result:
-        """The result of a blocking function; raises TimeoutError at the deadline."""
+        """The result of a blocking function.
+
+        Raises:
+            TimeoutError: at the deadline.
+            ConnectionAbortedError: the exchange was closed.
+            Exception: the function's own exception.
+        """
         working = Background(work)
         with self._ended_by(working.abort):
             return working.wait(deadline)

@@ -315,6 +315,7 @@ class Connections:
         Raises:
             OSError: there is no complete answer; TimeoutError if there is none in time.
             UnsendableError: the request cannot be sent.
+            Exception: whatever ``prepare``, or the request's ``sending``, raises.
         """
         origin = origin_of(address)
         key = origin, owner, settings
