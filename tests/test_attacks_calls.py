@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import socket
@@ -369,6 +370,25 @@ def test_a_uid_is_not_forgotten() -> None:
     for number in range(1000):
         windows.users_of("sunx", f"made-up-key-{number}", None)
     assert windows.users_of("sunx", "made-up-key", None) == users
+
+
+@pytest.mark.parametrize("answer", [b"", http(b'{"code":1004,"message":"busy"}'), http(b"x")])
+def test_a_failed_call_leaves_no_cycle(answer: bytes) -> None:
+    """Its read is freed at once: a finaliser that the garbage collector runs later may fail."""
+    with venue(lambda *_: answer) as (config, _), Sunx(config | {"timeout": 500}) as exchange:
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            with suppress(BaseError):
+                exchange.fetch_balance()
+            gc.collect()
+            modules = {type(each).__module__ for each in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert "sunx_adapter.exchange.budget" not in modules
 
 
 def test_a_request_counts_until_all_of_it_is_sent() -> None:

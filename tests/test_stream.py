@@ -784,6 +784,20 @@ async def test_certificates_are_verified(certificate: Path, trusted: bool) -> No
 
 
 @with_venue
+async def test_opened_while_it_closes(venue: Venue) -> None:
+    """An exchange that a task opens while another one closes it is open."""
+    exchange = AsyncSunx(venue.config())
+    await exchange.watch_balance()
+    closing = asyncio.create_task(exchange.close())
+    await asyncio.sleep(0)
+    async with exchange:
+        await closing
+        assert (await exchange.fetch_balance())["total"]
+    with pytest.raises(ExchangeClosedByUser):
+        await exchange.fetch_balance()
+
+
+@with_venue
 async def test_close_ends_waiting_calls(venue: Venue) -> None:
     """``close()`` ends all waiting calls, and later calls raise ExchangeClosedByUser."""
     exchange = AsyncSunx(venue.config())

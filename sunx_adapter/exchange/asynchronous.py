@@ -71,9 +71,8 @@ class AsyncExchange(Reader, ccxt_class=ccxt.async_support.Exchange):
 
     def open(self, lazy: bool = False) -> None:
         """Open again after :meth:`close`; connections are made when needed."""
-        if self._closed and not lazy:
+        if self._connections.closed and not lazy:
             self._connections = TaskConnections()
-            self._closed = False
         if getattr(self, "asyncio_loop", None) is None:
             self.asyncio_loop: Any = asyncio.get_running_loop()
 
@@ -89,12 +88,13 @@ class AsyncExchange(Reader, ccxt_class=ccxt.async_support.Exchange):
 
         Calls under way in other tasks, and later calls, raise ``ExchangeClosedByUser``.
         """
-        self._closed = True
+        connections = self._connections  # another task may open the exchange meanwhile
+        connections.closed = True
         for task in self._calls - self._ended:
             self._ended.add(task)
             task.cancel()
         await self._watch.close()
-        await self._connections.aclose()
+        await connections.aclose()
         if clean_instance_data:
             self.clean_rest_data()
 
@@ -120,7 +120,10 @@ class AsyncExchange(Reader, ccxt_class=ccxt.async_support.Exchange):
         finally:
             self._calls.discard(task)
             self._ended.discard(task)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # or the exception and this frame would refer to each other
 
     async def fetch_balance(self, params: Params = None) -> "Balances":
         """The account's balance, exactly; see ``SyncExchange.fetch_balance``."""

@@ -128,7 +128,7 @@ class MemoryWindows:
             uid: of the key, if the caller knows it. It is remembered for other callers.
         """
         key = f"{venue}:{_name_of(api_key)}"
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             window = self.window(key)
             window.uid = uid = uid or window.uid
         return [key, f"{venue}:{uid}"] if uid else [key]
@@ -174,7 +174,7 @@ class _MemoryRead:
     async def reserve(self, deadline: float) -> None:
         """Reserve the first free moment, and wait for it."""
         requests, seconds, _ = self._limit
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             window, moment = self._now()
             latest = [reserved for reserved, _ in window.reserved[-requests:]]
             taken = sorted(window.written + [moment] * len(window.sending) + latest)
@@ -195,7 +195,7 @@ class _MemoryRead:
     def _count(self) -> float | None:
         """Count the read; returns until when to wait if there is no room."""
         requests, seconds, _ = self._limit
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             if self._counted or self._place is None:
                 return None
             window, now = self._now()
@@ -215,7 +215,7 @@ class _MemoryRead:
         """Confirm that the read was written, or give it back; a repeated call does nothing."""
         if self._place is None:
             return
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             window, now = self._now()
             if written:
                 window.written.append(now)
@@ -225,7 +225,7 @@ class _MemoryRead:
 
     def spend(self, remaining: int) -> None:
         """Leave at most ``remaining`` reads."""
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             window, now = self._now()
             used = len(window.written) + len(window.sending) + len(window.reserved)
             window.written += [now] * (self._limit.requests - used - remaining)

@@ -52,7 +52,6 @@ class Reader(Face):
     _connections: Connections
 
     def _prepare(self) -> None:
-        self._closed = False
         self._clock_measured = False
         self._pace = MemoryWindows()
 
@@ -147,7 +146,8 @@ class Reader(Face):
                 return await self._send(call, deadline, parse)
             except TransientError as failure:
                 self._check_open()
-                await self._waiting.pause(retries.after(failure))
+                # Without its traceback: the error raised next would keep the frames of this try.
+                await self._waiting.pause(retries.after(failure.with_traceback(None)))
 
     def _parser(self, mapping: Callable[[Document], Result]) -> Callable[[HttpAnswer], Result]:
         def parse(answer: HttpAnswer) -> Result:
@@ -204,14 +204,16 @@ class Reader(Face):
         except TimeoutError:
             raise
         except Exception as error:  # noqa: BLE001 - any exception may quote the answer
-            failure = error
+            # Here, this request's key and signature are known: a peer may repeat them.
+            failure = self._redacted(error, url=url)
+            if isinstance(error, TransientError):
+                failure = TransientError(failure, error.retry_after, error.venue_time)
         finally:
             reads.settle(written=written)
-        # Redacted here, where this request's key and signature are known: a peer may repeat them.
-        clean = self._redacted(failure, url=url)
-        if isinstance(failure, TransientError):
-            raise TransientError(clean, failure.retry_after, failure.venue_time)
-        raise clean
+        try:
+            raise failure
+        finally:
+            del failure  # or the exception and this frame would refer to each other
 
     def _read_budget(self, call: Call) -> ReadBudget:
         users, pace = [], None
@@ -250,7 +252,7 @@ class Reader(Face):
     # -- the rest ---------------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._connections.closed:
             raise ExchangeClosedByUser("the exchange was closed; make a new one")
 
     def _deadline(self) -> float:

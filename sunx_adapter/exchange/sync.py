@@ -39,14 +39,13 @@ class SyncExchange(Reader, ccxt_class=ccxt.Exchange):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._waiting, self._connections = ThreadWaiting(), ThreadConnections()
+        self._connections = ThreadConnections()
+        self._waiting = ThreadWaiting(lambda: self._connections.closed)
 
     def __enter__(self) -> Self:
         # Like ccxt's asynchronous exchanges, it can be opened again.
-        if self._closed:
+        if self._connections.closed:
             self._connections = ThreadConnections()
-            self._closed = False
-            self._waiting.open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,9 +56,10 @@ class SyncExchange(Reader, ccxt_class=ccxt.Exchange):
 
         Calls under way in other threads, and later calls, raise ``ExchangeClosedByUser``.
         """
-        self._closed = True
-        self._waiting.close()
-        self._connections.close()
+        connections = self._connections  # another thread may open the exchange meanwhile
+        connections.closed = True
+        self._waiting.end()
+        connections.close()
         if clean_instance_data:
             self.clean_rest_data()
 
@@ -74,7 +74,10 @@ class SyncExchange(Reader, ccxt_class=ccxt.Exchange):
         except BaseException as error:  # noqa: BLE001 - Ctrl-C, perhaps during the redaction
             work.close()
             failure = without_frames(error)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # or the exception and this frame would refer to each other
 
     def fetch_balance(self, params: Params = None) -> "Balances":
         """The account's balance, exactly.

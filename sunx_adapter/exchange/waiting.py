@@ -25,18 +25,13 @@ class ThreadWaiting:
     It uses no lock that a signal handler could find locked: the handler would wait for ever.
     """
 
-    def __init__(self) -> None:
-        self._closed = False
+    def __init__(self, is_closed: Callable[[], bool]) -> None:
+        self._is_closed = is_closed
         # Functions that end the present waits, by process: a forked child has none of them.
         self._ends: defaultdict[int, set[Callable[[], object]]] = defaultdict(set)
 
-    def open(self) -> None:
-        """Wait again, after :meth:`close`."""
-        self._closed = False
-
-    def close(self) -> None:
-        """End all waits."""
-        self._closed = True
+    def end(self) -> None:
+        """End the present waits, after the exchange was closed."""
         for end in list(self._ends[os.getpid()]):
             end()
 
@@ -45,7 +40,7 @@ class ThreadWaiting:
         ends = self._ends[os.getpid()]
         ends.add(end)
         try:
-            if self._closed:
+            if self._is_closed():
                 end()
             yield
         finally:

@@ -39,7 +39,7 @@ class ConnectionSettings(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _tls_context(cafile: str | None, trust_env: bool) -> ssl.SSLContext:
-    with FORK_LOCK.lock:
+    with FORK_LOCK:
         context = _ForkSafeContext(ssl.PROTOCOL_TLS_CLIENT)
         if trust_env and not cafile:
             context.load_default_certs()
@@ -54,19 +54,19 @@ class _ForkSafeObject(ssl.SSLObject):
     """A fork waits for its methods: a lock that OpenSSL holds would stay locked in the child."""
 
     def do_handshake(self) -> None:
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             super().do_handshake()
 
     def read(self, *args: Any) -> Any:
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             return super().read(*args)
 
     def write(self, data: Any) -> int:
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             return super().write(data)
 
     def unwrap(self) -> None:
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             super().unwrap()
 
 
@@ -76,7 +76,7 @@ class _ForkSafeContext(ssl.SSLContext):
     sslobject_class = _ForkSafeObject
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        with FORK_LOCK.lock:
+        with FORK_LOCK:
             return super().wrap_bio(*args, **options)
 
 
