@@ -56,10 +56,8 @@ class SyncExchange(Reader, ccxt_class=ccxt.Exchange):
 
         Calls under way in other threads, and later calls, raise ``ExchangeClosedByUser``.
         """
-        connections = self._connections  # another thread may open the exchange meanwhile
-        connections.closed = True
+        self._connections.close()  # first: it says that the exchange is closed
         self._waiting.end()
-        connections.close()
         if clean_instance_data:
             self.clean_rest_data()
 
